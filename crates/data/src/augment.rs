@@ -1,0 +1,231 @@
+//! Random crop, random horizontal flip, normalization and cutout: bytes in, normalized values out, in one pass.
+
+use std::ops::Range;
+
+use rand::{Rng, RngExt};
+
+use crate::{Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Statistics};
+
+const SIZE: i32 = IMAGE_SIZE as i32;
+
+/// Cuts a 32x32 window out of the image with `padding` zero pixels around it.
+///
+/// The window's position is uniform over all that fit: offsets of `-padding` to `padding` in both directions. The zeros
+/// are there before normalization, so they come out as `-mean / std`. (torchvision's `RandomCrop(32, padding)`)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RandomCrop {
+    /// Pixels of padding on each side, 0 to 32; 0 leaves images as they are.
+    pub padding: usize,
+}
+
+/// Mirrors the image left to right with probability `p`. (torchvision's `RandomHorizontalFlip`)
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RandomHorizontalFlip {
+    /// The probability, 0 to 1.
+    pub p: f64,
+}
+
+/// Maps byte `b` of a channel to `(b / 255 - mean) / std`, in float32 and in PyTorch's order of operations.
+#[derive(Clone, Debug)]
+pub struct Normalize {
+    statistics: Statistics,
+    /// The value of every byte in every channel.
+    table: Box<[[f32; 256]; IMAGE_CHANNELS]>,
+}
+
+impl Normalize {
+    /// Normalizes by the given mean and standard deviation of each channel.
+    pub fn new(statistics: Statistics) -> Self {
+        let mut table = Box::new([[0.0; 256]; IMAGE_CHANNELS]);
+        for (channel, values) in table.iter_mut().enumerate() {
+            let (mean, std) = (statistics.mean[channel] as f32, statistics.std[channel] as f32);
+            for (byte, value) in values.iter_mut().enumerate() {
+                *value = (byte as f32 / 255.0 - mean) / std;
+            }
+        }
+        Self { statistics, table }
+    }
+
+    /// The mean and standard deviation in use.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// The normalized value of a byte; channels are 0 red, 1 green, 2 blue.
+    ///
+    /// # Panics
+    /// As indexing does, if `channel` is not below 3.
+    pub fn value(&self, channel: usize, byte: u8) -> f32 {
+        self.table[channel][usize::from(byte)]
+    }
+}
+
+/// Sets a square of the normalized image to zero with probability `p`. (arXiv 1708.04552)
+///
+/// The square's top and left are uniform in `[-size / 2, 32 - size / 2)` and independent; what lies outside the image is
+/// clipped, so the square's middle is always inside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cutout {
+    /// The square's side in pixels, at least 1.
+    pub size: usize,
+    /// The probability, 0 to 1.
+    pub p: f64,
+}
+
+/// What happens to an image on its way into a batch: crop, flip, normalize, cutout, in this order.
+///
+/// ```
+/// use rand::SeedableRng;
+/// use wrn_sam_data::{Augmentation, Cifar100, IMAGE_BYTES, Statistics};
+///
+/// let train = Cifar100::synthetic(17, 100, 0).train;
+/// let augmentation = Augmentation::reference(Statistics::of(&train)?);
+/// let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+///
+/// let draw = augmentation.sample(&mut rng);
+/// let mut pixels = [0.0; IMAGE_BYTES];
+/// augmentation.apply(train.image(0), &draw, &mut pixels);
+/// # Ok::<(), wrn_sam_data::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Augmentation {
+    /// Where the image is cut.
+    pub crop: RandomCrop,
+    /// Whether it is mirrored.
+    pub flip: RandomHorizontalFlip,
+    /// How bytes become values.
+    pub normalize: Normalize,
+    /// What is blanked out, if anything.
+    pub cutout: Option<Cutout>,
+}
+
+/// The random choices for one image, drawn by [`Augmentation::sample`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Rows and columns by which the crop's window is moved from the image, downwards and to the right.
+    pub offset: (i32, i32),
+    /// Whether the window is mirrored left to right.
+    pub flip: bool,
+    /// The top and left of the square that is blanked out, if one is.
+    pub cutout: Option<(i32, i32)>,
+}
+
+impl Draw {
+    /// The image as it is: the draw for evaluation.
+    pub const IDENTITY: Self = Self { offset: (0, 0), flip: false, cutout: None };
+}
+
+impl Augmentation {
+    /// The reference recipe's training augmentation: padding 4, flip 0.5, and a 16x16 cutout 0.5.
+    pub fn reference(statistics: Statistics) -> Self {
+        Self {
+            crop: RandomCrop { padding: 4 },
+            flip: RandomHorizontalFlip { p: 0.5 },
+            normalize: Normalize::new(statistics),
+            cutout: Some(Cutout { size: 16, p: 0.5 }),
+        }
+    }
+
+    /// Normalization alone, as for evaluation.
+    pub fn none(statistics: Statistics) -> Self {
+        Self {
+            crop: RandomCrop { padding: 0 },
+            flip: RandomHorizontalFlip { p: 0.0 },
+            normalize: Normalize::new(statistics),
+            cutout: None,
+        }
+    }
+
+    /// Checks every setting's range.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for padding above 32, a probability outside `[0, 1]`, a cutout of size 0, a mean that is not
+    /// finite, or a standard deviation that is not finite and above zero (as that of a channel of one colour).
+    pub fn validate(&self) -> Result<()> {
+        let probability = |name, p: f64| check(name, p, "0 to 1", (0.0..=1.0).contains(&p));
+        check("crop padding", self.crop.padding, "0 to 32", self.crop.padding <= IMAGE_SIZE)?;
+        probability("flip probability", self.flip.p)?;
+        if let Some(cutout) = self.cutout {
+            check("cutout size", cutout.size, "at least 1", cutout.size > 0)?;
+            probability("cutout probability", cutout.p)?;
+        }
+        let Statistics { mean, std } = self.normalize.statistics;
+        for mean in mean {
+            check("a channel's mean", mean, "a finite number", mean.is_finite())?;
+        }
+        for std in std {
+            let usable = std.is_finite() && std > 0.0;
+            check("a channel's standard deviation", std, "a finite number above 0", usable)?;
+        }
+        Ok(())
+    }
+
+    /// Draws the random choices for one image. The draws are independent of each other and always in the same order.
+    pub fn sample(&self, rng: &mut impl Rng) -> Draw {
+        let padding = self.crop.padding.min(IMAGE_SIZE) as i32;
+        let offset = (rng.random_range(-padding..=padding), rng.random_range(-padding..=padding));
+        let flip = rng.random::<f64>() < self.flip.p;
+        let cutout = self.cutout.filter(|cutout| rng.random::<f64>() < cutout.p).map(|cutout| {
+            let half = cutout_size(cutout) / 2;
+            (rng.random_range(-half..SIZE - half), rng.random_range(-half..SIZE - half))
+        });
+        Draw { offset, flip, cutout }
+    }
+
+    /// Writes `image` (planes of bytes) as augmented by `draw` to `out` (planes of normalized values, `[3, 32, 32]`).
+    pub fn apply(&self, image: &[u8; IMAGE_BYTES], draw: &Draw, out: &mut [f32; IMAGE_BYTES]) {
+        let (down, right) = draw.offset;
+        let left = (SIZE + right.clamp(-SIZE, SIZE)) as usize;
+        let cutout = draw.cutout.map(|(top, left)| {
+            let size = self.cutout.map_or(0, cutout_size);
+            (inside(top, size), inside(left, size))
+        });
+
+        let image = image.as_chunks::<IMAGE_SIZE>().0.as_chunks::<IMAGE_SIZE>().0;
+        let out = out.as_chunks_mut::<IMAGE_SIZE>().0.as_chunks_mut::<IMAGE_SIZE>().0;
+        for ((plane, out), table) in image.iter().zip(out).zip(self.normalize.table.iter()) {
+            for (y, out) in out.iter_mut().enumerate() {
+                let row = usize::try_from(down.saturating_add(y as i32)).ok().and_then(|row| plane.get(row));
+                // Rows are padded to three times their length, so that every window has 32 pixels.
+                let mut padded = [[0; IMAGE_SIZE]; 3];
+                padded[1] = *row.unwrap_or(&[0; IMAGE_SIZE]);
+                let window = &padded.as_flattened()[left..left + IMAGE_SIZE];
+                if draw.flip {
+                    normalize(window.iter().rev(), table, out);
+                } else {
+                    normalize(window.iter(), table, out);
+                }
+                if let Some((rows, columns)) = &cutout
+                    && rows.contains(&y)
+                {
+                    out[columns.clone()].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+fn normalize<'a>(bytes: impl Iterator<Item = &'a u8>, table: &[f32; 256], out: &mut [f32; IMAGE_SIZE]) {
+    for (out, &byte) in out.iter_mut().zip(bytes) {
+        *out = table[usize::from(byte)];
+    }
+}
+
+/// The part of `start..start + size` that lies on the image.
+fn inside(start: i32, size: i32) -> Range<usize> {
+    start.clamp(0, SIZE) as usize..start.saturating_add(size).clamp(0, SIZE) as usize
+}
+
+/// The square's side, as far as whole numbers go.
+fn cutout_size(cutout: Cutout) -> i32 {
+    i32::try_from(cutout.size).unwrap_or(i32::MAX)
+}
+
+pub(crate) fn check(
+    name: &'static str,
+    value: impl ToString,
+    expected: &'static str,
+    holds: bool,
+) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Setting { name, value: value.to_string(), expected }) }
+}

@@ -1,0 +1,263 @@
+//! What can go wrong, said so that it can be put right.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cifar::RECORD_BYTES;
+
+/// A [`std::result::Result`] with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every way in which loading, fetching or batching images can fail.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+
+    /// A folder holds no CIFAR-100 at all.
+    #[error(
+        "no CIFAR-100 in {}: neither train.bin nor cifar-100-binary/train.bin is there; \
+         give the folder that its binary version was unpacked to",
+        path.display()
+    )]
+    NoData {
+        /// The folder that was searched.
+        path: PathBuf,
+    },
+
+    /// One of the two files of records is absent.
+    #[error(
+        "{} is missing: the binary version of CIFAR-100 has train.bin and test.bin; get it again",
+        path.display()
+    )]
+    Missing {
+        /// The absent file.
+        path: PathBuf,
+    },
+
+    /// A file of records holds nothing.
+    #[error("{} is empty: records of {RECORD_BYTES} bytes expected; get the file again", path.display())]
+    Empty {
+        /// The empty file.
+        path: PathBuf,
+    },
+
+    /// A file of records ends too early.
+    #[error(
+        "{} is cut short in record {record}: {expected} bytes expected ({} records of {RECORD_BYTES}), \
+         {found} found; get the file again",
+        path.display(), expected / RECORD_BYTES as u64
+    )]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// The first record, from 0, that is not whole.
+        record: u64,
+        /// The bytes that a whole file has.
+        expected: u64,
+        /// The bytes that it has.
+        found: u64,
+    },
+
+    /// A file of records is longer than CIFAR-100's.
+    #[error(
+        "{} is too long: {expected} bytes expected ({} records of {RECORD_BYTES}), {found} found; \
+         is it of CIFAR-100's binary version?",
+        path.display(), expected / RECORD_BYTES as u64
+    )]
+    Oversized {
+        /// The file.
+        path: PathBuf,
+        /// The bytes that a whole file has.
+        expected: u64,
+        /// The bytes that it has.
+        found: u64,
+    },
+
+    /// A label byte names no class.
+    #[error(
+        "{}: record {record} has the {kind} label {value} at offset {offset}, 0 to {max} allowed; \
+         is it of CIFAR-100's binary version?",
+        path.display()
+    )]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// The record, from 0.
+        record: u64,
+        /// The label's offset in the file, in bytes.
+        offset: u64,
+        /// `"coarse"` or `"fine"`.
+        kind: &'static str,
+        /// The byte found.
+        value: u8,
+        /// The largest label allowed.
+        max: u8,
+    },
+
+    /// A file of class names has not one name for each class.
+    #[error("{} has {found} names, {expected} expected; get the file again or remove it", path.display())]
+    Names {
+        /// The file.
+        path: PathBuf,
+        /// The number of classes.
+        expected: usize,
+        /// The number of names.
+        found: usize,
+    },
+
+    /// Images and labels put together by hand do not fit.
+    #[error(
+        "{images} bytes of images with {labels} labels and {coarse} coarse labels: \
+         3072 bytes and one of each per image expected"
+    )]
+    Lengths {
+        /// Bytes of images.
+        images: usize,
+        /// Number of labels.
+        labels: usize,
+        /// Number of coarse labels.
+        coarse: usize,
+    },
+
+    /// An archive cannot be decoded.
+    #[error(
+        "{} is damaged or is no .tar.gz of CIFAR-100's binary version: {source}; get it again",
+        path.display()
+    )]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Where decoding stopped.
+        source: io::Error,
+    },
+
+    /// An archive holds something that CIFAR-100's does not, and that is not safe to unpack.
+    #[error("{}: refusing the entry {}, which {reason}; this is not the official archive", path.display(), entry.display())]
+    Entry {
+        /// The archive.
+        path: PathBuf,
+        /// The entry's path in the archive.
+        entry: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// No connection to the server, or no answer from it.
+    #[error("cannot reach {url}: {reason}; check the network, or unpack the archive by hand")]
+    Connect {
+        /// The address asked for.
+        url: String,
+        /// Why, as the network layer says.
+        reason: String,
+    },
+
+    /// The server answered with something else than the file.
+    #[error("{url} answered with HTTP status {status} instead of the file")]
+    Status {
+        /// The address asked for.
+        url: String,
+        /// HTTP's status code.
+        status: u16,
+    },
+
+    /// The server stopped sending.
+    #[error("{url} sent nothing for {seconds:.1} s after {received} bytes; try again", seconds = timeout.as_secs_f64())]
+    Stalled {
+        /// The address asked for.
+        url: String,
+        /// Bytes received until then.
+        received: u64,
+        /// How long nothing came.
+        timeout: Duration,
+    },
+
+    /// The connection broke before the file's end.
+    #[error("{url} was cut off after {received} of {} bytes ({reason}); try again",
+        expected.map_or("an unknown number of".into(), |bytes| bytes.to_string()))]
+    CutOff {
+        /// The address asked for.
+        url: String,
+        /// Bytes received until then.
+        received: u64,
+        /// The length that the server announced, in bytes.
+        expected: Option<u64>,
+        /// Why, as the network layer says.
+        reason: String,
+    },
+
+    /// The file is larger than any CIFAR-100 archive.
+    #[error("{url} is larger than the {limit} bytes allowed")]
+    DownloadTooLarge {
+        /// The address asked for.
+        url: String,
+        /// The most bytes accepted.
+        limit: u64,
+    },
+
+    /// The file that came is not the one asked for.
+    #[error("{url} has MD5 {found}, {expected} expected: the file is damaged or another; nothing was kept")]
+    Checksum {
+        /// The address asked for.
+        url: String,
+        /// The MD5 asked for, in hexadecimal digits.
+        expected: String,
+        /// The MD5 of what came.
+        found: String,
+    },
+
+    /// A folder stands where a download would go, and is not CIFAR-100 whole.
+    #[error("{} is already there but not whole ({problem}); move it away or delete it first", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What it lacks.
+        problem: Box<Error>,
+    },
+
+    /// A setting outside its range.
+    #[error("{name} is {value}, {expected} expected")]
+    Setting {
+        /// The setting's name.
+        name: &'static str,
+        /// The value given.
+        value: String,
+        /// The range allowed.
+        expected: &'static str,
+    },
+
+    /// A split without images, where at least one is needed.
+    #[error("the split has no images, at least one expected")]
+    EmptySplit,
+
+    /// A loader's worker thread panicked.
+    #[error("making batch {batch} panicked: {message}")]
+    Worker {
+        /// The batch in its epoch, from 0.
+        batch: usize,
+        /// The panic's message.
+        message: String,
+    },
+
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// For `map_err`: an [`Error::Io`] of `action` on `path`.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, action, source }
+    }
+}

@@ -1,0 +1,127 @@
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+//! CIFAR-100 for candle: from bytes to augmented batches, reproducibly.
+//!
+//! ```text
+//! folder | .tar.gz | download | synthetic  ->  Cifar100  ->  Split  ->  Loader  ->  Batch { images, labels }
+//!                                                             |           |
+//!                                                        Statistics  Augmentation
+//! ```
+//!
+//! # Loading
+//!
+//! [`Cifar100::open`] reads the binary version from a folder or from its .tar.gz, and
+//! [`download()`](download::download) fetches it. Every size, label and archive entry is checked; an [`Error`] says which
+//! file and record is wrong, what was expected there, and what to do.
+//!
+//! ```no_run
+//! use wrn_sam_data::Cifar100;
+//!
+//! let cifar = Cifar100::open("data")?; // data/train.bin, data/cifar-100-binary/train.bin, or the archive in data
+//! assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
+//! # Ok::<(), wrn_sam_data::Error>(())
+//! ```
+//!
+//! Without any file, [`Cifar100::synthetic`] makes images in the same shape that a network can learn, from a seed. The
+//! rest of this page uses it, so that all of it runs offline.
+//!
+//! ```
+//! use wrn_sam_data::Cifar100;
+//!
+//! let cifar = Cifar100::synthetic(17, 1000, 200);
+//! let image: &[u8; 3072] = cifar.train.image(42); // 32 rows of 32 red bytes, then green, then blue
+//! assert_eq!(cifar.train.label(42), 42);
+//! assert_eq!(cifar.fine_names.len(), 100);
+//!
+//! let few = cifar.train.truncated(300); // shares the bytes
+//! assert_eq!(few.len(), 300);
+//! # let _ = image;
+//! ```
+//!
+//! # Statistics
+//!
+//! Networks want inputs around zero. [`Statistics::of`] computes the mean and unbiased standard deviation of each channel
+//! of pixels in `[0, 1]`, exactly; both splits are normalized by the training split's.
+//!
+//! ```
+//! # use wrn_sam_data::{Cifar100, Statistics};
+//! # let cifar = Cifar100::synthetic(17, 1000, 200);
+//! let statistics = Statistics::of(&cifar.train)?;
+//! println!("red: {:.4} ± {:.4}", statistics.mean[0], statistics.std[0]);
+//! # Ok::<(), wrn_sam_data::Error>(())
+//! ```
+//!
+//! # Augmenting
+//!
+//! [`Augmentation::reference`] is the reference recipe's: crop with padding 4, flip, normalize, cutout 16x16. Its fields
+//! are public, so other strengths are a field away; [`Augmentation::none`] only normalizes, as evaluation does.
+//!
+//! ```
+//! # use wrn_sam_data::{Cifar100, Statistics};
+//! # let statistics = Statistics::of(&Cifar100::synthetic(17, 1000, 200).train)?;
+//! use wrn_sam_data::{Augmentation, Cutout};
+//!
+//! let mut augmentation = Augmentation::reference(statistics);
+//! augmentation.cutout = Some(Cutout { size: 8, p: 1.0 });
+//! augmentation.validate()?;
+//! # Ok::<(), wrn_sam_data::Error>(())
+//! ```
+//!
+//! # Batching
+//!
+//! A [`Loader`] makes the batches of any epoch on worker threads, a few ahead. They depend on the seed and the epoch's
+//! number alone, never on the number of threads, so a run can be repeated, and resumed in the middle of an epoch.
+//!
+//! ```
+//! # use wrn_sam_data::{Augmentation, Cifar100, Statistics};
+//! # let cifar = Cifar100::synthetic(17, 1000, 200);
+//! # let statistics = Statistics::of(&cifar.train)?;
+//! use wrn_sam_data::{Loader, LoaderConfig};
+//!
+//! let config = LoaderConfig { batch_size: 128, threads: 2, shuffle: true, seed: 17 };
+//! let train = Loader::new(&cifar.train, Augmentation::reference(statistics), config)?;
+//! for epoch in 0..2 {
+//!     for batch in train.epoch(epoch) {
+//!         let batch = batch?;
+//!         assert_eq!(batch.images.dims()[1..], [3, 32, 32]); // f32, normalized
+//!         assert_eq!(batch.labels.dims()[0], batch.images.dims()[0]); // u32; 104 in the last batch
+//!     }
+//! }
+//!
+//! let config = LoaderConfig { batch_size: 100, shuffle: false, ..config };
+//! let test = Loader::new(&cifar.test, Augmentation::none(statistics), config)?;
+//! assert_eq!(test.batches_per_epoch(), 2);
+//! # Ok::<(), wrn_sam_data::Error>(())
+//! ```
+//!
+//! # Features
+//!
+//! - `download` (default): [`download()`](download::download), over HTTPS.
+//! - `candle-datasets`: `candle_datasets::vision::Dataset::try_from(&cifar)`, for programs written against that crate. It
+//!   brings in a large tree of dependencies.
+
+mod augment;
+#[cfg(feature = "candle-datasets")]
+mod candle_datasets;
+mod cifar;
+mod class_names;
+mod error;
+mod loader;
+mod prefetch;
+mod random;
+mod source;
+mod split;
+mod statistics;
+
+pub use augment::{Augmentation, Cutout, Draw, Normalize, RandomCrop, RandomHorizontalFlip};
+pub use cifar::{
+    COARSE_CLASSES, FINE_CLASSES, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES,
+};
+pub use class_names::{COARSE_NAMES, FINE_NAMES};
+pub use error::{Error, Result};
+pub use loader::{Batch, Batches, Loader, LoaderConfig};
+#[cfg(feature = "download")]
+pub use source::download;
+pub use source::{Cifar100, Source};
+pub use split::Split;
+pub use statistics::Statistics;

@@ -1,0 +1,132 @@
+//! A split: images and labels in memory, shared by whoever holds it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Error, IMAGE_BYTES, Result};
+
+/// The images of one split with their labels. Cloning and truncating share the bytes.
+///
+/// An image is 3072 bytes: three planes (red, green, blue) of 32 rows of 32, top to bottom and left to right.
+///
+/// ```
+/// use wrn_sam_data::{Split, IMAGE_BYTES};
+///
+/// let split = Split::new(vec![0; 2 * IMAGE_BYTES], vec![7, 9], vec![0, 1])?;
+/// assert_eq!((split.len(), split.label(1)), (2, 9));
+/// assert_eq!(split.truncated(1).len(), 1);
+/// # Ok::<(), wrn_sam_data::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Split {
+    columns: Arc<Columns>,
+    len: usize,
+}
+
+struct Columns {
+    images: Vec<u8>,
+    labels: Vec<u8>,
+    coarse_labels: Vec<u8>,
+}
+
+impl Split {
+    /// A split of `images` (3072 bytes each, planes of red, green and blue) with one label and one coarse label each.
+    ///
+    /// The labels are taken as they are; the readers of this crate check theirs.
+    ///
+    /// # Errors
+    /// [`Error::Lengths`] where the three do not fit together.
+    pub fn new(images: Vec<u8>, labels: Vec<u8>, coarse_labels: Vec<u8>) -> Result<Self> {
+        let len = labels.len();
+        if images.len() / IMAGE_BYTES != len || images.len() % IMAGE_BYTES != 0 || coarse_labels.len() != len {
+            return Err(Error::Lengths { images: images.len(), labels: len, coarse: coarse_labels.len() });
+        }
+        Ok(Self { columns: Arc::new(Columns { images, labels, coarse_labels }), len })
+    }
+
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of image `index`: planes of red, green and blue, row by row.
+    ///
+    /// # Panics
+    /// As indexing does, if `index` is not below [`len`](Self::len).
+    pub fn image(&self, index: usize) -> &[u8; IMAGE_BYTES] {
+        &self.images()[index]
+    }
+
+    /// All images, in order.
+    pub fn images(&self) -> &[[u8; IMAGE_BYTES]] {
+        &self.columns.images.as_chunks().0[..self.len]
+    }
+
+    /// The fine label of image `index`, 0 to 99 in CIFAR-100.
+    ///
+    /// # Panics
+    /// As indexing does, if `index` is not below [`len`](Self::len).
+    pub fn label(&self, index: usize) -> u8 {
+        self.labels()[index]
+    }
+
+    /// All fine labels, in order.
+    pub fn labels(&self) -> &[u8] {
+        &self.columns.labels[..self.len]
+    }
+
+    /// The coarse label (superclass) of image `index`, 0 to 19 in CIFAR-100.
+    ///
+    /// # Panics
+    /// As indexing does, if `index` is not below [`len`](Self::len).
+    pub fn coarse_label(&self, index: usize) -> u8 {
+        self.coarse_labels()[index]
+    }
+
+    /// All coarse labels, in order.
+    pub fn coarse_labels(&self) -> &[u8] {
+        &self.columns.coarse_labels[..self.len]
+    }
+
+    /// The first `limit` images, or all where there are no more than that. Copies nothing.
+    #[must_use]
+    pub fn truncated(&self, limit: usize) -> Self {
+        Self { columns: Arc::clone(&self.columns), len: self.len.min(limit) }
+    }
+}
+
+impl fmt::Debug for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Split").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_must_fit() {
+        let message = Split::new(vec![0; IMAGE_BYTES + 1], vec![0], vec![0]).unwrap_err().to_string();
+        assert!(message.starts_with("3073 bytes of images with 1 labels and 1 coarse labels"), "{message}");
+        assert!(Split::new(vec![0; IMAGE_BYTES], vec![0], vec![]).is_err());
+        assert!(Split::new(vec![], vec![0], vec![0]).is_err());
+        assert!(Split::new(vec![], vec![], vec![]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn truncating_keeps_the_first() {
+        let images = [1, 2, 3].into_iter().flat_map(|byte| [byte; IMAGE_BYTES]).collect();
+        let split = Split::new(images, vec![10, 11, 12], vec![0, 1, 2]).unwrap();
+        let two = split.truncated(2);
+        assert_eq!((two.len(), two.labels(), two.coarse_labels()), (2, &[10, 11][..], &[0, 1][..]));
+        assert_eq!(two.image(1), &[2; IMAGE_BYTES]);
+        assert_eq!(two.truncated(5).len(), 2);
+        assert!(two.truncated(0).is_empty());
+    }
+}

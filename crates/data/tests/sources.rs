@@ -1,0 +1,224 @@
+//! Folders and archives: what is right is read, and everything wrong is told apart.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+use common::{Entry, RECORD, file, gzip, header, real_cifar100, tar};
+use tar::EntryType;
+use tempfile::TempDir;
+use wrn_sam_data::{COARSE_NAMES, Cifar100, FINE_NAMES, Source, Split, Statistics};
+
+const TRAIN: u64 = 50_000 * RECORD as u64;
+const TEST: u64 = 10_000 * RECORD as u64;
+
+/// A folder with files of the given sizes, all zeros (which take no room on disk).
+fn folder(train: Option<u64>, test: Option<u64>) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (name, size) in [("train.bin", train), ("test.bin", test)] {
+        if let Some(size) = size {
+            File::create(dir.path().join(name)).unwrap().set_len(size).unwrap();
+        }
+    }
+    dir
+}
+
+fn dir_error(dir: &TempDir) -> String {
+    let message = Cifar100::from_dir(dir.path()).unwrap_err().to_string();
+    message.replace(dir.path().to_str().unwrap(), "DIR")
+}
+
+fn poke(path: &Path, offset: u64, byte: u8) {
+    let mut file = File::options().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(offset)).unwrap();
+    file.write_all(&[byte]).unwrap();
+}
+
+#[test]
+fn a_folder_is_read_from_itself_or_its_parent() {
+    let dir = folder(Some(TRAIN), Some(TEST));
+    poke(&dir.path().join("train.bin"), TRAIN - RECORD as u64 + 1, 99);
+    poke(&dir.path().join("test.bin"), 0, 19);
+    poke(&dir.path().join("test.bin"), 3073, 200);
+    let cifar = Cifar100::from_dir(dir.path()).unwrap();
+    assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
+    assert_eq!((cifar.train.label(49_999), cifar.test.coarse_label(0)), (99, 19));
+    assert_eq!(cifar.test.image(0)[3071], 200);
+    assert_eq!(cifar.source, Source::Folder(dir.path().into()));
+    assert_eq!((cifar.fine_names[99].as_str(), cifar.coarse_names[19].as_str()), ("worm", "vehicles_2"));
+
+    let parent = TempDir::new().unwrap();
+    let inner = parent.path().join("cifar-100-binary");
+    fs::rename(dir.path(), &inner).unwrap();
+    let coarse: Vec<String> = (0..20).map(|i| format!("group {i}")).collect();
+    fs::write(inner.join("coarse_label_names.txt"), coarse.join("\n")).unwrap();
+    let cifar = Cifar100::open(parent.path()).unwrap();
+    assert_eq!(cifar.source.to_string(), format!("CIFAR-100 from the folder {}", inner.display()));
+    assert_eq!((&cifar.coarse_names, cifar.fine_names[0].as_str()), (&coarse, "apple"));
+    fs::write(inner.join("fine_label_names.txt"), "apple\n").unwrap();
+    let message = Cifar100::open(parent.path()).unwrap_err().to_string();
+    assert!(message.ends_with("fine_label_names.txt has 1 names, 100 expected; get the file again or remove it"));
+}
+
+#[test]
+fn wrong_folders_are_told_apart() {
+    let none = "no CIFAR-100 in DIR: neither train.bin nor cifar-100-binary/train.bin is there; \
+                give the folder that its binary version was unpacked to";
+    assert_eq!(dir_error(&folder(None, None)), none);
+    assert_eq!(
+        dir_error(&folder(Some(TRAIN), None)),
+        "DIR/test.bin is missing: the binary version of CIFAR-100 has train.bin and test.bin; get it again"
+    );
+    assert_eq!(
+        dir_error(&folder(None, Some(TEST))),
+        "DIR/train.bin is missing: the binary version of CIFAR-100 has train.bin and test.bin; get it again"
+    );
+    assert_eq!(
+        dir_error(&folder(Some(0), Some(TEST))),
+        "DIR/train.bin is empty: records of 3074 bytes expected; get the file again"
+    );
+    assert_eq!(
+        dir_error(&folder(Some(TRAIN - 1), Some(TEST))),
+        "DIR/train.bin is cut short in record 49999: 153700000 bytes expected (50000 records of 3074), \
+         153699999 found; get the file again"
+    );
+    assert_eq!(
+        dir_error(&folder(Some(TRAIN), Some(TEST + RECORD as u64))),
+        "DIR/test.bin is too long: 30740000 bytes expected (10000 records of 3074), 30743074 found; \
+         is it of CIFAR-100's binary version?"
+    );
+    let labelled = folder(Some(TRAIN), Some(TEST));
+    poke(&labelled.path().join("train.bin"), 777 * RECORD as u64 + 1, 100);
+    assert_eq!(
+        dir_error(&labelled),
+        "DIR/train.bin: record 777 has the fine label 100 at offset 2388499, 0 to 99 allowed; \
+         is it of CIFAR-100's binary version?"
+    );
+}
+
+#[test]
+fn any_whole_number_of_records_can_be_read() {
+    let dir = folder(Some(3 * RECORD as u64), Some(5));
+    assert_eq!(Split::read(dir.path().join("train.bin")).unwrap().len(), 3);
+    let message = Split::read(dir.path().join("test.bin")).unwrap_err().to_string();
+    assert!(message.contains("cut short in record 0: 3074 bytes expected (1 records of 3074), 5 found"), "{message}");
+    let message = Split::read(dir.path().join("nothing.bin")).unwrap_err().to_string();
+    assert!(message.contains("nothing.bin is missing"), "{message}");
+}
+
+/// What reading the bytes as an archive says.
+fn archive_error(bytes: &[u8]) -> String {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("cifar-100-binary.tar.gz");
+    fs::write(&path, bytes).unwrap();
+    let message = Cifar100::from_archive(&path).unwrap_err().to_string();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was unpacked");
+    message.replace(dir.path().to_str().unwrap(), "DIR")
+}
+
+#[test]
+fn an_archive_is_read_in_memory() {
+    // Zeros but for one label in each, around a file that is not of CIFAR-100 and a folder.
+    let (mut train, mut test) = (vec![0; TRAIN as usize], vec![0; TEST as usize]);
+    train[5 * RECORD + 1] = 42;
+    test[9_999 * RECORD] = 19;
+    let coarse: Vec<String> = (0..20).map(|i| format!("group {i}")).collect();
+    let bytes = gzip(&tar(&[
+        Entry(EntryType::Directory, "cifar-100-binary/", &[]),
+        file("cifar-100-binary/README", b"some text"),
+        file("cifar-100-binary/test.bin", &test),
+        file("cifar-100-binary/coarse_label_names.txt", coarse.join("\n").as_bytes()),
+        file("cifar-100-binary/train.bin", &train),
+    ]));
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("cifar-100-binary.tar.gz");
+    fs::write(&path, &bytes).unwrap();
+    for cifar in [Cifar100::open(dir.path()).unwrap(), Cifar100::open(&path).unwrap()] {
+        assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
+        assert_eq!((cifar.train.label(5), cifar.test.coarse_label(9_999)), (42, 19));
+        assert_eq!(cifar.source, Source::Archive(path.clone()));
+        assert_eq!((&cifar.coarse_names, cifar.fine_names[99].as_str()), (&coarse, "worm"));
+    }
+
+    // Cut anywhere, or with gzip's checksum wrong, it is refused.
+    for end in [0, 5, bytes.len() / 2, bytes.len() - 1] {
+        let message = archive_error(&bytes[..end]);
+        assert!(message.starts_with("DIR/cifar-100-binary.tar.gz is damaged or is no .tar.gz"), "{message}");
+    }
+    let mut wrong = bytes;
+    let checksum = wrong.len() - 8;
+    wrong[checksum] ^= 1;
+    let message = archive_error(&wrong);
+    assert!(message.contains("is damaged or is no .tar.gz of CIFAR-100's binary version"), "{message}");
+    assert!(message.ends_with("; get it again"), "{message}");
+}
+
+#[test]
+fn an_archive_of_wrong_content_is_refused() {
+    let missing = archive_error(&gzip(&tar(&[file("cifar-100-python/train", b"something else")])));
+    assert!(missing.contains("train.bin is missing: the binary version of CIFAR-100 has"), "{missing}");
+    let short = archive_error(&gzip(&tar(&[file("cifar-100-binary/train.bin", &[0; RECORD])])));
+    assert!(short.contains("train.bin is cut short in record 1: 153700000 bytes expected"), "{short}");
+    let empty = archive_error(&gzip(&tar(&[file("cifar-100-binary/test.bin", &[])])));
+    assert!(empty.contains("test.bin is empty"), "{empty}");
+    let names = archive_error(&gzip(&tar(&[file("fine_label_names.txt", b"a\nb\n")])));
+    assert!(names.contains("fine_label_names.txt has 2 names, 100 expected"), "{names}");
+    let twice = archive_error(&gzip(&tar(&[
+        file("coarse_label_names.txt", COARSE_NAMES.join("\n").as_bytes()),
+        file("./coarse_label_names.txt", COARSE_NAMES.join("\n").as_bytes()),
+    ])));
+    assert!(twice.contains("refusing the entry ./coarse_label_names.txt, which is there twice"), "{twice}");
+    let text = archive_error(b"no archive at all");
+    assert!(text.contains("is damaged or is no .tar.gz"), "{text}");
+}
+
+#[test]
+fn an_archive_that_is_not_safe_is_refused() {
+    for path in ["../train.bin", "cifar-100-binary/../../train.bin", "/etc/train.bin"] {
+        let message = archive_error(&gzip(&tar(&[file(path, &[0; 10])])));
+        let expected = format!(
+            "DIR/cifar-100-binary.tar.gz: refusing the entry {path}, which leads out of the folder; \
+             this is not the official archive"
+        );
+        assert_eq!(message, expected);
+    }
+    for kind in [EntryType::Symlink, EntryType::Link, EntryType::Fifo, EntryType::Char] {
+        let message = archive_error(&gzip(&tar(&[Entry(kind, "cifar-100-binary/train.bin", &[])])));
+        assert!(message.contains("train.bin, which is a link or no plain file"), "{message}");
+    }
+    for (path, size) in [("train.bin", TRAIN + 1), ("fine_label_names.txt", 1 << 20), ("other", 1 << 40)] {
+        let message = archive_error(&gzip(header(EntryType::Regular, path, size).as_bytes()));
+        assert!(message.contains(&format!("refusing the entry {path}, which is too large")), "{message}");
+    }
+    // 300 MB of zeros in as many files as it takes.
+    let part = vec![0; 30 << 20];
+    let bomb = archive_error(&gzip(&tar(&[0; 10].map(|_| file("filler", &part)))));
+    assert!(bomb.contains("it unpacks to more than 268435456 bytes"), "{bomb}");
+}
+
+#[test]
+fn the_real_cifar100_has_its_statistics_and_names() {
+    let Some(dir) = real_cifar100() else { return };
+    let cifar = Cifar100::from_dir(&dir).unwrap();
+    let statistics = Statistics::of(&cifar.train).unwrap();
+    let close = |found: [f64; 3], expected: [f64; 3]| {
+        found.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} for {b}"))
+    };
+    close(statistics.mean, [0.50707516, 0.48654887, 0.44091784]);
+    close(statistics.std, [0.26733429, 0.25643846, 0.27615047]);
+    assert_eq!(cifar.fine_names, FINE_NAMES);
+    assert_eq!(cifar.coarse_names, COARSE_NAMES);
+    for label in 0..100 {
+        assert_eq!(cifar.train.labels().iter().filter(|found| **found == label).count(), 500);
+        assert_eq!(cifar.test.labels().iter().filter(|found| **found == label).count(), 100);
+    }
+    let archive = dir.join("cifar-100-binary.tar.gz");
+    if archive.is_file() {
+        let archived = Cifar100::from_archive(archive).unwrap();
+        assert!(archived.train.images() == cifar.train.images() && archived.test.images() == cifar.test.images());
+        assert!(archived.train.labels() == cifar.train.labels());
+        assert!(archived.test.coarse_labels() == cifar.test.coarse_labels());
+    }
+}

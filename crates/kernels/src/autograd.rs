@@ -1,0 +1,348 @@
+//! Joining a hand-written backward pass to candle's graph.
+//!
+//! candle's custom operations have at most three differentiable inputs, and its `backward` zero-fills a
+//! tensor for every gradient before adding to it. A residual unit has a dozen parameters, and a network's
+//! gradients are hundreds of megabytes. So:
+//!
+//! - [`node`] makes one graph node with any number of inputs out of an output and a [`Backward`];
+//! - [`backward`] is `loss.backward()`, except that nodes made by [`node`] hand the gradients of variables
+//!   over as they are. Plain `loss.backward()` gives the same gradients, more slowly.
+//!
+//! How a node gets more than three inputs: the inputs are tied, three by three, into one-element *token*
+//! tensors, and these again, until one token is left, which is the input of the node proper. candle then
+//! walks node, tokens and inputs in that order; the node computes all gradients, and the tokens pass them
+//! on.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, DType, Device, Layout, Shape, Tensor};
+
+/// The backward pass of a [`node`].
+pub trait Backward: Send + Sync + 'static {
+    /// The operation's name, for candle's messages.
+    fn name(&self) -> &'static str;
+
+    /// The gradients of the node's inputs, one for each and in their order, given the gradient of its
+    /// output; `None` for an input that needs none. `needed[i]` says whether input `i` tracks gradients.
+    ///
+    /// It may be called more than once, as `loss.backward()` may.
+    ///
+    /// # Errors
+    /// Whatever the computation reports.
+    fn backward(&self, grad_output: &Tensor, needed: &[bool]) -> candle_core::Result<Vec<Option<Tensor>>>;
+}
+
+thread_local! {
+    /// Gradients of variables handed over during a call of [`backward`] on this thread.
+    static HANDED_OVER: RefCell<Option<GradStore>> = const { RefCell::new(None) };
+}
+
+/// The gradients of `loss` (a scalar, or anything candle's own `backward` takes) with respect to every
+/// variable it depends on: the same as [`Tensor::backward`], without candle's zero-fill-and-add for the
+/// variables that enter through a [`node`].
+///
+/// # Errors
+/// Whatever a backward pass reports.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// let w = Var::new(&[1f32, 2.], &Device::Cpu)?;
+/// let loss = w.sqr()?.sum_all()?;
+/// let gradients = wrn_sam_kernels::backward(&loss)?;
+/// assert_eq!(gradients.get(&w).unwrap().to_vec1::<f32>()?, [2., 4.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn backward(loss: &Tensor) -> candle_core::Result<GradStore> {
+    /// Restores what an outer call had collected, also on the way out of an error.
+    struct Collect(Option<GradStore>);
+    impl Drop for Collect {
+        fn drop(&mut self) {
+            HANDED_OVER.set(self.0.take());
+        }
+    }
+    let collect = Collect(HANDED_OVER.replace(Some(GradStore::default())));
+    let mut gradients = loss.backward()?;
+    let handed_over = HANDED_OVER.take();
+    drop(collect);
+    if let Some(handed_over) = handed_over {
+        gradients.extend(handed_over)?;
+    }
+    Ok(gradients)
+}
+
+/// Makes one node of candle's graph, on the CPU, out of the `output` of a computation, the `inputs` it was
+/// computed from and its `backward` pass. If no input tracks gradients, the result does not either, and
+/// `backward` is dropped.
+///
+/// # Errors
+/// If `shape` and the output's length differ.
+///
+/// ```
+/// use candle_core::{CpuStorage, Device, Result, Tensor, Var};
+/// use wrn_sam_kernels::autograd::{Backward, node};
+///
+/// /// The sum of any number of vectors.
+/// struct Sum(usize);
+/// impl Backward for Sum {
+///     fn name(&self) -> &'static str { "sum" }
+///     fn backward(&self, grad: &Tensor, _needed: &[bool]) -> Result<Vec<Option<Tensor>>> {
+///         Ok(vec![Some(grad.clone()); self.0])
+///     }
+/// }
+///
+/// let w = (0..5).map(|i| Var::new(&[i as f32, 1.], &Device::Cpu)).collect::<Result<Vec<_>>>()?;
+/// let inputs: Vec<&Tensor> = w.iter().map(|w| w.as_tensor()).collect();
+/// let sum = node(CpuStorage::F32(vec![10., 5.]), 2, &inputs, Sum(5))?;
+/// let gradients = sum.sqr()?.sum_all()?.backward()?;
+/// assert_eq!(gradients.get(&w[4]).unwrap().to_vec1::<f32>()?, [20., 10.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn node(
+    output: CpuStorage,
+    shape: impl Into<Shape>,
+    inputs: &[&Tensor],
+    backward: impl Backward,
+) -> candle_core::Result<Tensor> {
+    let shape = shape.into();
+    let found = match &output {
+        CpuStorage::F32(values) => values.len(),
+        CpuStorage::F64(values) => values.len(),
+        other => candle_core::bail!(
+            "a node's output is f32 or f64, not {:?}",
+            candle_core::backend::BackendStorage::dtype(other)
+        ),
+    };
+    if found != shape.elem_count() {
+        candle_core::bail!("a node of shape {shape:?} has {found} elements");
+    }
+    let name = backward.name();
+    let gradients = Gradients::default();
+    let tracked = inputs.iter().any(|input| input.track_op());
+    let token = if tracked { tie_all(inputs, &gradients)? } else { token()? };
+    token.apply_op1(Node {
+        name,
+        inputs: if tracked { inputs.iter().map(|&input| input.clone()).collect() } else { Vec::new() },
+        output: Mutex::new(Some((output, shape))),
+        backward: tracked.then(|| Box::new(backward) as Box<dyn Backward>),
+        gradients,
+    })
+}
+
+/// The gradients on their way from the node to its inputs.
+type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
+
+fn token() -> candle_core::Result<Tensor> {
+    Tensor::zeros(1, DType::F32, &Device::Cpu)
+}
+
+/// Ties the inputs into one token.
+fn tie_all(inputs: &[&Tensor], gradients: &Gradients) -> candle_core::Result<Tensor> {
+    let mut tokens = tie(inputs, Some(gradients))?;
+    while tokens.len() > 1 {
+        tokens = tie(&tokens.iter().collect::<Vec<_>>(), None)?;
+    }
+    tokens.pop().map_or_else(token, Ok)
+}
+
+fn tie(tensors: &[&Tensor], gradients: Option<&Gradients>) -> candle_core::Result<Vec<Tensor>> {
+    let padding = token()?;
+    let ties = tensors.chunks(3).enumerate().map(|(chunk, tensors)| {
+        let at = |i: usize| tensors.get(i).copied().unwrap_or(&padding);
+        let inputs = gradients.map(|gradients| (gradients.clone(), 3 * chunk));
+        at(0).apply_op3(at(1), at(2), Tie { inputs })
+    });
+    ties.collect()
+}
+
+/// Ties three inputs, or three tokens, into a token.
+struct Tie {
+    /// For inputs: where their gradients will be, and the first one's index.
+    inputs: Option<(Gradients, usize)>,
+}
+
+impl Tie {
+    fn gradient(&self, i: usize, tensor: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        if !tensor.track_op() {
+            return Ok(None);
+        }
+        let Some((gradients, first)) = &self.inputs else { return token().map(Some) };
+        let gradient = lock(gradients).get_mut(first + i).and_then(Option::take);
+        match gradient {
+            None if !tensor.is_variable() => tensor.zeros_like().map(Some),
+            gradient => Ok(gradient),
+        }
+    }
+}
+
+impl CustomOp3 for Tie {
+    fn name(&self) -> &'static str {
+        "tie"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(1)))
+    }
+
+    fn bwd(
+        &self,
+        first: &Tensor,
+        second: &Tensor,
+        third: &Tensor,
+        _result: &Tensor,
+        _grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        Ok((self.gradient(0, first)?, self.gradient(1, second)?, self.gradient(2, third)?))
+    }
+}
+
+/// The node proper: its only input is the token, its output was computed beforehand.
+struct Node {
+    name: &'static str,
+    inputs: Vec<Tensor>,
+    output: Mutex<Option<(CpuStorage, Shape)>>,
+    /// `None` where no input tracks gradients.
+    backward: Option<Box<dyn Backward>>,
+    gradients: Gradients,
+}
+
+impl CustomOp1 for Node {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        match lock(&self.output).take() {
+            Some(output) => Ok(output),
+            None => candle_core::bail!("{}: a node is applied once", self.name),
+        }
+    }
+
+    fn bwd(&self, token: &Tensor, _: &Tensor, grad_output: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Some(backward) = &self.backward else { return Ok(None) };
+        let needed: Vec<bool> = self.inputs.iter().map(Tensor::track_op).collect();
+        let mut gradients = backward.backward(grad_output, &needed)?;
+        if gradients.len() != self.inputs.len() {
+            candle_core::bail!(
+                "{}: {} gradients for {} inputs",
+                self.name,
+                gradients.len(),
+                self.inputs.len()
+            );
+        }
+        HANDED_OVER.with_borrow_mut(|store| -> candle_core::Result<()> {
+            let Some(store) = store else { return Ok(()) };
+            for (input, gradient) in self.inputs.iter().zip(&mut gradients) {
+                if let Some(gradient) = gradient.take_if(|_| input.is_variable()) {
+                    let sum = match store.remove(input) {
+                        Some(other) => other.add(&gradient)?,
+                        None => gradient,
+                    };
+                    store.insert(input, sum);
+                }
+            }
+            Ok(())
+        })?;
+        *lock(&self.gradients) = gradients;
+        token.zeros_like().map(Some)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Result, Var};
+
+    use super::*;
+
+    /// y = sum_i (i + 1) w_i, from any number of vectors of two.
+    struct Weighted(usize);
+
+    impl Backward for Weighted {
+        fn name(&self) -> &'static str {
+            "weighted"
+        }
+
+        fn backward(&self, grad: &Tensor, needed: &[bool]) -> Result<Vec<Option<Tensor>>> {
+            assert_eq!(needed.len(), self.0);
+            let weighted =
+                |(i, needed): (usize, &bool)| needed.then(|| grad.affine(i as f64 + 1.0, 0.0)).transpose();
+            needed.iter().enumerate().map(weighted).collect()
+        }
+    }
+
+    fn weighted(inputs: &[&Tensor]) -> Result<Tensor> {
+        let mut sum = vec![0f32; 2];
+        for (i, input) in inputs.iter().enumerate() {
+            let values = input.to_vec1::<f32>()?;
+            (0..2).for_each(|j| sum[j] += (i + 1) as f32 * values[j]);
+        }
+        node(CpuStorage::F32(sum), 2, inputs, Weighted(inputs.len()))
+    }
+
+    /// A network with a node on top of a candle operation, a shared variable and a constant among the inputs.
+    fn loss(vars: &[Var], constant: &Tensor) -> Result<Tensor> {
+        let hidden = (vars[0].as_tensor() * 3.0)?;
+        let mut inputs: Vec<&Tensor> = vars.iter().map(Var::as_tensor).collect();
+        inputs.extend([&hidden, constant]);
+        let first = weighted(&inputs)?;
+        let second = weighted(&[&first, vars[1].as_tensor()])?;
+        (second.sqr()? + vars[2].as_tensor().sqr()?)?.sum_all()
+    }
+
+    fn plain_loss(vars: &[Var], constant: &Tensor) -> Result<Tensor> {
+        let hidden = (vars[0].as_tensor() * 3.0)?;
+        let mut first = constant.affine(vars.len() as f64 + 2.0, 0.0)?;
+        for (i, var) in vars.iter().map(Var::as_tensor).chain([&hidden]).enumerate() {
+            first = (first + var.affine(i as f64 + 1.0, 0.0)?)?;
+        }
+        let second = (first + vars[1].affine(2.0, 0.0)?)?;
+        (second.sqr()? + vars[2].as_tensor().sqr()?)?.sum_all()
+    }
+
+    #[test]
+    fn both_backward_functions_agree_with_plain_candle() -> Result<()> {
+        for count in 3..14 {
+            let var = |i| Var::new(&[i as f32, 0.5 - i as f32], &Device::Cpu);
+            let vars = (0..count).map(var).collect::<Result<Vec<_>>>()?;
+            let constant = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
+            let expected = plain_loss(&vars, &constant)?.backward()?;
+            let loss = loss(&vars, &constant)?;
+            for _twice in 0..2 {
+                let (handed_over, plain) = (backward(&loss)?, loss.backward()?);
+                for var in &vars {
+                    let expected = expected.get(var).unwrap().to_vec1::<f32>()?;
+                    assert_eq!(handed_over.get(var).unwrap().to_vec1::<f32>()?, expected);
+                    assert_eq!(plain.get(var).unwrap().to_vec1::<f32>()?, expected);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_node_of_constants_tracks_nothing() -> Result<()> {
+        let constant = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
+        let sum = weighted(&[&constant, &constant])?;
+        assert!(!sum.track_op());
+        assert_eq!(sum.to_vec1::<f32>()?, [3., 6.]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_wrong_length_is_an_error() {
+        assert!(node(CpuStorage::F32(vec![0.0; 3]), 2, &[], Weighted(0)).is_err());
+    }
+}

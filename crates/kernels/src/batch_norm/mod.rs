@@ -1,0 +1,164 @@
+//! Batch normalisation fused with ReLU, on channels-last data.
+//!
+//! Over the `n` rows (pixels of all images) of a channel,
+//!
+//! ```text
+//! mean = sum(x) / n        var = sum((x - mean)^2) / n        inv_std = 1 / sqrt(var + eps)
+//! y = max(0, gamma (x - mean) inv_std + beta) = max(0, x scale + shift)
+//! ```
+//!
+//! [`statistics`] computes the first line, [`scale_shift`] turns it into an [`Activation`], and [`apply`]
+//! computes the second, unless the operation that follows takes the activation itself, as
+//! [`conv2d::forward`](crate::conv2d::forward()) does. [`backward`] needs `x` alone of what the forward pass had:
+//! neither the normalised nor the activated tensor is kept.
+//!
+//! ```
+//! use wrn_sam_kernels::{Context, batch_norm::{self, EPS}, conv2d::Activation};
+//! let (ctx, x) = (Context::shared(), [1f32, 10., 3., 10.]); // two rows of two channels
+//! let (mut mean, mut var) = ([0f32; 2], [0f32; 2]);
+//! batch_norm::statistics(ctx, &x, &mut mean, &mut var)?;
+//! assert_eq!((mean, var), ([2., 10.], [1., 0.]));
+//! let (scale, shift) = batch_norm::scale_shift(&[1., 1.], &[0., 0.5], &mean, &var, EPS);
+//! let mut y = [0f32; 4];
+//! batch_norm::apply(ctx, &x, Activation { scale: &scale, shift: &shift }, &mut y)?;
+//! assert!((y[2] - 1.).abs() < 1e-4 && y[0] == 0. && y[1] == 0.5);
+//! # Ok::<(), wrn_sam_kernels::Error>(())
+//! ```
+
+mod cpu;
+mod op;
+pub mod reference;
+
+pub use op::{batch_norm_relu, batch_norm_relu_with};
+
+use crate::conv2d::{Activation, check_len};
+use crate::{Context, Error, Result};
+
+/// What is added to the variance unless the caller says otherwise, as in PyTorch.
+pub const EPS: f64 = 1e-5;
+
+/// The statistics a backward pass needs, one of each for every channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saved {
+    /// The mean that was subtracted.
+    pub mean: Vec<f32>,
+    /// `1 / sqrt(var + eps)`.
+    pub inv_std: Vec<f32>,
+}
+
+impl Saved {
+    /// From the mean and biased variance.
+    pub fn new(mean: &[f32], var: &[f32], eps: f64) -> Self {
+        let inv_std = var.iter().map(|&var| (f64::from(var) + eps).sqrt().recip() as f32).collect();
+        Self { mean: mean.to_vec(), inv_std }
+    }
+}
+
+/// The factors and summands that make a batch norm an [`Activation`]: `scale = gamma / sqrt(var + eps)` and
+/// `shift = beta - mean * scale`. As long as the shortest of the four slices.
+pub fn scale_shift(gamma: &[f32], beta: &[f32], mean: &[f32], var: &[f32], eps: f64) -> (Vec<f32>, Vec<f32>) {
+    let affine = gamma.iter().zip(beta);
+    affine
+        .zip(mean.iter().zip(var))
+        .map(|((&gamma, &beta), (&mean, &var))| {
+            let scale = (f64::from(gamma) / (f64::from(var) + eps).sqrt()) as f32;
+            (scale, (f64::from(beta) - f64::from(mean) * f64::from(scale)) as f32)
+        })
+        .unzip()
+}
+
+/// Where the mean and variance of a forward pass came from, which decides whether gradients flow through
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statistics {
+    /// From the batch itself: they depend on `x`.
+    Batch,
+    /// From elsewhere, as running statistics in evaluation: constants.
+    Constant,
+}
+
+/// What a forward pass leaves for [`backward`].
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a> {
+    /// The input, `[rows, channels]`.
+    pub x: &'a [f32],
+    /// The batch norm as it was applied.
+    pub activation: Activation<'a>,
+    /// The statistics it was made from.
+    pub saved: &'a Saved,
+    /// Where they came from.
+    pub statistics: Statistics,
+}
+
+/// The mean and biased variance of each channel of `x`, `[rows, channels]` with `mean.len()` channels.
+///
+/// Sums run over small blocks in `f32` around a value of the block itself, and over blocks in `f64`, so a mean
+/// far from zero does no harm.
+///
+/// # Errors
+/// [`Error::Shape`] where `x` holds no whole number of rows, or none, or `var` has another length than `mean`.
+pub fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
+    check_rows("x", mean.len(), x.len())?;
+    check_len("var", mean.len(), var.len())?;
+    if x.is_empty() {
+        return Err(Error::Shape { what: "x", expected: "at least one row".into(), found: "none".into() });
+    }
+    cpu::statistics(ctx, x, mean, var);
+    Ok(())
+}
+
+/// `y = max(0, x * scale + shift)`, for `x` and `y` of `[rows, channels]`.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels, `activation.scale.len()`.
+pub fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
+    let channels = activation.scale.len();
+    check_rows("x", channels, x.len())?;
+    activation.check(channels)?;
+    check_len("y", x.len(), y.len())?;
+    cpu::apply(ctx, x, activation, y);
+    Ok(())
+}
+
+/// The gradients of a batch norm and ReLU.
+///
+/// On entry `grad` is the gradient with respect to the ReLU's output, on return that with respect to `x`, plus
+/// `add` where given. The ReLU's mask is computed again from `x`. With `g = grad` where the ReLU was open,
+/// else 0, and `x^ = (x - mean) inv_std`,
+///
+/// ```text
+/// dbeta = sum(g)      dgamma = sum(g x^)
+/// dx = scale (g - dbeta / n - x^ dgamma / n)      or, with constant statistics,  dx = scale g
+/// ```
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
+/// `forward.saved.mean.len()`.
+pub fn backward(
+    ctx: &Context,
+    forward: Forward,
+    grad: &mut [f32],
+    add: Option<&[f32]>,
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+) -> Result<()> {
+    let channels = forward.saved.mean.len();
+    check_rows("x", channels, forward.x.len())?;
+    forward.activation.check(channels)?;
+    check_len("saved inv_std", channels, forward.saved.inv_std.len())?;
+    check_len("grad", forward.x.len(), grad.len())?;
+    add.map_or(Ok(()), |add| check_len("add", forward.x.len(), add.len()))?;
+    check_len("dgamma", channels, dgamma.len())?;
+    check_len("dbeta", channels, dbeta.len())?;
+    cpu::backward(ctx, forward, grad, add, dgamma, dbeta);
+    Ok(())
+}
+
+/// That a slice is rows of `channels` elements.
+fn check_rows(what: &'static str, channels: usize, found: usize) -> Result<()> {
+    if channels > 0 && found.is_multiple_of(channels) {
+        return Ok(());
+    }
+    let expected = format!("rows of {channels} channels (at least one)");
+    Err(Error::Shape { what, expected, found: format!("{found} elements") })
+}

@@ -1,0 +1,128 @@
+//! Weights between PyTorch's order, `[O, C, taps]`, and the one products read: panels of sixteen columns, in which
+//! the columns of one step lie together.
+
+use crate::simd::{Algorithm, F32x16, LANES};
+use crate::{Buffer, Context, parallel};
+
+/// `w` as the right-hand matrix of the forward product: `[O / 16][tap][C][16 of O]`, rounded up and zero beyond `O`.
+pub(super) fn by_output(ctx: &Context, w: &[f32], out_channels: usize, in_channels: usize, taps: usize) -> Buffer {
+    let row = in_channels * taps;
+    let mut packed = ctx.buffer(out_channels.next_multiple_of(LANES) * row);
+    parallel::for_each(ctx, packed.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
+        let rows = &w[panel * LANES * row..w.len().min((panel + 1) * LANES * row)];
+        let place = |i: usize| i % taps * in_channels + i / taps;
+        ctx.instruction_set().dispatch(Transpose { from: rows, row, place, to });
+    });
+    packed
+}
+
+/// `w` as the right-hand matrix of the input gradient: `[C / 16][slot][O][16 of C]`, rounded up and zero beyond `C`,
+/// where `slots` says which of `taps` slots each tap takes.
+pub(super) fn by_input(
+    ctx: &Context,
+    w: &[f32],
+    out_channels: usize,
+    in_channels: usize,
+    slots: &[usize],
+) -> Buffer {
+    let taps = slots.len();
+    let panel_len = taps * out_channels * LANES;
+    let mut packed = ctx.buffer(in_channels.div_ceil(LANES) * panel_len);
+    parallel::for_each(ctx, packed.chunks_mut(panel_len).enumerate(), |(panel, to)| {
+        let channels = panel * LANES..in_channels.min((panel + 1) * LANES);
+        for o in 0..out_channels {
+            let rows = &w[(o * in_channels + channels.start) * taps..(o * in_channels + channels.end) * taps];
+            let place = |tap: usize| slots[tap] * out_channels + o;
+            ctx.instruction_set().dispatch(Transpose { from: rows, row: taps, place, to });
+        }
+    });
+    packed
+}
+
+/// Reads up to sixteen rows of `row` elements as columns: element `i` of all rows goes to the vector `place(i)`
+/// of `to`, zero in the lanes of missing rows.
+struct Transpose<'a, P> {
+    from: &'a [f32],
+    row: usize,
+    place: P,
+    to: &'a mut [f32],
+}
+
+impl<P: Fn(usize) -> usize> Algorithm for Transpose<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let Self { from, row, place, to } = self;
+        for first in (0..row).step_by(LANES) {
+            let count = (row - first).min(LANES);
+            let mut block = [V::zero(); LANES];
+            for (lane, from) in block.iter_mut().zip(from.chunks_exact(row)) {
+                let from = &from[first..first + count];
+                // SAFETY: `count <= 16` elements.
+                *lane = unsafe { V::load_partial(from.as_ptr(), count) };
+            }
+            V::transpose(&mut block);
+            for (i, vector) in block.into_iter().take(count).enumerate() {
+                let to = &mut to[place(first + i) * LANES..][..LANES];
+                // SAFETY: sixteen elements.
+                unsafe { vector.store(to.as_mut_ptr()) };
+            }
+        }
+    }
+}
+
+/// Adds partial weight gradients of `[tap][C][O rounded up to 16]` each, which follow each other in `partial`, into
+/// `dw`.
+pub(super) fn sum_to_weights(
+    ctx: &Context,
+    partial: &[f32],
+    out_channels: usize,
+    in_channels: usize,
+    taps: usize,
+    dw: &mut [f32],
+) {
+    let row = in_channels * taps;
+    parallel::for_each(ctx, dw.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
+        let stride = out_channels.next_multiple_of(LANES);
+        ctx.instruction_set().dispatch(Sum { partial, stride, first: panel * LANES, in_channels, taps, to });
+    });
+}
+
+/// Sixteen rows of the weight gradient (fewer at its end).
+struct Sum<'a> {
+    partial: &'a [f32],
+    stride: usize,
+    first: usize,
+    in_channels: usize,
+    taps: usize,
+    to: &'a mut [f32],
+}
+
+impl Algorithm for Sum<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let Self { partial, stride, first, in_channels, taps, to } = self;
+        let row = in_channels * taps;
+        for start in (0..row).step_by(LANES) {
+            let count = (row - start).min(LANES);
+            let mut block = [V::zero(); LANES];
+            for (i, sum) in block.iter_mut().enumerate().take(count) {
+                let place = (start + i) % taps * in_channels + (start + i) / taps;
+                for partial in partial.chunks_exact(row * stride) {
+                    let from = &partial[place * stride + first..][..LANES];
+                    // SAFETY: sixteen elements.
+                    *sum = *sum + unsafe { V::load(from.as_ptr()) };
+                }
+            }
+            V::transpose(&mut block);
+            for (to, vector) in to.chunks_exact_mut(row).zip(block) {
+                let to = &mut to[start..start + count];
+                // SAFETY: `count <= 16` elements.
+                unsafe { vector.store_partial(to.as_mut_ptr(), count) };
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Two-dimensional convolution (cross-correlation, as deep learning has it) and its two gradients.
+//!
+//! On slices, activations are `f32` in `[N, H, W, C]` order and weights in `[O, C, kernel, kernel]` order, as
+//! candle and PyTorch store them. With `p` the padding and `s` the stride,
+//!
+//! ```text
+//! y[n, i, j, o] = sum over c, a, b of  x[n, i s + a - p, j s + b - p, c] * w[o, c, a, b]
+//! ```
+//!
+//! where `x` is zero outside the image. [`forward`] computes `y`, [`backward_input`] the gradient with
+//! respect to `x` and [`backward_weight`] that with respect to `w`, each given the gradient `dy`. An
+//! [`Activation`] takes a batch norm and ReLU in front of the convolution into its reading of `x`, so that the
+//! activated tensor never exists in memory.
+//!
+//! - [`reference`](mod@reference): plain loops in `f64`, the oracle of the tests;
+//! - `winograd`: kernel 3, stride 1, padding 1, which is nearly all of a residual network's work;
+//! - `general`: every other shape, as blocks of an implicit matrix product.
+//!
+//! [`conv2d`] is the same operation on tensors, differentiable.
+//!
+//! ```
+//! use wrn_sam_kernels::{Context, conv2d::{self, Conv2dShape}};
+//! let shape = Conv2dShape {
+//!     batch: 1, height: 3, width: 3, in_channels: 1, out_channels: 1, kernel: 3, stride: 1, padding: 1,
+//! };
+//! let (x, w) = ([1f32; 9], [1f32; 9]);
+//! let mut y = [0f32; 9];
+//! conv2d::forward(Context::shared(), &shape, &x, None, &w, None, &mut y)?;
+//! assert_eq!(y.map(f32::round), [4., 6., 4., 6., 9., 6., 4., 6., 4.]); // how many pixels the kernel sees
+//! # Ok::<(), wrn_sam_kernels::Error>(())
+//! ```
+
+mod general;
+mod op;
+pub mod reference;
+mod winograd;
+
+pub use op::conv2d;
+
+use crate::{Context, Error, Result};
+
+/// The shape of a convolution with a square kernel, the same stride in both directions and the same zero
+/// padding on all four sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conv2dShape {
+    /// Images `N`.
+    pub batch: usize,
+    /// Input rows `H`.
+    pub height: usize,
+    /// Input columns `W`.
+    pub width: usize,
+    /// Input channels `C`.
+    pub in_channels: usize,
+    /// Output channels `O`.
+    pub out_channels: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
+    /// Step between neighbouring outputs, in input pixels.
+    pub stride: usize,
+    /// Zeros put around the (activated) input.
+    pub padding: usize,
+}
+
+impl Conv2dShape {
+    /// Output rows.
+    pub fn out_height(&self) -> usize {
+        self.out_size(self.height)
+    }
+
+    /// Output columns.
+    pub fn out_width(&self) -> usize {
+        self.out_size(self.width)
+    }
+
+    fn out_size(&self, size: usize) -> usize {
+        (size + 2 * self.padding + 1).saturating_sub(self.kernel).div_ceil(self.stride)
+    }
+
+    /// Elements of the input.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.height * self.width * self.in_channels
+    }
+
+    /// Elements of the weight.
+    pub fn weight_len(&self) -> usize {
+        self.out_channels * self.in_channels * self.kernel * self.kernel
+    }
+
+    /// Elements of the output.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.out_height() * self.out_width() * self.out_channels
+    }
+
+    /// Floating-point operations of each of the three products, counted as the direct convolution's
+    /// multiplications and additions (padding included), however it is computed.
+    pub fn flops(&self) -> u64 {
+        2 * self.output_len() as u64 * (self.in_channels * self.kernel * self.kernel) as u64
+    }
+
+    /// Whether the shape is one that a convolution can have: at least one pixel, channel and step, and no
+    /// length that overflows.
+    fn check(&self) -> Result<()> {
+        let error = |what, expected: &str, found: usize| {
+            Err(Error::Shape { what, expected: expected.into(), found: found.to_string() })
+        };
+        let Self { height, width, in_channels, out_channels, kernel, stride, padding, .. } = *self;
+        for (what, value) in [
+            ("height", height),
+            ("width", width),
+            ("input channels", in_channels),
+            ("output channels", out_channels),
+            ("kernel", kernel),
+            ("stride", stride),
+        ] {
+            if value == 0 {
+                return error(what, "at least 1", value);
+            }
+        }
+        // Half of the address space for every product of dimensions below, far beyond what memory holds.
+        let padded = |size: usize| padding.checked_mul(2)?.checked_add(size);
+        let product = |factors: [Option<usize>; 4]| {
+            let product = factors.into_iter().try_fold(1usize, |product, factor| product.checked_mul(factor?))?;
+            product.checked_mul(2 * size_of::<f32>())
+        };
+        let (padded_height, padded_width) = (padded(height), padded(width));
+        let channels = Some(in_channels.max(out_channels));
+        if product([Some(self.batch.max(1)), padded_height, padded_width, channels]).is_none() {
+            return error("batch", "a convolution that fits the address space", self.batch);
+        }
+        if product([Some(in_channels), Some(out_channels), Some(kernel), Some(kernel)]).is_none() {
+            return error("kernel", "a weight that fits the address space", kernel);
+        }
+        if padded_height.min(padded_width).is_some_and(|size| size < kernel) {
+            return error("kernel", "at most the padded input's height and width", kernel);
+        }
+        Ok(())
+    }
+
+    fn is_winograd(&self) -> bool {
+        // With fewer channels than half a vector, Winograd's lanes idle; the image's three take the general way.
+        (self.kernel, self.stride, self.padding) == (3, 1, 1) && self.in_channels >= 8
+    }
+}
+
+/// A batch norm and ReLU in front of a convolution: `a = max(0, x * scale[c] + shift[c])`. The padding is
+/// zero after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Activation<'a> {
+    /// One factor for each input channel.
+    pub scale: &'a [f32],
+    /// One summand for each input channel.
+    pub shift: &'a [f32],
+}
+
+impl Activation<'_> {
+    /// That `channels` factors and summands are there.
+    pub(crate) fn check(&self, channels: usize) -> Result<()> {
+        check_len("activation scale", channels, self.scale.len())?;
+        check_len("activation shift", channels, self.shift.len())
+    }
+}
+
+/// That a slice has the length it should.
+pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::Shape { what, expected: format!("{expected} elements"), found: format!("{found} elements") })
+}
+
+/// `y = conv(act(x), w) + add`, where `act` and `add` may be absent.
+///
+/// `x` is `[N, H, W, C]`, `w` `[O, C, kernel, kernel]`, `add` and `y` `[N, out_height, out_width, O]`.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
+pub fn forward(
+    ctx: &Context,
+    shape: &Conv2dShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    w: &[f32],
+    add: Option<&[f32]>,
+    y: &mut [f32],
+) -> Result<()> {
+    shape.check()?;
+    check_len("x", shape.input_len(), x.len())?;
+    check_len("w", shape.weight_len(), w.len())?;
+    check_len("y", shape.output_len(), y.len())?;
+    add.map_or(Ok(()), |add| check_len("add", shape.output_len(), add.len()))?;
+    activation.map_or(Ok(()), |activation| activation.check(shape.in_channels))?;
+    if shape.is_winograd() {
+        winograd::forward(ctx, shape, x, activation, w, add, y)
+    } else {
+        general::forward(ctx, shape, x, activation, w, add, y);
+        Ok(())
+    }
+}
+
+/// `dx = add +` the gradient with respect to the (activated) input, given that of the output: the convolution's
+/// transpose applied to `dy`.
+///
+/// `dy` is `[N, out_height, out_width, O]`, `w` `[O, C, kernel, kernel]`, `add` and `dx` `[N, H, W, C]`.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
+pub fn backward_input(
+    ctx: &Context,
+    shape: &Conv2dShape,
+    dy: &[f32],
+    w: &[f32],
+    add: Option<&[f32]>,
+    dx: &mut [f32],
+) -> Result<()> {
+    shape.check()?;
+    check_len("dy", shape.output_len(), dy.len())?;
+    check_len("w", shape.weight_len(), w.len())?;
+    check_len("dx", shape.input_len(), dx.len())?;
+    add.map_or(Ok(()), |add| check_len("add", shape.input_len(), add.len()))?;
+    if shape.is_winograd() {
+        winograd::backward_input(ctx, shape, dy, w, add, dx)
+    } else {
+        general::backward_input(ctx, shape, dy, w, add, dx);
+        Ok(())
+    }
+}
+
+/// `dw`: the gradient with respect to the weight, given that of the output.
+///
+/// `x` (before the activation, which is applied again) is `[N, H, W, C]`, `dy` `[N, out_height, out_width, O]`,
+/// `dw` `[O, C, kernel, kernel]`.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
+pub fn backward_weight(
+    ctx: &Context,
+    shape: &Conv2dShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    dy: &[f32],
+    dw: &mut [f32],
+) -> Result<()> {
+    shape.check()?;
+    check_len("x", shape.input_len(), x.len())?;
+    check_len("dy", shape.output_len(), dy.len())?;
+    check_len("dw", shape.weight_len(), dw.len())?;
+    activation.map_or(Ok(()), |activation| activation.check(shape.in_channels))?;
+    if shape.is_winograd() {
+        winograd::backward_weight(ctx, shape, x, activation, dy, dw)
+    } else {
+        general::backward_weight(ctx, shape, x, activation, dy, dw);
+        Ok(())
+    }
+}

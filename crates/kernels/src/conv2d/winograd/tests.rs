@@ -1,0 +1,154 @@
+//! Against plain loops in `f64`, on every instruction set.
+
+use super::*;
+use crate::InstructionSet;
+
+/// Numbers without pattern, from a seed.
+fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    // Sums of uniform numbers: nearly Gaussian, as activations and gradients are.
+    (0..len).map(|_| (0..6).map(|_| next()).sum::<f32>()).collect()
+}
+
+struct Case {
+    shape: Conv2dShape,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    dy: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+fn case(batch: usize, height: usize, width: usize, in_channels: usize, out_channels: usize) -> Case {
+    let shape =
+        Conv2dShape { batch, height, width, in_channels, out_channels, kernel: 3, stride: 1, padding: 1 };
+    let pixels = batch * height * width;
+    Case {
+        x: numbers(1, pixels * in_channels),
+        w: numbers(2, 9 * in_channels * out_channels),
+        dy: numbers(3, pixels * out_channels),
+        scale: numbers(4, in_channels),
+        shift: numbers(5, in_channels),
+        shape,
+    }
+}
+
+/// The three products by definition: `y`, `dx` and `dw`.
+fn direct(case: &Case, activation: Option<Activation>) -> [Vec<f64>; 3] {
+    let Case { shape, x, w, dy, .. } = case;
+    let Conv2dShape { batch, height, width, in_channels, out_channels, .. } = *shape;
+    let a: Vec<f64> = match activation {
+        None => x.iter().map(|&x| x.into()).collect(),
+        Some(act) => (x.iter().enumerate())
+            .map(|(i, &x)| {
+                let c = i % in_channels;
+                (f64::from(x) * f64::from(act.scale[c]) + f64::from(act.shift[c])).max(0.0)
+            })
+            .collect(),
+    };
+    let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
+    for n in 0..batch {
+        for i in 0..height {
+            for j in 0..width {
+                for (ki, kj) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+                    let (si, sj) = (i + ki, j + kj);
+                    if si < 1 || sj < 1 || si > height || sj > width {
+                        continue;
+                    }
+                    let from = ((n * height + si - 1) * width + sj - 1) * in_channels;
+                    let to = ((n * height + i) * width + j) * out_channels;
+                    for o in 0..out_channels {
+                        for c in 0..in_channels {
+                            let at = ((o * in_channels + c) * 3 + ki) * 3 + kj;
+                            let (w, dy) = (f64::from(w[at]), f64::from(dy[to + o]));
+                            y[to + o] += a[from + c] * w;
+                            dx[from + c] += dy * w;
+                            dw[at] += a[from + c] * dy;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    [y, dx, dw]
+}
+
+fn products(ctx: &Context, case: &Case, activation: Option<Activation>, add: bool) -> [Vec<f32>; 3] {
+    let Case { shape, x, w, dy, .. } = case;
+    let [mut y, mut dx, mut dw] = [dy, x, w].map(|like| vec![f32::NAN; like.len()]);
+    forward(ctx, shape, x, activation, w, add.then_some(dy), &mut y).unwrap();
+    backward_input(ctx, shape, dy, w, add.then_some(x), &mut dx).unwrap();
+    backward_weight(ctx, shape, x, activation, dy, &mut dw).unwrap();
+    [y, dx, dw]
+}
+
+/// `max |a - b| / max |b|`.
+fn error(a: &[f32], b: &[f64]) -> f64 {
+    let (mut difference, mut largest) = (0f64, f64::MIN_POSITIVE);
+    for (&a, &b) in a.iter().zip(b) {
+        assert!(a.is_finite());
+        difference = difference.max((f64::from(a) - b).abs());
+        largest = largest.max(b.abs());
+    }
+    difference / largest
+}
+
+fn contexts() -> Vec<[Context; 2]> {
+    let contexts = InstructionSet::available().into_iter();
+    contexts.map(|set| [1, 2].map(|threads| Context::with_instruction_set(threads, set).unwrap())).collect()
+}
+
+fn check(contexts: &[[Context; 2]], case: &Case) {
+    for activated in [false, true] {
+        let activation = activated.then_some(Activation { scale: &case.scale, shift: &case.shift });
+        let exact = direct(case, activation);
+        for [one, two] in contexts {
+            let found = products(one, case, activation, false);
+            for (name, (found, exact)) in ["y", "dx", "dw"].into_iter().zip(found.iter().zip(&exact)) {
+                let error = error(found, exact);
+                assert!(error < 1e-5, "{name} of {:?} is off by {error:e} on {one:?}", case.shape);
+            }
+            let added = products(two, case, activation, true);
+            let sum = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
+            assert_eq!(added[0], sum(&found[0], &case.dy), "{:?}", case.shape);
+            assert_eq!(added[1], sum(&found[1], &case.x), "{:?}", case.shape);
+            assert_eq!(added[2], found[2], "{:?}", case.shape);
+        }
+    }
+}
+
+#[test]
+fn products_agree_with_the_definition_for_odd_shapes() {
+    let contexts = contexts();
+    for channels in [(1, 1), (3, 16), (16, 3), (17, 33), (48, 16), (8, 40)] {
+        for (batch, height, width) in [(1, 1, 1), (2, 4, 4), (5, 3, 7), (1, 9, 2), (3, 8, 12)] {
+            check(&contexts, &case(batch, height, width, channels.0, channels.1));
+        }
+    }
+    for size in 1..=33 {
+        check(&contexts, &case(1, size, 34 - size, 5, 18));
+    }
+    check(&contexts, &case(5, 10, 6, 160, 32));
+    check(&contexts, &case(1, 8, 8, 16, 160));
+}
+
+#[test]
+fn large_channel_counts_take_the_other_order() {
+    let contexts = contexts();
+    check(&contexts, &case(1, 4, 4, 320, 336));
+    check(&contexts, &case(1, 5, 6, 650, 70));
+    check(&contexts, &case(2, 4, 3, 70, 650));
+}
+
+#[test]
+fn an_empty_batch_has_empty_outputs_and_no_weight_gradient() {
+    let [y, dx, dw] = products(&Context::new(2), &case(0, 8, 8, 16, 16), None, false);
+    assert!(y.is_empty() && dx.is_empty());
+    assert!(dw.iter().all(|&dw| dw == 0.0));
+}

@@ -1,0 +1,115 @@
+//! The linear layer `y = x w^T + b` and its gradients.
+//!
+//! A linear layer is a convolution of kernel 1 over images of one pixel, and computed as one.
+
+pub mod reference;
+
+use crate::conv2d::{self, Conv2dShape, check_len};
+use crate::{Context, Error, Result};
+
+/// The shape of a linear layer applied to a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinearShape {
+    /// Rows `N`.
+    pub batch: usize,
+    /// Input features `I`.
+    pub inputs: usize,
+    /// Output features `O`.
+    pub outputs: usize,
+}
+
+impl LinearShape {
+    fn as_convolution(&self) -> Conv2dShape {
+        let Self { batch, inputs: in_channels, outputs: out_channels } = *self;
+        Conv2dShape { batch, height: 1, width: 1, in_channels, out_channels, kernel: 1, stride: 1, padding: 0 }
+    }
+
+    fn check(&self) -> Result<()> {
+        let len = |a: usize, b: usize| a.max(1).checked_mul(b)?.checked_mul(size_of::<f32>());
+        let Self { batch, inputs, outputs } = *self;
+        for (what, size) in [("inputs", inputs), ("outputs", outputs)] {
+            if size == 0 || len(batch, size).is_none() || len(inputs, outputs).is_none() {
+                let expected = "at least 1, in tensors that fit the address space".into();
+                return Err(Error::Shape { what, expected, found: size.to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `y = x w^T + b`, with `x` `[N, I]`, `w` `[O, I]`, `b` `[O]` and `y` `[N, O]`.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's.
+///
+/// ```
+/// use wrn_sam_kernels::{Context, linear::{self, LinearShape}};
+/// let shape = LinearShape { batch: 1, inputs: 2, outputs: 2 };
+/// let mut y = [0f32; 2];
+/// linear::forward(Context::shared(), &shape, &[1., 2.], &[1., 0., 1., 1.], &[0., 10.], &mut y)?;
+/// assert_eq!(y, [1., 13.]);
+/// # Ok::<(), wrn_sam_kernels::Error>(())
+/// ```
+pub fn forward(
+    ctx: &Context,
+    shape: &LinearShape,
+    x: &[f32],
+    w: &[f32],
+    b: &[f32],
+    y: &mut [f32],
+) -> Result<()> {
+    shape.check()?;
+    check_len("x", shape.batch * shape.inputs, x.len())?;
+    check_len("w", shape.outputs * shape.inputs, w.len())?;
+    check_len("b", shape.outputs, b.len())?;
+    check_len("y", shape.batch * shape.outputs, y.len())?;
+    conv2d::forward(ctx, &shape.as_convolution(), x, None, w, None, y)?;
+    for y in y.chunks_exact_mut(shape.outputs) {
+        y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+    }
+    Ok(())
+}
+
+/// `dx = dy w`, the gradient with respect to the input.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's.
+pub fn backward_input(
+    ctx: &Context,
+    shape: &LinearShape,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+) -> Result<()> {
+    shape.check()?;
+    check_len("dy", shape.batch * shape.outputs, dy.len())?;
+    check_len("w", shape.outputs * shape.inputs, w.len())?;
+    check_len("dx", shape.batch * shape.inputs, dx.len())?;
+    conv2d::backward_input(ctx, &shape.as_convolution(), dy, w, None, dx)
+}
+
+/// `dw = dy^T x` and `db`, the sum of `dy`'s rows: the gradients with respect to the parameters.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's.
+pub fn backward_parameters(
+    ctx: &Context,
+    shape: &LinearShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    db: &mut [f32],
+) -> Result<()> {
+    shape.check()?;
+    check_len("x", shape.batch * shape.inputs, x.len())?;
+    check_len("dy", shape.batch * shape.outputs, dy.len())?;
+    check_len("dw", shape.outputs * shape.inputs, dw.len())?;
+    check_len("db", shape.outputs, db.len())?;
+    conv2d::backward_weight(ctx, &shape.as_convolution(), x, None, dy, dw)?;
+    let mut sums = vec![0f64; shape.outputs];
+    for dy in dy.chunks_exact(shape.outputs) {
+        sums.iter_mut().zip(dy).for_each(|(sum, &dy)| *sum += f64::from(dy));
+    }
+    db.iter_mut().zip(sums).for_each(|(db, sum)| *db = sum as f32);
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Every pass against its reference, over shapes that fill blocks and lanes unevenly, on every number of
+//! threads.
+
+use candle_core::{DType, Device, Tensor, Var};
+use proptest::prelude::*;
+
+use super::*;
+
+const CPU: &Device = &Device::Cpu;
+
+/// A repeatable vector that looks random.
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn var(seed: u64, len: usize) -> Var {
+    Var::from_vec(noise(seed, len), len, CPU).expect("a vector is a valid variable")
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    tensor.to_vec1::<f32>().expect("f32").into_iter().map(f32::to_bits).collect()
+}
+
+#[track_caller]
+fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64) {
+    let expected = expected.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    let found = found.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= tolerance * expected.abs().max(1.0), "{found} for {expected}");
+    }
+}
+
+const BALLS: [Neighborhood; 6] = [
+    Neighborhood { p: 2.0, adaptive: false },
+    Neighborhood { p: 2.0, adaptive: true },
+    Neighborhood { p: f64::INFINITY, adaptive: false },
+    Neighborhood { p: f64::INFINITY, adaptive: true },
+    Neighborhood { p: 3.0, adaptive: false },
+    Neighborhood { p: 1.5, adaptive: true },
+];
+const LENGTHS: [usize; 7] = [1, 15, 16, 17, 1000, 16 << 10, 100_003];
+
+const SGD: SgdStep =
+    SgdStep { learning_rate: 0.1, momentum: 0.9, dampening: 0.2, nesterov: false, weight_decay: 5e-4 };
+const ADAMW: AdamWStep = AdamWStep {
+    learning_rate: 0.01,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.05,
+    step: 3,
+};
+
+/// The same variable in `f64`, which takes the reference.
+fn wide(var: &Var) -> Var {
+    Var::from_tensor(&var.to_dtype(DType::F64).unwrap()).unwrap()
+}
+
+#[test]
+fn ascent_agrees_with_the_reference() -> Result<()> {
+    for ball in BALLS {
+        for len in LENGTHS {
+            let ctx = Context::new(2);
+            let (w, old, g) = (var(1, len), var(2, len), var(3, len));
+            let (w64, old64, g64) = (wide(&w), wide(&old), wide(&g));
+            let sum = power_sums(&ctx, &ball, &[(&w, &g)])?[0];
+            let expected = power_sums(&ctx, &ball, &[(&w64, &g64)])?[0];
+            assert!((sum - expected).abs() <= 1e-12 * expected, "{ball:?}: {sum} for {expected}");
+
+            let before = bits(&w);
+            perturb(&ctx, &w, &old, &g, &ball, 0.05)?;
+            perturb(&ctx, &w64, &old64, &g64, &ball, 0.05)?;
+            assert_close(&w, &w64, 1e-6);
+            assert_eq!(bits(&old), before);
+            assert!(bits(&w) != before);
+            restore(&w, &old)?;
+            restore(&w64, &old64)?;
+            assert_eq!(bits(&w), before);
+            assert_close(&w, &w64, 0.0);
+        }
+    }
+    Ok(())
+}
+
+/// The ascent has length ρ in its own norm, and is the best of its length: g·e = ρ ‖g‖_q.
+#[test]
+fn ascent_reaches_the_dual_norm() -> Result<()> {
+    let ctx = Context::shared();
+    for p in [1.2, 2.0, 3.0, 10.0, f64::INFINITY] {
+        let ball = Neighborhood { p, adaptive: false };
+        let (q, rho) = (ball.dual(), 0.05);
+        let (w, old, g) = (wide(&var(1, 50)), wide(&var(2, 50)), wide(&var(3, 50)));
+        let sum = power_sums(ctx, &ball, &[(&w, &g)])?[0];
+        perturb(ctx, &w, &old, &g, &ball, rho / sum.powf(1.0 / p))?;
+        let e = (w.as_tensor() - old.as_tensor())?.to_vec1::<f64>()?;
+        let length = if p.is_infinite() {
+            e.iter().fold(0.0, |max: f64, e| max.max(e.abs()))
+        } else {
+            e.iter().map(|e| e.abs().powf(p)).sum::<f64>().powf(1.0 / p)
+        };
+        let gain: f64 = e.iter().zip(g.to_vec1::<f64>()?).map(|(e, g)| e * g).sum();
+        assert!((length - rho).abs() < 1e-12, "p = {p}: {length}");
+        assert!((gain - rho * sum.powf(1.0 / q)).abs() < 1e-12, "p = {p}: {gain}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_zero_gradient_moves_nothing() -> Result<()> {
+    for ball in BALLS {
+        for dtype in [DType::F32, DType::F64] {
+            let w = Var::from_tensor(&var(1, 20).to_dtype(dtype)?)?;
+            let old = Var::zeros(20, dtype, CPU)?;
+            let g = Tensor::zeros(20, dtype, CPU)?;
+            let before = w.copy()?;
+            perturb(Context::shared(), &w, &old, &g, &ball, 0.5)?;
+            assert_close(&w, &before, 0.0);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sgd_agrees_with_the_reference() -> Result<()> {
+    let ctx = Context::new(2);
+    for len in LENGTHS {
+        for (nesterov, buffered) in [(false, false), (false, true), (true, true)] {
+            let step = SgdStep { nesterov, dampening: if nesterov { 0.0 } else { 0.2 }, ..SGD };
+            let (w, b, g) = (var(1, len), var(2, len), var(3, len));
+            let (w64, b64, g64) = (wide(&w), wide(&b), wide(&g));
+            for _ in 0..3 {
+                sgd(&ctx, &w, &g, buffered.then_some(&b), &step)?;
+                sgd(&ctx, &w64, &g64, buffered.then_some(&b64), &step)?;
+            }
+            assert_close(&w, &w64, 1e-6);
+            assert_close(&b, &b64, 1e-6);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn adamw_agrees_with_the_reference() -> Result<()> {
+    let ctx = Context::new(2);
+    for len in LENGTHS {
+        let (w, m, v, g) = (var(1, len), var(2, len), var(3, len), var(4, len));
+        v.set(&v.sqr()?)?;
+        let (w64, m64, v64, g64) = (wide(&w), wide(&m), wide(&v), wide(&g));
+        adamw(&ctx, &w, &g, &m, &v, &ADAMW)?;
+        adamw(&ctx, &w64, &g64, &m64, &v64, &ADAMW)?;
+        for (found, expected) in [(&w, &w64), (&m, &m64), (&v, &v64)] {
+            assert_close(found, expected, 1e-6);
+        }
+    }
+    Ok(())
+}
+
+/// Also covers blocks handed out in any order.
+#[test]
+fn any_number_of_threads_and_instruction_set_gives_the_same_bits() -> Result<()> {
+    let len = 200_001;
+    let everything = |ctx: &Context| -> Result<Vec<Vec<u32>>> {
+        let (w, b, c, g) = (var(1, len), var(2, len), var(3, len), var(4, len));
+        let mut results = Vec::new();
+        for ball in BALLS {
+            let sum = power_sums(ctx, &ball, &[(&w, &g)])?[0].to_bits();
+            perturb(ctx, &w, &b, &g, &ball, 0.05)?;
+            results.extend([vec![(sum >> 32) as u32, sum as u32], bits(&w)]);
+        }
+        sgd(ctx, &w, &g, Some(&b), &SGD)?;
+        adamw(ctx, &w, &g, &b, &c, &ADAMW)?;
+        results.extend([bits(&w), bits(&b), bits(&c)]);
+        Ok(results)
+    };
+    let expected = everything(&Context::new(1))?;
+    for threads in [2, 3, 7] {
+        assert!(everything(&Context::new(threads))? == expected, "{threads} threads");
+    }
+    for set in crate::InstructionSet::available() {
+        assert!(everything(&Context::with_instruction_set(2, set)?)? == expected, "{set:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn strided_and_aliasing_gradients_are_taken() -> Result<()> {
+    let ctx = Context::shared();
+    let w = Var::from_vec(noise(1, 12), (3, 4), CPU)?;
+    let old = Var::zeros((3, 4), DType::F32, CPU)?;
+    let strided = Tensor::from_vec(noise(2, 12), (4, 3), CPU)?.t()?;
+    let expected = ((&strided * 0.5)? + w.as_tensor())?;
+    perturb(ctx, &w, &old, &strided, &BALLS[0], 0.5)?;
+    assert_close(&w, &expected, 1e-7);
+    restore(&w, &old)?;
+
+    // The gradient of |w|² / 2 is w itself.
+    let expected = (w.as_detached_tensor() * 1.5)?;
+    perturb(ctx, &w, &old, &w.as_detached_tensor(), &BALLS[0], 0.5)?;
+    assert_close(&w, &expected, 1e-7);
+    let expected = (w.as_detached_tensor() * 0.9)?;
+    sgd(ctx, &w, &w.as_detached_tensor(), None, &SgdStep { weight_decay: 0.0, ..SGD })?;
+    assert_close(&w, &expected, 1e-7);
+    Ok(())
+}
+
+#[test]
+fn operands_that_do_not_match_are_refused_and_nothing_moves() -> Result<()> {
+    let ctx = Context::shared();
+    let w = var(1, 6);
+    let before = bits(&w);
+    let g = var(2, 6);
+    let message = |result: Result<()>| result.expect_err("must be refused").to_string();
+    let narrow = message(sgd(ctx, &w, &var(2, 5), None, &SGD));
+    assert_eq!(narrow, "gradient: expected [6] F32 on Cpu, found [5] F32 on Cpu");
+    let double = message(perturb(ctx, &w, &wide(&var(2, 6)), &g, &BALLS[0], 1.0));
+    assert_eq!(double, "old: expected [6] F32 on Cpu, found [6] F64 on Cpu");
+    let twice = message(perturb(ctx, &w, &w.clone(), &g, &BALLS[0], 1.0));
+    assert!(twice.contains("expected a variable of its own"));
+    assert!(message(restore(&w, &w.clone())).contains("same variable twice"));
+    let m = var(3, 6);
+    assert!(message(adamw(ctx, &w, &g, &m, &m.clone(), &ADAMW)).contains("second moment"));
+    assert!(power_sums(ctx, &BALLS[0], &[(&w, &wide(&g))]).is_err());
+    assert_eq!(bits(&w), before);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn restoring_gives_back_every_bit(bits_in in prop::collection::vec(any::<u32>(), 1..300), scale in -1e3..1e3f64) {
+        let values: Vec<f32> = bits_in.iter().copied().map(f32::from_bits).collect();
+        let len = values.len();
+        let w = Var::from_vec(values, len, CPU)?;
+        let old = Var::zeros(len, DType::F32, CPU)?;
+        for ball in BALLS {
+            perturb(Context::shared(), &w, &old, &var(3, len), &ball, scale)?;
+            restore(&w, &old)?;
+            prop_assert_eq!(&bits(&w), &bits_in);
+        }
+    }
+}

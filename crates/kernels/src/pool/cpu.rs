@@ -1,0 +1,74 @@
+//! Average pooling with sixteen channels to a vector.
+
+use super::PoolShape;
+use crate::Context;
+use crate::conv2d::Activation;
+use crate::parallel::for_each;
+use crate::simd::{Algorithm, F32x16, LANES};
+
+pub(super) fn forward(ctx: &Context, shape: &PoolShape, x: &[f32], activation: Option<Activation>, y: &mut [f32]) {
+    let (input, output) = line_lens(shape);
+    for_each(ctx, x.chunks(input).zip(y.chunks_mut(output)), |(x, y)| {
+        ctx.instruction_set().dispatch(Forward { shape, x, activation, y });
+    });
+}
+
+pub(super) fn backward(ctx: &Context, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) {
+    let (input, output) = line_lens(shape);
+    let share = 1. / (shape.window * shape.window) as f32;
+    for_each(ctx, dy.chunks(output).zip(dx.chunks_mut(input)), |(dy, dx)| {
+        let PoolShape { channels, width, window, .. } = *shape;
+        let (first, rest) = dx.split_at_mut(width * channels);
+        for (dy, dx) in dy.chunks_exact(channels).zip(first.chunks_exact_mut(window * channels)) {
+            for dx in dx.chunks_exact_mut(channels) {
+                dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * share);
+            }
+        }
+        rest.chunks_exact_mut(first.len()).for_each(|line| line.copy_from_slice(first));
+    });
+}
+
+/// Elements of the input lines under one line of windows, and of the output line they make.
+fn line_lens(shape: &PoolShape) -> (usize, usize) {
+    let line = shape.width * shape.channels;
+    (shape.window * line, line / shape.window)
+}
+
+/// One line of windows.
+struct Forward<'a> {
+    shape: &'a PoolShape,
+    x: &'a [f32],
+    activation: Option<Activation<'a>>,
+    y: &'a mut [f32],
+}
+
+impl Algorithm for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let Self { shape, x, activation, y } = self;
+        let PoolShape { width, channels, window, .. } = *shape;
+        let share = V::splat(1. / (window * window) as f32);
+        for (column, y) in y.chunks_exact_mut(channels).enumerate() {
+            for channel in (0..channels).step_by(LANES) {
+                let lanes = LANES.min(channels - channel);
+                // SAFETY: `lanes <= 16` elements of slices of as many, or more.
+                let load = |from: &[f32], at: usize| unsafe { V::load_partial(from[at..at + lanes].as_ptr(), lanes) };
+                let affine = activation.map(|a| (load(a.scale, channel), load(a.shift, channel)));
+                let mut sum = V::zero();
+                for row in 0..window {
+                    let mut line = V::zero();
+                    for j in 0..window {
+                        let x = load(x, (row * width + column * window + j) * channels + channel);
+                        line = line + affine.map_or(x, |(scale, shift)| x.mul_add(scale, shift).max(V::zero()));
+                    }
+                    sum = sum + line;
+                }
+                let y = &mut y[channel..channel + lanes];
+                // SAFETY: `lanes` elements.
+                unsafe { (sum * share).store_partial(y.as_mut_ptr(), lanes) };
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Average pooling over square windows that tile the image, on channels-last data.
+
+mod cpu;
+pub mod reference;
+
+use crate::conv2d::{Activation, check_len};
+use crate::{Context, Error, Result};
+
+/// The shape of an average pooling whose stride is its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolShape {
+    /// Images.
+    pub batch: usize,
+    /// Input rows, a multiple of `window`.
+    pub height: usize,
+    /// Input columns, a multiple of `window`.
+    pub width: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Side of the window, and step between windows.
+    pub window: usize,
+}
+
+impl PoolShape {
+    /// Elements of the input.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.height * self.width * self.channels
+    }
+
+    /// Elements of the output.
+    pub fn output_len(&self) -> usize {
+        self.batch * (self.height / self.window) * (self.width / self.window) * self.channels
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { height, width, channels, window, .. } = *self;
+        for (what, size) in [("height", height), ("width", width)] {
+            if window == 0 || size == 0 || !size.is_multiple_of(window) {
+                let expected = format!("a multiple of the pooling window, {window}");
+                return Err(Error::Shape { what, expected, found: size.to_string() });
+            }
+        }
+        let len = [self.batch, height, width, channels].iter().try_fold(4usize, |len, &n| len.checked_mul(n));
+        if channels == 0 || len.is_none() {
+            let expected = "at least 1, in a tensor that fits the address space".into();
+            return Err(Error::Shape { what: "channels", expected, found: channels.to_string() });
+        }
+        Ok(())
+    }
+}
+
+/// `y = mean over each window of act(x)`, where `act` may be absent: `x` is `[N, H, W, C]`, `y`
+/// `[N, H / window, W / window, C]`.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's, or the window does not tile the image.
+///
+/// ```
+/// use wrn_sam_kernels::{Context, pool::{self, PoolShape}};
+/// let shape = PoolShape { batch: 1, height: 2, width: 2, channels: 1, window: 2 };
+/// let mut y = [0f32];
+/// pool::forward(Context::shared(), &shape, &[1., 2., 3., 6.], None, &mut y)?;
+/// assert_eq!(y, [3.]);
+/// # Ok::<(), wrn_sam_kernels::Error>(())
+/// ```
+pub fn forward(
+    ctx: &Context,
+    shape: &PoolShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    y: &mut [f32],
+) -> Result<()> {
+    shape.check()?;
+    check_len("x", shape.input_len(), x.len())?;
+    check_len("y", shape.output_len(), y.len())?;
+    activation.map_or(Ok(()), |activation| activation.check(shape.channels))?;
+    cpu::forward(ctx, shape, x, activation, y);
+    Ok(())
+}
+
+/// `dx`, the gradient with respect to the (activated) input: each window's share of its output's gradient `dy`.
+///
+/// # Errors
+/// [`Error::Shape`] where a slice's length is not the shape's, or the window does not tile the image.
+pub fn backward(ctx: &Context, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) -> Result<()> {
+    shape.check()?;
+    check_len("dy", shape.output_len(), dy.len())?;
+    check_len("dx", shape.input_len(), dx.len())?;
+    cpu::backward(ctx, shape, dy, dx);
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! AVX-512F: sixteen lanes in one register.
+
+use std::arch::x86_64::*;
+use std::ops::{Add, Mul, Sub};
+
+use super::{Algorithm, F32x16, LANES};
+
+/// Runs `algorithm` with this instruction set.
+///
+/// # Safety
+/// The processor has AVX-512F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn run<A: Algorithm>(algorithm: A) -> A::Output {
+    algorithm.run::<Vector>()
+}
+
+// SAFETY of every block below: a `Vector` reaches an algorithm only through `run`, so the processor has
+// AVX-512F; what pointers must satisfy is the trait's contract.
+#[derive(Clone, Copy)]
+pub(super) struct Vector(__m512);
+
+impl Add for Vector {
+    type Output = Self;
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+}
+
+impl Sub for Vector {
+    type Output = Self;
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+}
+
+impl Mul for Vector {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+}
+
+impl F32x16 for Vector {
+    // 28 sums, two right-hand vectors and one broadcast in 32 registers.
+    const TILE: (usize, usize) = (14, 2);
+    const NARROW_TILE: (usize, usize) = (16, 1);
+    const LANE_TILE: (usize, usize) = (8, 2);
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see `Vector`.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_streaming(self, to: *mut f32) {
+        // SAFETY: see `Vector`.
+        unsafe { _mm512_stream_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_partial(from: *const f32, len: usize) -> Self {
+        // SAFETY: see `Vector`; masked lanes are not read.
+        Self(unsafe { _mm512_maskz_loadu_ps(mask(len), from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_if(there: bool, from: *const f32) -> Self {
+        // SAFETY: see `Vector`; masked lanes are not read.
+        Self(unsafe { _mm512_maskz_loadu_ps(all(there), from) })
+    }
+
+    #[inline(always)]
+    fn zero_unless(self, there: bool) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_maskz_mov_ps(all(there), self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_partial(self, to: *mut f32, len: usize) {
+        // SAFETY: see `Vector`; masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(to, mask(len), self.0) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn where_positive(self, condition: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(condition.0, _mm512_setzero_ps());
+            Self(_mm512_maskz_mov_ps(positive, self.0))
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(rows: &mut [Self; LANES]) {
+        // Four steps of pairing vectors and exchanging halves of ever larger units. `i` counts results.
+        let mut from = *rows;
+        let mut to = *rows;
+        for i in 0..LANES {
+            let (a, b) = (from[i & !1], from[i | 1]);
+            // Single elements: lanes 0 0 2 2 (odd `i`: 1 1 3 3) ... of each quarter.
+            to[i] = if i & 1 == 0 { a.unpack_low(b) } else { a.unpack_high(b) };
+        }
+        from = to;
+        for i in 0..LANES {
+            let at = (i & !3) | (i >> 1 & 1);
+            let (a, b) = (from[at], from[at + 2]);
+            // Pairs: now result `4 g + c` holds in its quarter `q` column `4 q + c` of rows `4 g ..`.
+            to[i] = if i & 1 == 0 { a.unpack_low_pairs(b) } else { a.unpack_high_pairs(b) };
+        }
+        from = to;
+        for i in 0..LANES {
+            let at = (i & 8) | (i & 3);
+            // Quarters: result `8 h + 4 p + c` holds columns `4 p + c` and `8 + 4 p + c` of eight rows.
+            to[i] = from[at].alternate_quarters(from[at + 4], i & 4 != 0);
+        }
+        for i in 0..LANES {
+            rows[i] = to[i & 7].alternate_quarters(to[(i & 7) | 8], i & 8 != 0);
+        }
+    }
+}
+
+/// The steps of a transposition.
+impl Vector {
+    #[inline(always)]
+    fn unpack_low(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_unpacklo_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn unpack_high(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_unpackhi_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn unpack_low_pairs(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(self.0), _mm512_castps_pd(other.0))) })
+    }
+
+    #[inline(always)]
+    fn unpack_high_pairs(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(self.0), _mm512_castps_pd(other.0))) })
+    }
+
+    /// The even (or odd) quarters of one vector, then of the other.
+    #[inline(always)]
+    fn alternate_quarters(self, other: Self, odd: bool) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe {
+            if odd {
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(self.0, other.0)
+            } else {
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(self.0, other.0)
+            }
+        })
+    }
+}
+
+/// The mask of all lanes, or of none.
+#[inline(always)]
+fn all(there: bool) -> __mmask16 {
+    __mmask16::from(there).wrapping_neg()
+}
+
+/// The mask of the first `len` lanes.
+#[inline(always)]
+fn mask(len: usize) -> __mmask16 {
+    ((1u32 << len) - 1) as __mmask16
+}

@@ -1,0 +1,213 @@
+//! Convolution against its reference, candle and finite differences.
+
+mod common;
+
+use candle_core::{DType, Device, Tensor};
+use common::{assert_close, check, random, values, variable};
+use proptest::prelude::*;
+use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape, reference};
+use wrn_sam_kernels::{Context, Error};
+
+/// The project's bound on a convolution's error relative to float64.
+const TOLERANCE: f32 = 2e-5;
+
+fn shape(batch: usize, size: usize, channels: [usize; 2], kernel: usize, stride: usize) -> Conv2dShape {
+    let [in_channels, out_channels] = channels;
+    let padding = kernel / 2;
+    Conv2dShape { batch, height: size, width: size, in_channels, out_channels, kernel, stride, padding }
+}
+
+/// All three products, plain and with everything they can take along, against the reference.
+fn check_shape(shape: &Conv2dShape) {
+    let x = random(1, shape.input_len());
+    let w = random(2, shape.weight_len());
+    let dy = random(3, shape.output_len());
+    let scale = random(4, shape.in_channels);
+    let shift = random(5, shape.in_channels);
+    let (add_y, add_x) = (random(6, shape.output_len()), random(7, shape.input_len()));
+    let activation = Activation { scale: &scale, shift: &shift };
+    for (activation, add_y, add_x) in [(None, None, None), (Some(activation), Some(&add_y[..]), Some(&add_x[..]))] {
+        let mut y = vec![0.; shape.output_len()];
+        reference::forward(shape, &x, activation, &w, add_y, &mut y);
+        check(&format!("{shape:?} forward"), &y, TOLERANCE, |ctx| {
+            let mut y = vec![f32::NAN; shape.output_len()];
+            conv2d::forward(ctx, shape, &x, activation, &w, add_y, &mut y).unwrap();
+            y
+        });
+        let mut dx = vec![0.; shape.input_len()];
+        reference::backward_input(shape, &dy, &w, add_x, &mut dx);
+        check(&format!("{shape:?} backward_input"), &dx, TOLERANCE, |ctx| {
+            let mut dx = vec![f32::NAN; shape.input_len()];
+            conv2d::backward_input(ctx, shape, &dy, &w, add_x, &mut dx).unwrap();
+            dx
+        });
+        let mut dw = vec![0.; shape.weight_len()];
+        reference::backward_weight(shape, &x, activation, &dy, &mut dw);
+        check(&format!("{shape:?} backward_weight"), &dw, TOLERANCE, |ctx| {
+            let mut dw = vec![f32::NAN; shape.weight_len()];
+            conv2d::backward_weight(ctx, shape, &x, activation, &dy, &mut dw).unwrap();
+            dw
+        });
+    }
+}
+
+#[test]
+fn every_combination_of_odd_channels() {
+    for in_channels in [1, 3, 16, 17] {
+        for out_channels in [1, 3, 16, 17] {
+            for (kernel, stride) in [(3, 1), (3, 2), (1, 1), (1, 2)] {
+                check_shape(&shape(2, 7, [in_channels, out_channels], kernel, stride));
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_from_one_to_thirty_three() {
+    for (i, size) in [1, 2, 3, 4, 5, 8, 15, 16, 31, 32, 33].into_iter().enumerate() {
+        for (kernel, stride) in [(3, 1), (3, 2), (1, 1), (1, 2)] {
+            check_shape(&shape(1 + i % 5, size, [3, 17], kernel, stride));
+            check_shape(&shape(1, size, [17, 16], kernel, stride));
+        }
+    }
+}
+
+#[test]
+fn wide_channels() {
+    for (kernel, stride) in [(3, 1), (3, 2), (1, 1), (1, 2)] {
+        check_shape(&shape(1, 5, [160, 160], kernel, stride));
+        check_shape(&shape(5, 4, [16, 160], kernel, stride));
+        check_shape(&shape(1, 3, [336, 33], kernel, stride));
+    }
+}
+
+#[test]
+fn no_images_and_uncommon_geometry() {
+    check_shape(&shape(0, 4, [16, 16], 3, 2));
+    check_shape(&shape(0, 4, [3, 16], 3, 1));
+    check_shape(&shape(0, 4, [16, 16], 3, 1));
+    let uncommon = Conv2dShape { height: 9, width: 4, padding: 2, ..shape(2, 0, [5, 20], 5, 3) };
+    check_shape(&uncommon);
+    check_shape(&Conv2dShape { in_channels: 20, ..uncommon });
+    check_shape(&Conv2dShape { in_channels: 20, padding: 0, height: 5, width: 6, ..uncommon });
+    check_shape(&Conv2dShape { padding: 3, stride: 1, kernel: 3, ..uncommon });
+    check_shape(&Conv2dShape { padding: 3, stride: 4, kernel: 2, in_channels: 16, ..uncommon });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape(
+        batch in 1usize..4, height in 1usize..14, width in 1usize..14, in_channels in 1usize..40,
+        out_channels in 1usize..40, kernel in 1usize..5, stride in 1usize..4, padding in 0usize..3,
+    ) {
+        prop_assume!(height.min(width) + 2 * padding >= kernel);
+        check_shape(&Conv2dShape { batch, height, width, in_channels, out_channels, kernel, stride, padding });
+    }
+}
+
+/// The products are linear in what they are differentiated by, so differences of any size are exact; the loss is
+/// `sum(dy * y)`, summed in `f64`.
+#[test]
+fn the_reference_agrees_with_finite_differences() {
+    for (kernel, stride) in [(3, 1), (3, 2), (1, 2)] {
+        let shape = shape(2, 5, [3, 4], kernel, stride);
+        let (x, w) = (random(1, shape.input_len()), random(2, shape.weight_len()));
+        let dy = random(3, shape.output_len());
+        let (scale, shift) = (random(4, 3), random(5, 3));
+        let loss = |x: &[f32], activation, w: &[f32]| -> f64 {
+            let mut y = vec![0.; shape.output_len()];
+            reference::forward(&shape, x, activation, w, None, &mut y);
+            y.iter().zip(&dy).map(|(&y, &dy)| f64::from(y) * f64::from(dy)).sum()
+        };
+        let differences = |at: &[f32], loss: &dyn Fn(&[f32]) -> f64| -> Vec<f32> {
+            let shifted = |i: usize, by: f32| {
+                let mut at = at.to_vec();
+                at[i] += by;
+                loss(&at)
+            };
+            (0..at.len()).map(|i| ((shifted(i, 1.) - shifted(i, -1.)) / 2.) as f32).collect()
+        };
+        let mut dx = vec![0.; x.len()];
+        reference::backward_input(&shape, &dy, &w, None, &mut dx);
+        assert_close("dx", &differences(&x, &|x| loss(x, None, &w)), &dx, 1e-6);
+        let activation = Some(Activation { scale: &scale, shift: &shift });
+        let mut dw = vec![0.; w.len()];
+        reference::backward_weight(&shape, &x, activation, &dy, &mut dw);
+        assert_close("dw", &differences(&w, &|w| loss(&x, activation, w)), &dw, 1e-6);
+    }
+}
+
+#[test]
+fn tensors_agree_with_candle() {
+    for (size, channels, kernel, stride) in
+        [(8, [3, 16], 3, 1), (8, [16, 20], 3, 1), (9, [16, 20], 3, 2), (8, [17, 5], 1, 2), (6, [4, 32], 1, 1)]
+    {
+        let padding = kernel / 2;
+        let x = variable(1, &[3, channels[0], size, size]);
+        let w = variable(2, &[channels[1], channels[0], kernel, kernel]);
+        let ours = conv2d::conv2d(&x, &w, stride, padding).unwrap();
+        let candle = x.conv2d(&w, padding, stride, 1, 1).unwrap();
+        assert_eq!(ours.dims(), candle.dims());
+        assert_close("y", &values(&ours), &values(&candle), TOLERANCE);
+        let factor = Tensor::from_vec(random(3, candle.elem_count()), candle.dims(), &Device::Cpu).unwrap();
+        let gradients = |y: Tensor| (y * &factor).unwrap().sum_all().unwrap().backward().unwrap();
+        let (ours, candle) = (gradients(ours), gradients(candle));
+        for (name, variable) in [("dx", &x), ("dw", &w)] {
+            let of = |gradients: &candle_core::backprop::GradStore| values(gradients.get(variable).unwrap());
+            assert_close(name, &of(&ours), &of(&candle), TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn tensors_of_any_strides_are_taken() {
+    let x = variable(1, &[2, 16, 6, 5]);
+    let w = variable(2, &[8, 16, 3, 3]);
+    let expected = values(&conv2d::conv2d(&x, &w, 2, 1).unwrap());
+    let channels_last = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap();
+    assert_eq!(values(&conv2d::conv2d(&channels_last, &w, 2, 1).unwrap()), expected);
+    let wide = Tensor::cat(&[x.as_tensor(), x.as_tensor()], 3).unwrap().narrow(3, 5, 5).unwrap();
+    assert_eq!(values(&conv2d::conv2d(&wide, &w, 2, 1).unwrap()), expected);
+    let turned = w.transpose(0, 1).unwrap().contiguous().unwrap().transpose(0, 1).unwrap();
+    assert_eq!(values(&conv2d::conv2d(&x, &turned, 2, 1).unwrap()), expected);
+}
+
+#[test]
+fn inputs_that_do_not_track_get_no_gradient() {
+    let x = variable(1, &[1, 3, 4, 4]);
+    let w = variable(2, &[2, 3, 3, 3]);
+    let loss = conv2d::conv2d(&x.as_detached_tensor(), &w, 1, 1).unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    assert!(gradients.get(&x).is_none() && gradients.get(&w).is_some());
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_that_says_why() {
+    let shape = shape(1, 4, [2, 3], 3, 1);
+    let ctx = Context::shared();
+    let (x, w, mut y) = (vec![0.; 32], vec![0.; 54], vec![0.; 48]);
+    let message = |result: Result<(), Error>| result.unwrap_err().to_string();
+    let short = conv2d::forward(ctx, &shape, &x[1..], None, &w, None, &mut y);
+    assert_eq!(message(short), "x: expected 32 elements, found 31 elements");
+    let activation = Some(Activation { scale: &[1., 1.], shift: &[0.] });
+    let short = conv2d::forward(ctx, &shape, &x, activation, &w, None, &mut y);
+    assert_eq!(message(short), "activation shift: expected 2 elements, found 1 elements");
+    for (what, bad) in [
+        ("stride", Conv2dShape { stride: 0, ..shape }),
+        ("kernel", Conv2dShape { kernel: 7, ..shape }),
+        ("output channels", Conv2dShape { out_channels: 0, ..shape }),
+        ("batch", Conv2dShape { batch: usize::MAX / 8, ..shape }),
+        ("batch", Conv2dShape { padding: usize::MAX / 2 + 1, ..shape }),
+    ] {
+        let error = message(conv2d::backward_input(ctx, &bad, &y.clone(), &w, None, &mut vec![0.; 32]));
+        assert!(error.starts_with(what), "{error}");
+    }
+    let x = Tensor::zeros((1, 2, 4, 4), DType::F32, &Device::Cpu).unwrap();
+    let w = Tensor::zeros((3, 5, 3, 3), DType::F32, &Device::Cpu).unwrap();
+    let error = conv2d::conv2d(&x, &w, 1, 1).unwrap_err().to_string();
+    assert_eq!(error, "input channels of w: expected 2, found 5");
+    let error = conv2d::conv2d(&x.to_dtype(DType::F64).unwrap(), &w, 1, 1).unwrap_err().to_string();
+    assert_eq!(error, "conv2d needs f32 tensors on the CPU, found F64 on Cpu");
+}

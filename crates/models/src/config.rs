@@ -1,0 +1,113 @@
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::state_dict;
+
+/// A Wide ResNet's hyper-parameters (Zagoruyko and Komodakis, <https://arxiv.org/abs/1605.07146>).
+///
+/// ```
+/// use wrn_sam_models::WideResNetConfig;
+///
+/// let config = WideResNetConfig { depth: 16, width_factor: 4, ..Default::default() };
+/// assert_eq!(config.units_per_group(), 2);
+/// assert_eq!(config.widths(), [16, 64, 128, 256]);
+/// let error = WideResNetConfig { depth: 33, ..config }.validate().unwrap_err();
+/// assert_eq!(error.to_string(), "depth = 33: must be 6n + 4 and at least 10; the nearest are 28 and 34");
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct WideResNetConfig {
+    /// Layers with weights on the longest path but for the projections: 6n + 4, at least 10, where n is the number
+    /// of units in each of the three groups. Default 34.
+    pub depth: usize,
+    /// The groups have 16, 32 and 64 times this many channels; at least 1. Default 10.
+    pub width_factor: usize,
+    /// Probability that an element between a unit's two convolutions is set to zero, in [0, 1). Default 0.
+    pub dropout: f64,
+    /// Channels of the input images, at least 1. Default 3.
+    pub in_channels: usize,
+    /// Classes, at least 1. Default 100.
+    pub labels: usize,
+}
+
+impl Default for WideResNetConfig {
+    /// WRN-34-10 without dropout, for CIFAR-100: 46.2 million parameters.
+    fn default() -> Self {
+        Self { depth: 34, width_factor: 10, dropout: 0.0, in_channels: 3, labels: 100 }
+    }
+}
+
+/// Far beyond any network in use, and small enough that no size below overflows.
+const LARGEST: usize = 1 << 16;
+
+impl WideResNetConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first field that has no meaning, its value and what it must be.
+    pub fn validate(&self) -> Result<()> {
+        let depth = self.depth;
+        if depth < 10 || depth % 6 != 4 {
+            let below = depth.saturating_sub(4) / 6 * 6 + 4;
+            let nearest = match below {
+                ..10 => "the smallest is 10".to_string(),
+                _ => format!("the nearest are {below} and {}", below.saturating_add(6)),
+            };
+            let reason = format!("must be 6n + 4 and at least 10; {nearest}");
+            return Err(Error::config("depth", depth, reason));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::config("dropout", self.dropout, "must be a probability in [0, 1)"));
+        }
+        let counts = [
+            ("depth", depth),
+            ("width_factor", self.width_factor),
+            ("in_channels", self.in_channels),
+            ("labels", self.labels),
+        ];
+        for (field, value) in counts {
+            if !(1..=LARGEST).contains(&value) {
+                return Err(Error::config(field, value, format!("must be between 1 and {LARGEST}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Residual units in each of the three groups, the [`DownsampleUnit`](crate::DownsampleUnit) included: (depth - 4) / 6.
+    pub fn units_per_group(&self) -> usize {
+        self.depth.saturating_sub(4) / 6
+    }
+
+    /// Channels after the first convolution and after each of the three groups.
+    pub fn widths(&self) -> [usize; 4] {
+        [16, 16 * self.width_factor, 32 * self.width_factor, 64 * self.width_factor]
+    }
+
+    /// Reads the hyper-parameters from the names and shapes in a safetensors state dict, so that a saved model can be
+    /// rebuilt from its file alone. The dropout, which leaves no trace there, is 0.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::SafeTensors`] where the file cannot be read; [`Error::NotWideResNet`] where it holds
+    /// something else. That every value is there is checked by [`Parameters::load`](crate::Parameters::load).
+    pub fn from_state_dict(path: &Path) -> Result<Self> {
+        let shapes = state_dict::read_shapes(path)?;
+        let reject = |reason| Error::NotWideResNet { path: path.to_path_buf(), reason };
+        let dim = |name: &str, axis: usize| {
+            let size = shapes.get(name).and_then(|shape| shape.get(axis)).copied();
+            size.ok_or_else(|| reject(format!("it has no {name} with an axis {axis}")))
+        };
+        let basic_units = (1..)
+            .take_while(|unit| {
+                shapes.contains_key(&format!("f.1_block.block.{unit}.block.2_convolution.weight"))
+            })
+            .count();
+        let config = Self {
+            depth: 6 * (basic_units + 1) + 4,
+            width_factor: dim("f.1_block.block.0.block.0_convolution.weight", 0)? / 16,
+            dropout: 0.0,
+            in_channels: dim("f.0_convolution.weight", 1)?,
+            labels: dim("f.8_classification.weight", 0)?,
+        };
+        config.validate().map_err(|error| reject(error.to_string()))?;
+        Ok(config)
+    }
+}

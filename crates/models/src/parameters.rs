@@ -1,0 +1,198 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{DType, Device, Shape, Tensor, Var, bail};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+
+use crate::error::Result;
+use crate::{init, state_dict};
+
+/// The names, without their prefix, that are state but not trained.
+const BUFFERS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"];
+
+/// Whether a named value is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// An optimizer changes it.
+    Trainable,
+    /// The model itself changes it: batch normalisation's running statistics.
+    Buffer,
+}
+
+impl Kind {
+    /// A name ending in `running_mean`, `running_var` or `num_batches_tracked` is a buffer, every other is trainable.
+    pub fn of(name: &str) -> Self {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        if BUFFERS.contains(&last) { Self::Buffer } else { Self::Trainable }
+    }
+}
+
+/// A model's values by name, in the order in which the model made them: a backend of candle's [`VarBuilder`] that
+/// initialises from a seed, knows trainable values from buffers, and saves and loads state dicts.
+///
+/// A clone is another handle to the same values.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use wrn_sam_models::{BasicUnit, Kind, Parameters};
+///
+/// let parameters = Parameters::new(17, DType::F32, &Device::Cpu);
+/// let unit = BasicUnit::new(16, 0.0, parameters.var_builder().pp("unit"))?;
+/// assert_eq!(parameters.trainable().len(), 6); // two convolutions, two weights and two biases
+/// let (name, kind, var) = &parameters.named()[2];
+/// assert_eq!((name.as_str(), *kind, var.dims()), ("unit.block.0_normalization.running_mean", Kind::Buffer, &[16][..]));
+/// # let _ = unit;
+/// # Ok::<(), wrn_sam_models::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Parameters {
+    seed: u64,
+    dtype: DType,
+    device: Device,
+    store: Arc<Mutex<Store>>,
+}
+
+#[derive(Default)]
+struct Store {
+    entries: Vec<(String, Var)>,
+    index: HashMap<String, usize>,
+}
+
+impl Store {
+    fn get(&self, name: &str) -> Option<&Var> {
+        self.index.get(name).map(|&at| &self.entries[at].1)
+    }
+}
+
+impl Parameters {
+    /// An empty store. `dtype` is the element type of the values that [`var_builder`](Self::var_builder) makes
+    /// (`num_batches_tracked` is I64 in any case). Each tensor's first values come from a stream of its own, keyed by
+    /// `seed` and its name: they are the same on every machine and device, in whatever order they are made.
+    pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
+        Self { seed, dtype, device: device.clone(), store: Arc::default() }
+    }
+
+    /// A builder over this store. A name asked for again gives the same value, so two layers can share one.
+    pub fn var_builder(&self) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), self.dtype, self.device.clone())
+    }
+
+    /// The values to hand to an optimizer, in the order in which the model made them, which is that of PyTorch's
+    /// `parameters()`.
+    pub fn trainable(&self) -> Vec<Var> {
+        let store = self.store();
+        let trainable = store.entries.iter().filter(|(name, _)| Kind::of(name) == Kind::Trainable);
+        trainable.map(|(_, var)| var.clone()).collect()
+    }
+
+    /// Every value with its name and kind, in the order in which the model made them.
+    pub fn named(&self) -> Vec<(String, Kind, Var)> {
+        let store = self.store();
+        store.entries.iter().map(|(name, var)| (name.clone(), Kind::of(name), var.clone())).collect()
+    }
+
+    /// The value of that name.
+    pub fn get(&self, name: &str) -> Option<Var> {
+        self.store().get(name).cloned()
+    }
+
+    /// How many numbers the trainable values hold.
+    pub fn parameter_count(&self) -> usize {
+        self.trainable().iter().map(|var| var.elem_count()).sum()
+    }
+
+    /// Copies of all values, buffers included: the state dict. Later changes of the model do not show in it.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) where there is no memory for the copies.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let store = self.store();
+        store.entries.iter().map(|(name, var)| Ok((name.clone(), var.copy()?.detach()))).collect()
+    }
+
+    /// Sets all values from a state dict that may lie on any device.
+    ///
+    /// # Errors
+    /// [`Error::StateDict`](crate::Error::StateDict) names every value that is missing, unexpected, or of another
+    /// shape or element type; nothing is changed then.
+    pub fn load_state(&self, state: &HashMap<String, Tensor>) -> Result<()> {
+        state_dict::check("the state dict", &self.named(), &state_dict::described(state))?;
+        state_dict::set(&self.named(), state)
+    }
+
+    /// Writes all values to a safetensors file under their names, which are PyTorch's: a reader there is
+    /// `model.load_state_dict(safetensors.torch.load_file(path))`. Equal values give equal bytes. The file is written
+    /// under a temporary name in the same folder, flushed to the disk and then renamed, so that whatever happens there
+    /// is either the old file or the new one.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where the folder is missing, full or not writable; an existing file stays.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        state_dict::save(path, &self.named())
+    }
+
+    /// Sets all values from a safetensors file, of this crate or of PyTorch
+    /// (`safetensors.torch.save_file(model.state_dict(), path)`).
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) and [`Error::SafeTensors`](crate::Error::SafeTensors) where the file cannot be
+    /// read or is damaged; [`Error::StateDict`](crate::Error::StateDict) names every value that is missing,
+    /// unexpected, or of another shape or element type. Nothing is changed on an error.
+    pub fn load(&self, path: &Path) -> Result<()> {
+        state_dict::load(path, &self.named())
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        // An entry is only ever added whole, so a panic elsewhere leaves the store sound.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SimpleBackend for Parameters {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        hint: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let mut store = self.store();
+        if let Some(var) = store.get(name) {
+            if var.shape() != &shape || var.dtype() != dtype {
+                let (old, old_dtype) = (var.shape(), var.dtype());
+                bail!("{name} is {old_dtype:?} {old:?} already and cannot be {dtype:?} {shape:?} as well");
+            }
+            return Ok(var.as_tensor().clone());
+        }
+        let var = Var::from_tensor(&init::tensor(self.seed, name, hint, &shape, dtype, device)?)?;
+        let tensor = var.as_tensor().clone();
+        let at = store.entries.len();
+        store.index.insert(name.to_string(), at);
+        store.entries.push((name.to_string(), var));
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        match self.store().get(name) {
+            Some(var) if var.dtype() == dtype => var.to_device(device),
+            Some(var) => bail!("{name} is {:?}, not {dtype:?}", var.dtype()),
+            None => bail!("there is no {name} yet: ask for it with its shape"),
+        }
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.store().get(name).is_some()
+    }
+}
+
+impl fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, dtype, device, .. } = self;
+        let values = self.store().entries.len();
+        write!(f, "Parameters {{ seed: {seed}, dtype: {dtype:?}, device: {device:?}, values: {values} }}")
+    }
+}

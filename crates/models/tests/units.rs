@@ -1,0 +1,294 @@
+//! The residual units and batch normalisation alone: shapes, gradients, modes, builders and errors.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::{VarBuilder, VarMap};
+use wrn_sam_models::{
+    BasicUnit, BatchNorm, DownsampleUnit, Error, Mode, Parameters, WideResNet, WideResNetConfig,
+};
+
+const CPU: Device = Device::Cpu;
+
+/// Deterministic values without pattern in [-1, 1).
+fn noise(shape: &[usize], seed: u64) -> Tensor {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    };
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_| next()).collect();
+    Tensor::from_vec(values, shape, &CPU).unwrap()
+}
+
+/// Compares every derivative of a weighted sum of the outputs with a central difference, in f64.
+fn check_gradients(variables: &[(String, Var)], output: impl Fn() -> Tensor) {
+    let weights = noise(output().dims(), 99);
+    let value = || (output() * &weights).unwrap().sum_all().unwrap();
+    let grads = value().backward().unwrap();
+    let step = 1e-6;
+    for (name, var) in variables {
+        let (analytic, original) = (flat(grads.get(var).unwrap()), flat(var));
+        let at = |index: usize, delta: f64| {
+            let mut moved = original.clone();
+            moved[index] += delta;
+            var.set(&Tensor::from_vec(moved, var.dims(), &CPU).unwrap()).unwrap();
+            value().to_scalar::<f64>().unwrap()
+        };
+        for (index, analytic) in analytic.iter().enumerate() {
+            let numeric = (at(index, step) - at(index, -step)) / (2.0 * step);
+            at(index, 0.0);
+            let error = (numeric - analytic).abs() / numeric.abs().max(1.0);
+            assert!(error < 1e-5, "{name}[{index}]: {analytic} instead of {numeric}");
+        }
+    }
+}
+
+fn flat(x: &Tensor) -> Vec<f64> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// All trainable values, moved off their first ones so that nothing is symmetric, and the input.
+fn variables(parameters: &Parameters, x: &Var) -> Vec<(String, Var)> {
+    let mut variables = vec![("x".to_string(), x.clone())];
+    for (seed, (name, kind, var)) in parameters.named().into_iter().enumerate() {
+        if kind == wrn_sam_models::Kind::Trainable {
+            var.set(&(var.as_tensor() + noise(var.dims(), seed as u64) * 0.3).unwrap()).unwrap();
+            variables.push((name, var));
+        }
+    }
+    variables
+}
+
+#[test]
+fn gradients_of_the_basic_unit() {
+    let parameters = Parameters::new(1, DType::F64, &CPU);
+    let unit = BasicUnit::new(2, 0.0, parameters.var_builder()).unwrap();
+    let x = Var::from_tensor(&noise(&[2, 2, 4, 4], 5)).unwrap();
+    let variables = variables(&parameters, &x);
+    for mode in [Mode::Train, Mode::TrainFrozenStatistics, Mode::Eval] {
+        unit.forward_plain(&x, Mode::Train).unwrap(); // so that Eval's statistics are not the first ones
+        check_gradients(&variables, || unit.forward_plain(&x, mode).unwrap());
+    }
+}
+
+#[test]
+fn gradients_of_the_downsample_unit() {
+    for stride in [1, 2] {
+        let parameters = Parameters::new(2, DType::F64, &CPU);
+        let unit = DownsampleUnit::new(2, 3, stride, 0.0, parameters.var_builder()).unwrap();
+        let x = Var::from_tensor(&noise(&[2, 2, 4, 4], 6)).unwrap();
+        let variables = variables(&parameters, &x);
+        check_gradients(&variables, || unit.forward_plain(&x, Mode::TrainFrozenStatistics).unwrap());
+    }
+}
+
+#[test]
+fn gradients_through_dropout_use_the_mask_of_the_pass() {
+    let parameters = Parameters::new(3, DType::F64, &CPU);
+    let unit = BasicUnit::new(2, 0.4, parameters.var_builder()).unwrap();
+    let x = Var::from_tensor(&noise(&[2, 2, 4, 4], 7)).unwrap();
+    let variables = variables(&parameters, &x);
+    check_gradients(&variables, || {
+        unit.seek_dropout(17, 3);
+        unit.forward_plain(&x, Mode::TrainFrozenStatistics).unwrap()
+    });
+}
+
+#[test]
+fn batch_norm_normalises_tracks_and_evaluates() {
+    let parameters = Parameters::new(1, DType::F64, &CPU);
+    let norm = BatchNorm::new(3, parameters.var_builder()).unwrap();
+    let scalar = |name: &str| parameters.get(name).unwrap().to_scalar::<i64>().unwrap();
+    let vector = |name: &str| parameters.get(name).unwrap().to_vec1::<f64>().unwrap();
+    let x = ((noise(&[4, 3, 5, 5], 8) * 2.0).unwrap() + 1.0).unwrap();
+    let per_channel = x.transpose(0, 1).unwrap().flatten_from(1).unwrap().to_vec2::<f64>().unwrap();
+
+    let y = norm.forward(&x, Mode::Train).unwrap();
+    let normalised = y.transpose(0, 1).unwrap().flatten_from(1).unwrap().to_vec2::<f64>().unwrap();
+    for (channel, (values, normalised)) in per_channel.iter().zip(&normalised).enumerate() {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        for (value, normalised) in values.iter().zip(normalised) {
+            assert!((normalised - (value - mean) / (variance + 1e-5).sqrt()).abs() < 1e-12);
+        }
+        assert!((vector("running_mean")[channel] - 0.1 * mean).abs() < 1e-12);
+        assert!((vector("running_var")[channel] - (0.9 + 0.1 * variance * n / (n - 1.0))).abs() < 1e-12);
+    }
+    assert_eq!(scalar("num_batches_tracked"), 1);
+
+    let (mean, var) = (vector("running_mean"), vector("running_var"));
+    let frozen = norm.forward(&x, Mode::TrainFrozenStatistics).unwrap();
+    assert_eq!(flat(&frozen), flat(&y));
+    assert_eq!((vector("running_mean"), vector("running_var")), (mean.clone(), var.clone()));
+    assert_eq!(scalar("num_batches_tracked"), 2);
+
+    let eval = norm.forward(&x, Mode::Eval).unwrap().transpose(0, 1).unwrap().flatten_from(1).unwrap();
+    for (channel, values) in eval.to_vec2::<f64>().unwrap().iter().enumerate() {
+        for (value, x) in values.iter().zip(&per_channel[channel]) {
+            assert!((value - (x - mean[channel]) / (var[channel] + 1e-5).sqrt()).abs() < 1e-12);
+        }
+    }
+    assert_eq!(scalar("num_batches_tracked"), 2);
+    assert_eq!(vector("running_mean"), mean);
+}
+
+#[test]
+fn no_gradient_flows_into_the_running_statistics() {
+    let parameters = Parameters::new(1, DType::F32, &CPU);
+    let norm = BatchNorm::new(2, parameters.var_builder()).unwrap();
+    let x = noise(&[2, 2, 3, 3], 1).to_dtype(DType::F32).unwrap();
+    for mode in [Mode::Train, Mode::Eval] {
+        let grads = norm.forward(&x, mode).unwrap().sum_all().unwrap().backward().unwrap();
+        for name in ["running_mean", "running_var", "num_batches_tracked"] {
+            assert!(grads.get(&parameters.get(name).unwrap()).is_none(), "{name}");
+        }
+        assert!(grads.get(&parameters.get("weight").unwrap()).is_some());
+    }
+}
+
+#[test]
+fn every_unit_can_be_built_from_candles_var_map() {
+    let map = VarMap::new();
+    let vb = VarBuilder::from_varmap(&map, DType::F32, &CPU);
+    let x = noise(&[2, 4, 6, 6], 1).to_dtype(DType::F32).unwrap();
+    let basic = BasicUnit::new(4, 0.0, vb.pp("basic")).unwrap();
+    assert_eq!(basic.forward(&x, Mode::Train).unwrap().dims(), [2, 4, 6, 6]);
+    let same = DownsampleUnit::new(4, 5, 1, 0.0, vb.pp("same")).unwrap();
+    assert_eq!(same.forward(&x, Mode::Train).unwrap().dims(), [2, 5, 6, 6]);
+    let half = DownsampleUnit::new(4, 5, 2, 0.0, vb.pp("half")).unwrap();
+    assert_eq!(half.forward(&x, Mode::Eval).unwrap().dims(), [2, 5, 3, 3]);
+    assert_eq!(map.all_vars().len(), 12 + 13 + 13);
+
+    // The running statistics are the map's own variables, so that the map saves them.
+    let data = map.data().lock().unwrap();
+    let mean = data["basic.block.0_normalization.running_mean"].to_vec1::<f32>().unwrap();
+    assert!(mean.iter().any(|&m| m != 0.0));
+    assert_eq!(data["half.norm_act.0_normalization.num_batches_tracked"].to_scalar::<i64>().unwrap(), 0);
+}
+
+#[test]
+fn a_model_runs_from_plain_tensors() {
+    let config =
+        WideResNetConfig { depth: 10, width_factor: 1, labels: 7, in_channels: 1, ..Default::default() };
+    let parameters = Parameters::new(4, DType::F32, &CPU);
+    let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
+    let weight = parameters.get("f.8_classification.weight").unwrap();
+    weight.set(&noise(weight.dims(), 3).to_dtype(DType::F32).unwrap()).unwrap();
+    let tensors: HashMap<_, _> = parameters.state().unwrap().into_iter().collect();
+    let mapped = WideResNet::new(&config, VarBuilder::from_tensors(tensors, DType::F32, &CPU)).unwrap();
+    let x = noise(&[2, 1, 32, 32], 1).to_dtype(DType::F32).unwrap();
+    for mode in [Mode::Eval, Mode::Train, Mode::Eval] {
+        let (a, b) = (model.forward(&x, mode).unwrap(), mapped.forward(&x, mode).unwrap());
+        assert_eq!(a.to_vec2::<f32>().unwrap(), b.to_vec2::<f32>().unwrap());
+        assert!(a.to_vec2::<f32>().unwrap().concat().iter().any(|&v| v != 0.0));
+    }
+}
+
+#[test]
+fn f16_runs_and_resembles_f32() {
+    let config = WideResNetConfig { depth: 10, width_factor: 1, labels: 5, ..Default::default() };
+    let logits = |dtype| {
+        let parameters = Parameters::new(4, dtype, &CPU);
+        let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
+        let weight = parameters.get("f.8_classification.weight").unwrap();
+        weight.set(&noise(weight.dims(), 3).to_dtype(dtype).unwrap()).unwrap();
+        let x = noise(&[2, 3, 32, 32], 1).to_dtype(dtype).unwrap();
+        let logits = model.forward_plain(&x, Mode::Train).unwrap();
+        assert_eq!(logits.dtype(), dtype);
+        logits.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap().concat()
+    };
+    // bf16 needs a GPU: candle has no bf16 product on the CPU.
+    for (a, b) in logits(DType::F16).iter().zip(logits(DType::F32)) {
+        assert!((a - b).abs() < 0.02, "{a} instead of {b}");
+    }
+}
+
+#[test]
+fn dropout_of_a_model_depends_on_seed_and_pass() {
+    let config =
+        WideResNetConfig { depth: 10, width_factor: 1, dropout: 0.3, labels: 5, ..Default::default() };
+    let parameters = Parameters::new(4, DType::F32, &CPU);
+    let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
+    let weight = parameters.get("f.8_classification.weight").unwrap();
+    weight.set(&noise(weight.dims(), 3).to_dtype(DType::F32).unwrap()).unwrap();
+    let x = noise(&[2, 3, 32, 32], 1).to_dtype(DType::F32).unwrap();
+    let run = || model.forward(&x, Mode::TrainFrozenStatistics).unwrap().to_vec2::<f32>().unwrap();
+    model.seek_dropout(17, 0);
+    let passes = [run(), run(), run()];
+    assert_ne!(passes[0], passes[1]);
+    model.seek_dropout(17, 2);
+    assert_eq!(run(), passes[2]);
+    model.seek_dropout(18, 2);
+    assert_ne!(run(), passes[2]);
+}
+
+#[test]
+fn wrong_inputs_are_named() {
+    let config = WideResNetConfig { depth: 10, width_factor: 1, labels: 5, ..Default::default() };
+    let parameters = Parameters::new(4, DType::F32, &CPU);
+    let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
+    for shape in
+        [&[2, 3, 28, 28][..], &[2, 1, 32, 32], &[3, 32, 32], &[0, 3, 32, 32], &[1, 2, 3, 32, 32], &[]]
+    {
+        let x = Tensor::zeros(shape, DType::F32, &CPU).unwrap();
+        let error = model.forward(&x, Mode::Eval).unwrap_err().to_string();
+        let expected = "WideResNet takes an input of shape [N, 3, 32, 32] with N at least 1, found";
+        assert_eq!(error, format!("{expected} {shape:?}"));
+    }
+    let x = Tensor::zeros((1, 3, 32, 32), DType::F64, &CPU).unwrap();
+    let error = model.forward(&x, Mode::Eval).unwrap_err().to_string();
+    assert_eq!(error, "WideResNet has F32 parameters, but its input is F64: convert it with to_dtype");
+
+    let norm = BatchNorm::new(2, parameters.var_builder().pp("norm")).unwrap();
+    let one = Tensor::zeros((1, 2, 1, 1), DType::F32, &CPU).unwrap();
+    assert!(norm.forward(&one, Mode::Eval).is_ok());
+    let error = norm.forward(&one, Mode::Train).unwrap_err();
+    assert!(matches!(&error, Error::TooFewValues { layer, .. } if layer == "norm"), "{error}");
+    let error =
+        norm.forward(&Tensor::zeros((1, 3, 4, 4), DType::F32, &CPU).unwrap(), Mode::Train).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "norm takes an input of shape [N, 2, H, W] with nothing empty, found [1, 3, 4, 4]"
+    );
+
+    let vb = parameters.var_builder().pp("unit");
+    assert!(BasicUnit::new(2, 1.0, vb.clone()).is_err());
+    let error = DownsampleUnit::new(2, 2, 0, 0.0, vb).unwrap_err().to_string();
+    assert_eq!(error, "stride = 0: must be at least 1");
+}
+
+#[test]
+fn wrong_configurations_are_named() {
+    let base = WideResNetConfig::default;
+    let cases = [
+        (
+            WideResNetConfig { depth: 33, ..base() },
+            "depth = 33: must be 6n + 4 and at least 10; the nearest are 28 and 34",
+        ),
+        (
+            WideResNetConfig { depth: 4, ..base() },
+            "depth = 4: must be 6n + 4 and at least 10; the smallest is 10",
+        ),
+        (
+            WideResNetConfig { depth: 0, ..base() },
+            "depth = 0: must be 6n + 4 and at least 10; the smallest is 10",
+        ),
+        (WideResNetConfig { width_factor: 0, ..base() }, "width_factor = 0: must be between 1 and 65536"),
+        (WideResNetConfig { dropout: 1.0, ..base() }, "dropout = 1: must be a probability in [0, 1)"),
+        (WideResNetConfig { dropout: f64::NAN, ..base() }, "dropout = NaN: must be a probability in [0, 1)"),
+        (WideResNetConfig { in_channels: 0, ..base() }, "in_channels = 0: must be between 1 and 65536"),
+        (WideResNetConfig { labels: 0, ..base() }, "labels = 0: must be between 1 and 65536"),
+    ];
+    for (config, message) in cases {
+        assert_eq!(config.validate().unwrap_err().to_string(), message);
+        let parameters = Parameters::new(0, DType::F32, &CPU);
+        assert!(WideResNet::new(&config, parameters.var_builder()).is_err());
+        assert!(parameters.named().is_empty());
+    }
+    for depth in [usize::MAX, usize::MAX - 11] {
+        assert!(WideResNetConfig { depth, ..base() }.validate().is_err());
+    }
+    base().validate().unwrap();
+}

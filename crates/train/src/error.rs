@@ -1,0 +1,192 @@
+//! What can go wrong in a run, and what the user can do about it.
+
+use std::path::PathBuf;
+
+use crate::recipe::Difference;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a recipe was refused or a run could not start, go on or be resumed.
+///
+/// None of these leaves a run's folder worse than it was: files are replaced whole or not at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value of the recipe lies outside its range.
+    #[error("`{key}` is {value}, but must be {expected}")]
+    InvalidValue {
+        /// The recipe's key.
+        key: &'static str,
+        /// The value found.
+        value: String,
+        /// The range or set allowed.
+        expected: &'static str,
+    },
+
+    /// A recipe is not the TOML of a [`Recipe`](crate::Recipe): a syntax error, an unknown key or a wrong type.
+    #[error("not a recipe: {message}")]
+    Toml {
+        /// What the TOML reader said, with line and column.
+        message: String,
+    },
+
+    /// A recipe file was refused.
+    #[error("recipe {}: {source}", path.display())]
+    RecipeFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<Error>,
+    },
+
+    /// The data handed to the trainer cannot be trained on.
+    #[error("{what}; found {found}, expected {expected}")]
+    UnsuitableData {
+        /// What about the data is wrong.
+        what: &'static str,
+        /// What was found.
+        found: String,
+        /// What is needed.
+        expected: String,
+    },
+
+    /// A new run was asked for in a folder that already holds something.
+    #[error(
+        "the folder {} is not empty (it holds {entry}) and nothing in it is overwritten: choose a new folder, or \
+         resume the run in it",
+        path.display()
+    )]
+    FolderNotEmpty {
+        /// The folder.
+        path: PathBuf,
+        /// One thing found in it.
+        entry: String,
+    },
+
+    /// A folder to resume holds no run.
+    #[error("{} holds no run to resume: there is no recipe.toml in it", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// Another process trains in this folder.
+    #[error("another process is training in {}: wait for it to end, or stop it first", path.display())]
+    FolderInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// The folder's run had another recipe than the one it should go on with.
+    #[error(
+        "{} was trained with another recipe and cannot go on with this one: {}",
+        path.display(),
+        differences.iter().map(Difference::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    OtherRecipe {
+        /// The recipe or checkpoint that differs.
+        path: PathBuf,
+        /// Every key that differs, with both values.
+        differences: Vec<Difference>,
+    },
+
+    /// A checkpoint was written while training on other images.
+    #[error(
+        "{} was written while training on other images (fingerprint {found}) than those given now (fingerprint \
+         {expected}): resume with the data set the run began with",
+        path.display()
+    )]
+    OtherData {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The fingerprint of the images in the checkpoint.
+        found: String,
+        /// The fingerprint of the images given.
+        expected: String,
+    },
+
+    /// A checkpoint is damaged, cut short or not a checkpoint.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A run has checkpoints, but none of them can be read.
+    #[error(
+        "no checkpoint in {} can be used: {}. Nothing was changed. Put back a copy of one of them, or remove them \
+         all to start the run again from its recipe",
+        folder.display(),
+        failures.iter().map(|failure| failure.to_string()).collect::<Vec<_>>().join("; ")
+    )]
+    NoUsableCheckpoint {
+        /// The folder of the checkpoints.
+        folder: PathBuf,
+        /// What is wrong with each, newest first.
+        failures: Vec<Error>,
+    },
+
+    /// Something that was to be counted, or read as metrics, is nothing of the kind.
+    #[error("metrics {what}: found `{found}`, expected {expected}")]
+    Metrics {
+        /// Where: a batch, a row or the header.
+        what: String,
+        /// What was found.
+        found: String,
+        /// What should stand there.
+        expected: String,
+    },
+
+    /// A step failed: most often training diverged and its gradients are no longer finite.
+    #[error("epoch {epoch}, step {step}: {source}")]
+    Step {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The step within the epoch, from 1.
+        step: usize,
+        /// What failed.
+        source: Box<Error>,
+    },
+
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+
+    /// An error of the data.
+    #[error(transparent)]
+    Data(#[from] wrn_sam_data::Error),
+
+    /// An error of the network.
+    #[error(transparent)]
+    Models(#[from] wrn_sam_models::Error),
+
+    /// An error of the loss.
+    #[error(transparent)]
+    Losses(#[from] wrn_sam_losses::Error),
+
+    /// An error of the optimizer.
+    #[error(transparent)]
+    Optim(#[from] wrn_sam_optim::Error),
+
+    /// An error of candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// For `map_err`: an input or output error on `path`, while trying to `action` ("read", "write", …).
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+}

@@ -1,0 +1,82 @@
+//! Measuring a network on a split.
+
+use candle_core::Device;
+use wrn_sam_data::Batch;
+use wrn_sam_losses::smooth_cross_entropy;
+use wrn_sam_models::{Mode, WideResNet};
+
+use crate::error::Result;
+use crate::metrics::Tally;
+
+/// What was measured on a split.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// How many images.
+    pub images: u64,
+    /// Their mean smoothed loss.
+    pub loss: f64,
+    /// The share whose label was the likeliest class: [0, 1].
+    pub top1: f64,
+    /// The share whose label was among the five likeliest: [0, 1].
+    pub top5: f64,
+}
+
+impl From<Tally> for Evaluation {
+    fn from(tally: Tally) -> Self {
+        Self { images: tally.images, loss: tally.loss(), top1: tally.top1(), top5: tally.top5() }
+    }
+}
+
+/// Measures `model` on every image of `batches`: the smoothed loss, as in training, top-1 and top-5.
+///
+/// Sums are over images, in `f64`, so a smaller last batch weighs no more than its images; of no images every figure is
+/// NaN.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use wrn_sam_data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
+/// use wrn_sam_models::{Parameters, WideResNet};
+/// use wrn_sam_train::{Recipe, evaluate};
+///
+/// let data = Cifar100::synthetic(17, 100, 50);
+/// let plain = Augmentation::none(Statistics::of(&data.train));
+/// let config = LoaderConfig { batch_size: 32, threads: 1, shuffle: false, seed: 0 };
+/// let loader = Loader::new(&data.test, plain, config)?;
+///
+/// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
+/// let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
+/// let model = WideResNet::new(&recipe.network(100), parameters.var_builder())?;
+/// let evaluation = evaluate(&model, loader.epoch(0), 0.1, &Device::Cpu)?;
+/// assert_eq!((evaluation.images, evaluation.top1), (50, 0.02)); // an untrained classifier answers all alike
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// Those of the batches, of the network and of the loss (a label out of range).
+pub fn evaluate(
+    model: &WideResNet,
+    batches: impl IntoIterator<Item = wrn_sam_data::Result<Batch>>,
+    smoothing: f64,
+    device: &Device,
+) -> Result<Evaluation> {
+    let mut tally = Tally::default();
+    for batch in batches {
+        evaluate_batch(model, &batch?, smoothing, device, &mut tally)?;
+    }
+    Ok(tally.into())
+}
+
+/// Adds one batch to `tally`.
+pub(crate) fn evaluate_batch(
+    model: &WideResNet,
+    batch: &Batch,
+    smoothing: f64,
+    device: &Device,
+    tally: &mut Tally,
+) -> Result<()> {
+    let images = batch.images.to_device(device)?;
+    let labels = batch.labels.to_device(device)?;
+    let logits = model.forward(&images, Mode::Eval)?;
+    let loss = smooth_cross_entropy(&logits, &labels, smoothing)?;
+    tally.add(&loss, &logits, &labels)
+}

@@ -1,0 +1,33 @@
+//! MD5 sums that tell images and checkpoints apart: a guard against accidents, not against attacks.
+
+use std::collections::BTreeMap;
+
+use md5::{Digest, Md5};
+use safetensors::View;
+use wrn_sam_data::Cifar100;
+
+/// The images and fine labels of both splits, as 32 hexadecimal digits.
+pub(crate) fn of_images(data: &Cifar100) -> String {
+    let mut hash = Md5::new();
+    for split in [&data.train, &data.test] {
+        hash.update((split.len() as u64).to_le_bytes());
+        hash.update(split.images().as_flattened());
+        hash.update(split.labels());
+    }
+    hex(hash)
+}
+
+/// A text and named tensors: names, types, shapes and bytes.
+pub(crate) fn of_tensors<V: View>(text: &str, tensors: &BTreeMap<String, V>) -> String {
+    let mut hash = Md5::new();
+    hash.update(text);
+    for (name, tensor) in tensors {
+        hash.update(format!("\n{name} {:?} {:?} ", tensor.dtype(), tensor.shape()));
+        hash.update(tensor.data());
+    }
+    hex(hash)
+}
+
+fn hex(hash: Md5) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

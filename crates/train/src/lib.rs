@@ -1,0 +1,47 @@
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+//! Training Wide ResNets with Sharpness-Aware Minimization: the loop around the parts.
+//!
+//! [`step`] is the method itself, in one function. [`evaluate`] measures a network. A [`Recipe`] holds every
+//! hyper-parameter, and a [`Trainer`] turns a recipe and images into a folder of results:
+//!
+//! ```
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let out = folder.path().join("run");
+//! use wrn_sam_data::Cifar100;
+//! use wrn_sam_train::{MetricsFile, Recipe, Trainer};
+//!
+//! let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
+//! let data = Cifar100::synthetic(recipe.seed, 64, 32);
+//! let _ = Trainer::new(recipe, data).run(&out)?;
+//! let rows = MetricsFile::read(&out.join("metrics.csv"))?;
+//! assert!(rows[0].train_loss.is_finite());
+//! # Ok::<(), wrn_sam_train::Error>(())
+//! ```
+//!
+//! The way of a run: [`Recipe`] → [`Trainer`] → (for each epoch: [`step`] after [`step`], then an evaluation) → a row
+//! of [`EpochMetrics`], the curves of [`report`], weights, and now and then a [`checkpoint`] from which the run can be
+//! resumed to the same end. An [`Observer`] is told of each.
+
+mod chart;
+pub mod checkpoint;
+mod error;
+mod evaluate;
+mod fingerprint;
+mod metrics;
+mod observer;
+mod recipe;
+pub mod report;
+mod run_folder;
+mod session;
+mod step;
+mod trainer;
+
+pub use error::{Error, Result};
+pub use evaluate::{Evaluation, evaluate};
+pub use metrics::{EpochMetrics, HEADER, MetricsFile, Tally};
+pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress};
+pub use recipe::{DataChoice, Difference, Recipe, ScheduleKind};
+pub use run_folder::RunFolder;
+pub use step::{StepOutcome, step};
+pub use trainer::{Outcome, Trainer};

@@ -1,0 +1,130 @@
+//! What a run tells while it goes on.
+
+use std::path::Path;
+
+use wrn_sam_data::Source;
+
+use crate::error::Error;
+use crate::metrics::EpochMetrics;
+use crate::recipe::Recipe;
+
+/// Is told how a run goes, on the thread that trains; every method does nothing unless written.
+///
+/// ```
+/// use wrn_sam_train::{EpochMetrics, Observer};
+///
+/// struct Lines;
+///
+/// impl Observer for Lines {
+///     fn on_epoch(&mut self, row: &EpochMetrics) {
+///         println!("epoch {}: test top-1 {:.4}", row.epoch, row.test_top1);
+///     }
+/// }
+/// ```
+pub trait Observer {
+    /// Training begins or goes on.
+    fn on_start(&mut self, _start: &Start<'_>) {}
+    /// A step was taken.
+    fn on_step(&mut self, _step: &StepProgress) {}
+    /// A batch of the test split was measured.
+    fn on_evaluate(&mut self, _progress: &EvaluateProgress) {}
+    /// An epoch has ended and its row is in metrics.csv.
+    fn on_epoch(&mut self, _metrics: &EpochMetrics) {}
+    /// A checkpoint was written.
+    fn on_checkpoint(&mut self, _path: &Path) {}
+}
+
+/// Hears nothing.
+impl Observer for () {}
+
+impl<T: Observer + ?Sized> Observer for &mut T {
+    fn on_start(&mut self, start: &Start<'_>) {
+        (**self).on_start(start);
+    }
+    fn on_step(&mut self, step: &StepProgress) {
+        (**self).on_step(step);
+    }
+    fn on_evaluate(&mut self, progress: &EvaluateProgress) {
+        (**self).on_evaluate(progress);
+    }
+    fn on_epoch(&mut self, metrics: &EpochMetrics) {
+        (**self).on_epoch(metrics);
+    }
+    fn on_checkpoint(&mut self, path: &Path) {
+        (**self).on_checkpoint(path);
+    }
+}
+
+/// A run as it begins or goes on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Start<'a> {
+    /// Every value in force.
+    pub recipe: &'a Recipe,
+    /// Where the images come from.
+    pub source: &'a Source,
+    /// The run's folder.
+    pub folder: &'a Path,
+    /// Trainable values of the network.
+    pub parameters: usize,
+    /// Training images.
+    pub train_images: usize,
+    /// Test images.
+    pub test_images: usize,
+    /// Steps of an epoch.
+    pub steps: usize,
+    /// Set if the run goes on from a checkpoint.
+    pub resumed: Option<Resumed<'a>>,
+}
+
+/// Where a run goes on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Resumed<'a> {
+    /// The checkpoint.
+    pub checkpoint: &'a Path,
+    /// Epochs that had ended.
+    pub epoch: usize,
+    /// Steps taken of the next one.
+    pub step: usize,
+    /// Newer checkpoints that could not be read, newest first.
+    pub skipped: &'a [Error],
+}
+
+/// A run after a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct StepProgress {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// Epochs of the run.
+    pub epochs: usize,
+    /// The step within the epoch, from 1.
+    pub step: usize,
+    /// Steps of an epoch.
+    pub steps: usize,
+    /// The learning rate of the epoch.
+    pub learning_rate: f64,
+    /// Mean loss of the epoch so far.
+    pub loss: f64,
+    /// Top-1 accuracy of the epoch so far, in [0, 1].
+    pub top1: f64,
+    /// The norm of the step's first gradient.
+    pub grad_norm: f64,
+    /// Training images per second, over the epoch so far.
+    pub images_per_second: f64,
+}
+
+/// An evaluation after a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EvaluateProgress {
+    /// The epoch it follows, from 1.
+    pub epoch: usize,
+    /// Epochs of the run.
+    pub epochs: usize,
+    /// Test images measured.
+    pub images: usize,
+    /// Test images in all.
+    pub total: usize,
+}

@@ -1,0 +1,320 @@
+//! Every hyper-parameter of a run, as one value that reads from and writes to TOML.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use wrn_sam_data::{Augmentation, Cutout, Normalize, RandomCrop, RandomHorizontalFlip, Source, Statistics};
+use wrn_sam_models::WideResNetConfig;
+use wrn_sam_optim::{CosineWithWarmup, SamConfig, Schedule, SgdConfig, StepLr};
+
+use crate::error::{Error, Result};
+
+/// Which images a run trains on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataChoice {
+    /// Whatever is there; a run writes down what it was.
+    #[default]
+    Auto,
+    /// The real CIFAR-100.
+    Cifar100,
+    /// The synthetic set.
+    Synthetic,
+}
+
+impl DataChoice {
+    /// What images from `source` are.
+    pub fn of(source: &Source) -> Self {
+        match source {
+            Source::Synthetic { .. } => Self::Synthetic,
+            _ => Self::Cifar100,
+        }
+    }
+}
+
+/// How the learning rate moves over the epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// [`StepLr`]: times 0.2 at 20 %, 50 %, 70 % and 85 % of the epochs.
+    #[default]
+    Step,
+    /// [`CosineWithWarmup`]: a linear rise over `warmup_epochs`, then half a cosine down to zero.
+    Cosine,
+}
+
+/// Every hyper-parameter of a run.
+///
+/// The default is [`Recipe::reference`]. In TOML every field is a key of the same name; a file may leave out any of
+/// them, which then has the reference's value, and an unknown key is an error.
+///
+/// ```
+/// use wrn_sam_train::Recipe;
+///
+/// let recipe = Recipe::from_toml("depth = 16\nwidth_factor = 4\nepochs = 30")?;
+/// assert_eq!((recipe.depth, recipe.batch_size), (16, 128));
+/// assert_eq!(Recipe::from_toml(&recipe.to_toml()?)?, recipe);
+///
+/// let error = Recipe::from_toml("depth = 33").unwrap_err();
+/// assert_eq!(error.to_string(), "`depth` is 33, but must be 6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …");
+/// # Ok::<(), wrn_sam_train::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// Layers of the network: 6n + 4, from 10 to 1000.
+    pub depth: usize,
+    /// How many times wider than a plain ResNet: 1 to 1000.
+    pub width_factor: usize,
+    /// Share of activations dropped between a unit's convolutions: [0, 1).
+    pub dropout: f64,
+
+    /// Which images to train on.
+    pub data: DataChoice,
+    /// Train on the first so many images alone; 0 for all of them.
+    pub train_limit: usize,
+    /// Test on the first so many images alone; 0 for all of them.
+    pub test_limit: usize,
+    /// Zeros put around an image before a random 32x32 window is cut out: 0 to 32 pixels; 0 for no crop.
+    pub crop_padding: usize,
+    /// Probability of a horizontal flip: [0, 1].
+    pub flip_probability: f64,
+    /// Side of the square that cutout blanks: 1 to 64 pixels.
+    pub cutout_size: usize,
+    /// Probability of a cutout: [0, 1].
+    pub cutout_probability: f64,
+
+    /// Passes over the training images: 1 to 1,000,000.
+    pub epochs: usize,
+    /// Images per step: 1 to 65,536. Evaluation takes as many at a time.
+    pub batch_size: usize,
+    /// Learning rate the schedule starts from: above 0.
+    pub learning_rate: f64,
+    /// How the learning rate moves.
+    pub schedule: ScheduleKind,
+    /// Epochs of the cosine schedule's linear rise: 0 to `epochs`. The step schedule has none.
+    pub warmup_epochs: usize,
+    /// Momentum of SGD: [0, 1).
+    pub momentum: f64,
+    /// Dampening of SGD's momentum: [0, 1].
+    pub dampening: f64,
+    /// Nesterov's momentum; wants `momentum` above 0 and `dampening` 0.
+    pub nesterov: bool,
+    /// L2 penalty of SGD, on every parameter: 0 or more.
+    pub weight_decay: f64,
+    /// Radius of SAM's neighbourhood: 0 or more; 0 is plain SGD at twice the price.
+    pub rho: f64,
+    /// Measure the neighbourhood relative to each weight (ASAM).
+    pub adaptive: bool,
+    /// Probability mass taken from the label and spread over the other classes: [0, 1).
+    pub label_smoothing: f64,
+
+    /// The one seed of initialisation, order, augmentation and dropout: 0 to 2^63 - 1.
+    pub seed: u64,
+    /// CPU threads; 0 for all. No result depends on it.
+    pub threads: usize,
+    /// Write a checkpoint after every so many epochs; 0 for the last one alone. No result depends on it.
+    pub checkpoint_every: usize,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self::reference()
+    }
+}
+
+impl Recipe {
+    /// The reference: WRN-34-10 for 200 epochs, reported to reach top-1 84.36 % and top-5 96.65 %.
+    pub fn reference() -> Self {
+        Self {
+            depth: 34,
+            width_factor: 10,
+            dropout: 0.0,
+            data: DataChoice::Auto,
+            train_limit: 0,
+            test_limit: 0,
+            crop_padding: 4,
+            flip_probability: 0.5,
+            cutout_size: 16,
+            cutout_probability: 0.5,
+            epochs: 200,
+            batch_size: 128,
+            learning_rate: 0.1,
+            schedule: ScheduleKind::Step,
+            warmup_epochs: 0,
+            momentum: 0.9,
+            dampening: 0.0,
+            nesterov: false,
+            weight_decay: 5e-4,
+            rho: 0.1,
+            adaptive: false,
+            label_smoothing: 0.1,
+            seed: 17,
+            threads: 0,
+            checkpoint_every: 5,
+        }
+    }
+
+    /// The reference's values with a small network and few epochs: it visibly learns within minutes on two CPU cores.
+    pub fn quick() -> Self {
+        Self { depth: 10, width_factor: 1, epochs: 5, ..Self::reference() }
+    }
+
+    /// Reads and validates a recipe; what `text` leaves out has the reference's value.
+    ///
+    /// # Errors
+    /// [`Error::Toml`] for a syntax error, an unknown key or a wrong type; [`Error::InvalidValue`] for a value out
+    /// of range.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let recipe: Self =
+            toml::from_str(text).map_err(|error| Error::Toml { message: error.to_string().trim_end().into() })?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// [`Recipe::from_toml`] of a file.
+    ///
+    /// # Errors
+    /// Those of [`Recipe::from_toml`] with the path, and [`Error::Io`].
+    pub fn from_toml_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Self::from_toml(&text).map_err(|source| Error::RecipeFile { path: path.into(), source: source.into() })
+    }
+
+    /// The recipe as TOML, every key in it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for a value out of range, so that what is written can always be read.
+    pub fn to_toml(&self) -> Result<String> {
+        self.validate()?;
+        toml::to_string(self).map_err(|error| Error::Toml { message: error.to_string() })
+    }
+
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`], which names the key, the value and the range, for the first value out of range.
+    pub fn validate(&self) -> Result<()> {
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let not_negative = |x: f64| x.is_finite() && x >= 0.0;
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        let probability = |x: f64| (0.0..=1.0).contains(&x);
+        let nesterov_fits = !self.nesterov || (self.momentum > 0.0 && self.dampening == 0.0);
+
+        let Self { depth, width_factor, epochs, batch_size, .. } = *self;
+        let depth_fits = (10..=1000).contains(&depth) && depth % 6 == 4;
+        check("depth", depth, depth_fits, "6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …")?;
+        check("width_factor", width_factor, (1..=1000).contains(&width_factor), "from 1 to 1000")?;
+        check("dropout", self.dropout, share(self.dropout), "at least 0 and less than 1")?;
+        check("crop_padding", self.crop_padding, self.crop_padding <= 32, "from 0 to 32")?;
+        check("flip_probability", self.flip_probability, probability(self.flip_probability), "from 0 to 1")?;
+        check("cutout_size", self.cutout_size, (1..=64).contains(&self.cutout_size), "from 1 to 64")?;
+        check("cutout_probability", self.cutout_probability, probability(self.cutout_probability), "from 0 to 1")?;
+        check("epochs", epochs, (1..=1_000_000).contains(&epochs), "from 1 to 1000000")?;
+        check("batch_size", batch_size, (1..=65_536).contains(&batch_size), "from 1 to 65536")?;
+        check("learning_rate", self.learning_rate, positive(self.learning_rate), "a number above 0")?;
+        check("warmup_epochs", self.warmup_epochs, self.warmup_epochs <= epochs, "at most `epochs`")?;
+        check("momentum", self.momentum, share(self.momentum), "at least 0 and less than 1")?;
+        check("dampening", self.dampening, probability(self.dampening), "from 0 to 1")?;
+        check("nesterov", self.nesterov, nesterov_fits, "false unless `momentum` is above 0 and `dampening` is 0")?;
+        check("weight_decay", self.weight_decay, not_negative(self.weight_decay), "a number of at least 0")?;
+        check("rho", self.rho, not_negative(self.rho), "a number of at least 0")?;
+        check("label_smoothing", self.label_smoothing, share(self.label_smoothing), "at least 0 and less than 1")?;
+        // TOML's integers are signed.
+        check("seed", self.seed, i64::try_from(self.seed).is_ok(), "from 0 to 9223372036854775807")?;
+        check("threads", self.threads, self.threads <= 1024, "from 0 (all) to 1024")
+    }
+
+    /// Every key in which the two recipes differ and a run's results with them: all but `threads` and
+    /// `checkpoint_every`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if either recipe is invalid.
+    pub fn differences(&self, other: &Self) -> Result<Vec<Difference>> {
+        let (ours, theirs) = (self.table()?, other.table()?);
+        let differs = |(key, value): &(&String, &toml::Value)| {
+            !["threads", "checkpoint_every"].contains(&key.as_str()) && theirs.get(*key) != Some(*value)
+        };
+        let difference = |(key, value): (&String, &toml::Value)| Difference {
+            key: key.clone(),
+            ours: value.to_string(),
+            theirs: theirs.get(key).map(toml::Value::to_string).unwrap_or_default(),
+        };
+        Ok(ours.iter().filter(differs).map(difference).collect())
+    }
+
+    fn table(&self) -> Result<toml::Table> {
+        self.validate()?;
+        toml::Table::try_from(self).map_err(|error| Error::Toml { message: error.to_string() })
+    }
+
+    /// The network, for so many classes.
+    pub fn network(&self, labels: usize) -> WideResNetConfig {
+        WideResNetConfig {
+            depth: self.depth,
+            width_factor: self.width_factor,
+            dropout: self.dropout,
+            in_channels: wrn_sam_data::IMAGE_CHANNELS,
+            labels,
+        }
+    }
+
+    /// The augmentation of the training images.
+    pub fn augmentation(&self, statistics: Statistics) -> Augmentation {
+        Augmentation {
+            crop: RandomCrop { padding: self.crop_padding },
+            flip: RandomHorizontalFlip { p: self.flip_probability },
+            normalize: Normalize::new(statistics),
+            cutout: (self.cutout_probability > 0.0)
+                .then_some(Cutout { size: self.cutout_size, p: self.cutout_probability }),
+        }
+    }
+
+    /// The base optimizer.
+    pub fn sgd(&self) -> SgdConfig {
+        SgdConfig {
+            learning_rate: self.learning_rate,
+            momentum: self.momentum,
+            dampening: self.dampening,
+            nesterov: self.nesterov,
+            weight_decay: self.weight_decay,
+        }
+    }
+
+    /// The ascent around it.
+    pub fn sam(&self) -> SamConfig {
+        SamConfig { rho: self.rho, adaptive: self.adaptive }
+    }
+
+    /// The learning rate's way.
+    pub fn learning_rates(&self) -> Box<dyn Schedule + Send> {
+        match self.schedule {
+            ScheduleKind::Step => Box::new(StepLr::new(self.learning_rate, self.epochs)),
+            ScheduleKind::Cosine => {
+                Box::new(CosineWithWarmup::new(self.learning_rate, self.warmup_epochs, self.epochs))
+            }
+        }
+    }
+}
+
+fn check(key: &'static str, value: impl fmt::Display, ok: bool, expected: &'static str) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::InvalidValue { key, value: value.to_string(), expected }) }
+}
+
+/// One key in which two recipes differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The key.
+    pub key: String,
+    /// The value asked for.
+    pub ours: String,
+    /// The value found in the run.
+    pub theirs: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is {} here but {} there", self.key, self.ours, self.theirs)
+    }
+}

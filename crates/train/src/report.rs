@@ -1,0 +1,67 @@
+//! The curves of a run.
+
+use std::path::Path;
+
+use crate::chart::{Chart, Series};
+use crate::error::Result;
+use crate::metrics::EpochMetrics;
+use crate::run_folder::write_atomically;
+
+const BLUE: &str = "#1f77b4";
+const ORANGE: &str = "#e8710a";
+
+/// Draws the curves of `rows` into `folder`: `loss.svg` and `top1.svg` with training and test, `top5.svg` with the
+/// test split's top-1 and top-5. `subject` says in the titles what was trained on what.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// use wrn_sam_train::{EpochMetrics, report};
+///
+/// let row = EpochMetrics::from_csv("1,0.1,3.4405,0.0651,3.2943,0.0918,0.2982,39.1,1320.4")?;
+/// report::draw(folder, "WRN-10-1, CIFAR-100", &[row])?;
+/// assert!(std::fs::read_to_string(folder.join("top5.svg")).unwrap().contains("best 29.82 % in epoch 1"));
+/// # Ok::<(), wrn_sam_train::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io); each file is replaced whole or not at all.
+pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
+    let column = |value: fn(&EpochMetrics) -> f64| rows.iter().map(value).collect::<Vec<_>>();
+    let percent = |value: fn(&EpochMetrics) -> f64| rows.iter().map(|row| 100.0 * value(row)).collect::<Vec<_>>();
+    let accuracy = |name: &str, color, values: Vec<f64>| {
+        let best = best(&values, f64::max).map(|(epoch, value)| format!(", best {value:.2} % in epoch {epoch}"));
+        Series { name: format!("{name}{}", best.unwrap_or_default()), color, values }
+    };
+    let loss = |name: &str, color, values: Vec<f64>| {
+        let best = best(&values, f64::min).map(|(epoch, value)| format!(", lowest {value:.4} in epoch {epoch}"));
+        Series { name: format!("{name}{}", best.unwrap_or_default()), color, values }
+    };
+
+    let charts = [
+        ("loss.svg", "Loss", "loss (KL form, smoothed)", false, [
+            loss("train", BLUE, column(|row| row.train_loss)),
+            loss("test", ORANGE, column(|row| row.test_loss)),
+        ]),
+        ("top1.svg", "Top-1 accuracy", "top-1 accuracy (%)", true, [
+            accuracy("train", BLUE, percent(|row| row.train_top1)),
+            accuracy("test", ORANGE, percent(|row| row.test_top1)),
+        ]),
+        ("top5.svg", "Test accuracy", "accuracy (%)", true, [
+            accuracy("top-1", BLUE, percent(|row| row.test_top1)),
+            accuracy("top-5", ORANGE, percent(|row| row.test_top5)),
+        ]),
+    ];
+    for (file, title, y_label, from_zero, series) in charts {
+        let title = format!("{title}: {subject}");
+        let svg = Chart { title: &title, y_label, from_zero, series: &series }.to_svg();
+        write_atomically(&folder.join(file), svg.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The first epoch with the extreme of the finite values, and that value.
+fn best(values: &[f64], extreme: fn(f64, f64) -> f64) -> Option<(usize, f64)> {
+    let best = values.iter().copied().filter(|value| value.is_finite()).reduce(extreme)?;
+    Some((values.iter().position(|value| *value == best)? + 1, best))
+}

@@ -1,0 +1,74 @@
+//! One step of Sharpness-Aware Minimization: the sentence this project exists for.
+
+use candle_core::Tensor;
+use candle_nn::Optimizer;
+use wrn_sam_data::Batch;
+use wrn_sam_losses::smooth_cross_entropy;
+use wrn_sam_models::{Mode, WideResNet};
+use wrn_sam_optim::Sam;
+
+use crate::error::Result;
+
+/// What the first pass of a step saw, before the weights moved.
+#[derive(Debug, Clone)]
+pub struct StepOutcome {
+    /// The network's answers `[N, labels]`.
+    pub logits: Tensor,
+    /// The smoothed loss of each image `[N]`.
+    pub loss: Tensor,
+    /// The norm of the first gradient, which the ascent was scaled by.
+    pub grad_norm: f64,
+}
+
+/// Takes one SAM step (<https://arxiv.org/abs/2010.01412>) on a batch whose tensors lie on the model's device.
+///
+/// The first pass climbs from w to w + e(w), the worst point within rho; the second finds the gradient there, without
+/// moving the batch normalisation's running statistics; the base optimizer then steps from w with that gradient.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use wrn_sam_data::Batch;
+/// use wrn_sam_models::{Parameters, WideResNet};
+/// use wrn_sam_optim::{Sam, Sgd};
+/// use wrn_sam_train::{Recipe, step};
+///
+/// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
+/// let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
+/// let model = WideResNet::new(&recipe.network(100), parameters.var_builder())?;
+/// let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?;
+/// let mut sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?;
+///
+/// let batch = Batch {
+///     images: Tensor::rand(-1f32, 1f32, (2, 3, 32, 32), &Device::Cpu)?,
+///     labels: Tensor::new(&[3u32, 98], &Device::Cpu)?,
+/// };
+/// let outcome = step(&model, &mut sam, &batch, recipe.label_smoothing)?;
+/// assert_eq!(outcome.logits.dims(), [2, 100]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// Those of the network, of the loss (a label out of range) and of SAM (a gradient that is not finite). The weights
+/// are then where they were before the step.
+pub fn step<O: Optimizer>(
+    model: &WideResNet,
+    sam: &mut Sam<O>,
+    batch: &Batch,
+    smoothing: f64,
+) -> Result<StepOutcome> {
+    let logits = model.forward(&batch.images, Mode::Train)?; // updates BN running statistics
+    let loss = smooth_cross_entropy(&logits, &batch.labels, smoothing)?; // [N]
+    let perturbed = sam.first_step(&loss.mean_all()?.backward()?)?; // w -> w + e(w)
+    let first = StepOutcome::new(logits, loss, perturbed.grad_norm());
+    let second = model.forward(&batch.images, Mode::TrainFrozenStatistics)?;
+    let second = smooth_cross_entropy(&second, &batch.labels, smoothing)?.mean_all()?;
+    perturbed.second_step(&second.backward()?)?; // w + e(w) -> w -> base step
+    Ok(first)
+}
+
+impl StepOutcome {
+    /// Takes the tensors and gives them back without their graph, so that the second pass finds its memory free.
+    fn new(logits: Tensor, loss: Tensor, grad_norm: f64) -> Self {
+        Self { logits: logits.detach(), loss: loss.detach(), grad_norm }
+    }
+}

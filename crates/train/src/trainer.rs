@@ -1,0 +1,136 @@
+//! A run: what it is made of, how it begins and how it goes on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Device;
+use wrn_sam_data::Cifar100;
+
+use crate::checkpoint;
+use crate::error::{Error, Result};
+use crate::metrics::EpochMetrics;
+use crate::observer::Observer;
+use crate::recipe::{DataChoice, Recipe};
+use crate::run_folder::RunFolder;
+use crate::session::Session;
+
+/// Trains a network by a recipe and leaves all that came of it in a folder.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let out = folder.path().join("run");
+/// use wrn_sam_data::Cifar100;
+/// use wrn_sam_train::{Outcome, Recipe, Trainer};
+///
+/// let recipe = Recipe { depth: 10, width_factor: 1, epochs: 1, batch_size: 32, ..Recipe::reference() };
+/// let data = Cifar100::synthetic(recipe.seed, 64, 32);
+/// let outcome = Trainer::new(recipe, data).run(&out)?;
+/// assert!(matches!(outcome, Outcome::Completed { metrics } if metrics.len() == 1));
+/// assert!(out.join("model.safetensors").is_file());
+/// # Ok::<(), wrn_sam_train::Error>(())
+/// ```
+///
+/// One seed fixes the weights, and every figure but the time, whatever the number of threads. A run that was
+/// interrupted, or killed at any moment, ends the same when it is [resumed](Trainer::resume).
+pub struct Trainer<'a> {
+    pub(crate) recipe: Recipe,
+    pub(crate) data: Cifar100,
+    pub(crate) device: Device,
+    pub(crate) observer: Box<dyn Observer + 'a>,
+    pub(crate) cancel: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub enum Outcome {
+    /// All epochs were trained.
+    Completed {
+        /// One row an epoch.
+        metrics: Vec<EpochMetrics>,
+    },
+    /// It was cancelled and can be resumed.
+    Interrupted {
+        /// The checkpoint written for that.
+        checkpoint: PathBuf,
+    },
+}
+
+impl<'a> Trainer<'a> {
+    /// Trains by `recipe` on `data`, on the CPU unless told otherwise.
+    pub fn new(recipe: Recipe, data: Cifar100) -> Self {
+        Self { recipe, data, device: Device::Cpu, observer: Box::new(()), cancel: Arc::default() }
+    }
+
+    /// Trains on `device`.
+    pub fn device(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// Tells `observer` how the run goes.
+    pub fn observer(self, observer: impl Observer + 'a) -> Self {
+        Self { observer: Box::new(observer), ..self }
+    }
+
+    /// Once `cancel` is true, the run finishes its step, writes a checkpoint and returns.
+    pub fn cancel(self, cancel: Arc<AtomicBool>) -> Self {
+        Self { cancel, ..self }
+    }
+
+    /// Begins a run in the folder `out`, which must be new or empty.
+    ///
+    /// # Errors
+    /// Before training: [`Error::InvalidValue`], [`Error::UnsuitableData`], [`Error::FolderNotEmpty`], [`Error::Io`].
+    /// While training: [`Error::Step`] where a gradient is no longer finite, and [`Error::Io`]; the run can then be
+    /// resumed from its newest checkpoint.
+    pub fn run(mut self, out: &Path) -> Result<Outcome> {
+        self.settle_recipe()?;
+        let folder = RunFolder::create(out, &self.recipe)?;
+        Session::begin(self, folder)?.train()
+    }
+
+    /// Goes on with the run in the folder `out` from its newest checkpoint that is whole, or from the start where
+    /// there is none yet.
+    ///
+    /// The recipe must be that of the run ([`Recipe::from_toml_file`] of its `recipe.toml`); only `threads` and
+    /// `checkpoint_every` may differ. Rows of metrics.csv after the checkpoint are dropped, to be written again.
+    ///
+    /// # Errors
+    /// [`Error::NotARun`], [`Error::OtherRecipe`], [`Error::OtherData`], [`Error::NoUsableCheckpoint`], with the
+    /// folder unchanged; those of [`run`](Self::run).
+    pub fn resume(mut self, out: &Path) -> Result<Outcome> {
+        self.settle_recipe()?;
+        let (folder, theirs) = RunFolder::open(out)?;
+        let differences = self.recipe.differences(&theirs)?;
+        if !differences.is_empty() {
+            return Err(Error::OtherRecipe { path: folder.file("recipe.toml"), differences });
+        }
+        let session = match checkpoint::newest(&folder.checkpoints())? {
+            Some(newest) => Session::restore(self, folder, newest)?,
+            None => Session::begin(self, folder)?,
+        };
+        session.train()
+    }
+
+    /// Checks recipe and data, and writes into the recipe what the data are.
+    fn settle_recipe(&mut self) -> Result<()> {
+        self.recipe.validate()?;
+        let found = DataChoice::of(&self.data.source);
+        if ![DataChoice::Auto, found].contains(&self.recipe.data) {
+            return Err(Error::UnsuitableData {
+                what: "the recipe's `data` is not what was given to train on",
+                found: format!("{found:?}"),
+                expected: format!("{:?}", self.recipe.data),
+            });
+        }
+        self.recipe.data = found;
+        for (what, split) in [("the training split", &self.data.train), ("the test split", &self.data.test)] {
+            if split.is_empty() {
+                let expected = "at least one image".into();
+                return Err(Error::UnsuitableData { what, found: "no images".into(), expected });
+            }
+        }
+        Ok(())
+    }
+}

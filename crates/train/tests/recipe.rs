@@ -1,0 +1,145 @@
+//! Recipes: what is refused and how it is said, and the way to TOML and back.
+
+use proptest::prelude::*;
+use wrn_sam_train::{DataChoice, Error, Recipe, ScheduleKind};
+
+fn refusal(toml: &str) -> String {
+    Recipe::from_toml(toml).unwrap_err().to_string()
+}
+
+#[test]
+fn a_value_out_of_range_is_named_with_its_range() {
+    for (toml, message) in [
+        ("depth = 33", "`depth` is 33, but must be 6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …"),
+        ("depth = 4", "`depth` is 4, but must be 6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …"),
+        ("width_factor = 0", "`width_factor` is 0, but must be from 1 to 1000"),
+        ("dropout = 1", "`dropout` is 1, but must be at least 0 and less than 1"),
+        ("crop_padding = 33", "`crop_padding` is 33, but must be from 0 to 32"),
+        ("flip_probability = 1.01", "`flip_probability` is 1.01, but must be from 0 to 1"),
+        ("cutout_size = 0", "`cutout_size` is 0, but must be from 1 to 64"),
+        ("cutout_probability = -0.5", "`cutout_probability` is -0.5, but must be from 0 to 1"),
+        ("epochs = 0", "`epochs` is 0, but must be from 1 to 1000000"),
+        ("batch_size = 0", "`batch_size` is 0, but must be from 1 to 65536"),
+        ("learning_rate = nan", "`learning_rate` is NaN, but must be a number above 0"),
+        ("learning_rate = inf", "`learning_rate` is inf, but must be a number above 0"),
+        ("learning_rate = 0", "`learning_rate` is 0, but must be a number above 0"),
+        ("warmup_epochs = 201", "`warmup_epochs` is 201, but must be at most `epochs`"),
+        ("momentum = 1.0", "`momentum` is 1, but must be at least 0 and less than 1"),
+        ("dampening = 2.0", "`dampening` is 2, but must be from 0 to 1"),
+        ("nesterov = true\nmomentum = 0.0", "false unless `momentum` is above 0 and `dampening` is 0"),
+        ("weight_decay = -1e-4", "`weight_decay` is -0.0001, but must be a number of at least 0"),
+        ("rho = -1", "`rho` is -1, but must be a number of at least 0"),
+        ("rho = nan", "`rho` is NaN, but must be a number of at least 0"),
+        ("label_smoothing = 1.5", "`label_smoothing` is 1.5, but must be at least 0 and less than 1"),
+        ("threads = 5000", "`threads` is 5000, but must be from 0 (all) to 1024"),
+    ] {
+        assert!(refusal(toml).contains(message), "{toml}: {}", refusal(toml));
+    }
+    let recipe = Recipe { seed: u64::MAX, ..Recipe::quick() };
+    assert!(recipe.to_toml().unwrap_err().to_string().contains("`seed` is 18446744073709551615"));
+}
+
+#[test]
+fn unknown_keys_wrong_types_and_broken_toml_are_refused_with_their_place() {
+    let message = refusal("depth = 16\nlerning_rate = 0.1\n");
+    for part in ["line 2", "unknown field `lerning_rate`", "`learning_rate`"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    for (toml, part) in [
+        ("batch_size = -1", "line 1"),
+        ("epochs = 1.5", "line 1"),
+        ("adaptive = \"yes\"", "line 1"),
+        ("schedule = \"linear\"", "`step` or `cosine`"),
+        ("depth = ", "line 1"),
+        ("depth = 16\ndepth = 22", "duplicate key"),
+    ] {
+        assert!(matches!(Recipe::from_toml(toml), Err(Error::Toml { .. })), "{toml}");
+        assert!(refusal(toml).contains(part), "{part} in {}", refusal(toml));
+    }
+}
+
+#[test]
+fn a_file_is_named_in_its_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    assert!(Recipe::from_toml_file(&path).unwrap_err().to_string().starts_with("cannot read "));
+    std::fs::write(&path, "rho = -1").unwrap();
+    let error = Recipe::from_toml_file(&path).unwrap_err().to_string();
+    assert!(error.contains("mine.toml") && error.contains("`rho` is -1"), "{error}");
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(Recipe::from_toml_file(&path).unwrap(), Recipe::reference());
+}
+
+#[test]
+fn the_reference_has_the_reference_values() {
+    let reference = Recipe::reference();
+    let toml = reference.to_toml().unwrap();
+    for line in [
+        "depth = 34",
+        "width_factor = 10",
+        "dropout = 0.0",
+        "epochs = 200",
+        "batch_size = 128",
+        "learning_rate = 0.1",
+        "schedule = \"step\"",
+        "momentum = 0.9",
+        "weight_decay = 0.0005",
+        "rho = 0.1",
+        "adaptive = false",
+        "label_smoothing = 0.1",
+        "crop_padding = 4",
+        "flip_probability = 0.5",
+        "cutout_size = 16",
+        "cutout_probability = 0.5",
+        "seed = 17",
+        "checkpoint_every = 5",
+    ] {
+        assert!(toml.lines().any(|found| found == line), "{line} in\n{toml}");
+    }
+    Recipe::quick().validate().unwrap();
+    let rates = reference.learning_rates();
+    for (epoch, rate) in [(0, 0.1), (39, 0.1), (40, 0.02), (100, 0.004), (140, 0.0008), (170, 0.00016), (199, 0.00016)]
+    {
+        assert!((rates.at(epoch) - rate).abs() < 1e-12, "epoch {epoch}");
+    }
+}
+
+#[test]
+fn only_what_changes_results_is_a_difference() {
+    let ours = Recipe { rho: 0.05, adaptive: true, threads: 3, checkpoint_every: 1, ..Recipe::quick() };
+    let differences = ours.differences(&Recipe::quick()).unwrap();
+    let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["`adaptive` is true here but false there", "`rho` is 0.05 here but 0.1 there"]);
+    assert!(ours.differences(&Recipe { threads: 1, ..ours.clone() }).unwrap().is_empty());
+}
+
+prop_compose! {
+    fn recipes()(
+        (n, width_factor, batch_size, epochs) in (1usize..167, 1usize..=1000, 1usize..=65_536, 1usize..=1_000_000),
+        (dropout, momentum, label_smoothing) in (0.0..1.0, 0.0..1.0, 0.0..1.0),
+        (learning_rate, weight_decay, rho) in (f64::MIN_POSITIVE..1e300, 0.0..1e300, 0.0..1e300),
+        (flip_probability, cutout_probability, cutout_size) in (0.0..=1.0, 0.0..=1.0, 1usize..=64),
+        (seed, threads, checkpoint_every) in (0..=i64::MAX as u64, 0usize..=1024, 0usize..1000),
+        (train_limit, test_limit) in (0usize..100_000, 0usize..100_000),
+        (adaptive, cosine, synthetic) in any::<(bool, bool, bool)>(),
+    ) -> Recipe {
+        Recipe {
+            depth: 6 * n + 4, width_factor, dropout, train_limit, test_limit, flip_probability, cutout_size,
+            cutout_probability, epochs, batch_size, learning_rate, momentum, weight_decay, rho, adaptive,
+            label_smoothing, seed, threads, checkpoint_every,
+            schedule: if cosine { ScheduleKind::Cosine } else { ScheduleKind::Step },
+            data: if synthetic { DataChoice::Synthetic } else { DataChoice::Cifar100 },
+            ..Recipe::reference()
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_recipe_survives_toml(recipe in recipes()) {
+        let toml = recipe.to_toml().unwrap();
+        let read = Recipe::from_toml(&toml).unwrap();
+        prop_assert_eq!(&read, &recipe);
+        prop_assert!(read.differences(&recipe).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,214 @@
+//! The command line: every flag, and what it changes in a recipe.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args as Group, Parser};
+use wrn_sam::train::{DataChoice, Recipe};
+
+use crate::support::DeviceChoice;
+
+/// Train a Wide ResNet with Sharpness-Aware Minimization on CIFAR-100.
+///
+/// Without any flag it looks for CIFAR-100 in ./data, else fetches it, else trains on synthetic images, and says which.
+#[derive(Parser)]
+#[command(name = "cifar100", version, max_term_width = 110, args_override_self = true, after_help = EXIT_CODES)]
+pub struct Args {
+    #[command(flatten)]
+    pub data: DataFlags,
+    #[command(flatten)]
+    recipe: RecipeFlags,
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 trained to the end; 2 wrong flags; 1 anything else, Ctrl-C included \
+    (it writes a checkpoint and says how to resume).";
+
+#[derive(Group)]
+#[command(next_help_heading = "Data")]
+pub struct DataFlags {
+    /// Images to train on: auto (CIFAR-100 if it can be had, else synthetic), cifar100 or synthetic
+    /// [default: the recipe's; auto in quick and reference]
+    #[arg(long, value_name = "auto|cifar100|synthetic", value_parser = data_choice)]
+    pub data: Option<DataChoice>,
+
+    /// Folder of CIFAR-100's binary version or of its .tar.gz; fetched to there if absent
+    #[arg(long, value_name = "DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+
+    #[arg(long, value_name = "N", help = limit_help("Train"))]
+    train_limit: Option<usize>,
+
+    #[arg(long, value_name = "N", help = limit_help("Test"))]
+    test_limit: Option<usize>,
+}
+
+#[derive(Group)]
+#[command(next_help_heading = "Recipe")]
+struct RecipeFlags {
+    /// Values to start from; the flags below change single ones [default: quick on a CPU, reference on a GPU]
+    #[arg(long, value_name = "quick|reference|FILE.toml")]
+    recipe: Option<RecipeChoice>,
+
+    #[arg(long, value_name = "N", help = help("Layers of the network: 6n + 4", |r| r.depth))]
+    depth: Option<usize>,
+
+    #[arg(long, value_name = "K", help = help("How many times wider than a plain ResNet", |r| r.width_factor))]
+    width_factor: Option<usize>,
+
+    #[arg(long, value_name = "P", allow_negative_numbers = true, help = help("Share of activations dropped in each unit", |r| r.dropout))]
+    dropout: Option<f64>,
+
+    #[arg(long, value_name = "N", help = help("Passes over the training images", |r| r.epochs))]
+    epochs: Option<usize>,
+
+    #[arg(long, value_name = "N", help = help("Images per step", |r| r.batch_size))]
+    batch_size: Option<usize>,
+
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help = help("Learning rate of the first epochs", |r| r.learning_rate))]
+    lr: Option<f64>,
+
+    #[arg(long, value_name = "M", allow_negative_numbers = true, help = help("Momentum of SGD", |r| r.momentum))]
+    momentum: Option<f64>,
+
+    #[arg(long, value_name = "W", allow_negative_numbers = true, help = help("Weight decay of SGD", |r| r.weight_decay))]
+    weight_decay: Option<f64>,
+
+    #[arg(long, value_name = "RHO", allow_negative_numbers = true, help = help("Radius of SAM's neighbourhood", |r| r.rho))]
+    rho: Option<f64>,
+
+    #[arg(
+        long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help = help("Measure the neighbourhood relative to each weight (ASAM)", |r| r.adaptive)
+    )]
+    adaptive: Option<bool>,
+
+    #[arg(
+        long, value_name = "EPS", allow_negative_numbers = true,
+        help = help("Probability taken from the label and spread over the other classes", |r| r.label_smoothing)
+    )]
+    label_smoothing: Option<f64>,
+
+    #[arg(
+        long, value_name = "SEED",
+        help = help("Seed of initialisation, order, augmentation and dropout", |r| r.seed)
+    )]
+    seed: Option<u64>,
+}
+
+#[derive(Group)]
+#[command(next_help_heading = "Run")]
+pub struct RunFlags {
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    #[arg(long, value_name = "N", help = help("CPU threads, 0 for all; no result depends on it", |r| r.threads))]
+    threads: Option<usize>,
+
+    /// New folder for all that comes of the run [default: ./result/YYYYmmdd-HHMMSS, the time in UTC]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+
+    /// Go on with the interrupted run in DIR, with its recipe
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+
+    #[arg(
+        long, value_name = "N",
+        help = help("Write a checkpoint after every N epochs; 0: at the end alone", |r| r.checkpoint_every)
+    )]
+    checkpoint_every: Option<usize>,
+}
+
+/// Help of a flag that overrides a recipe's value, with that value of the recipes there are.
+fn help<T: Display + PartialEq>(text: &str, value: impl Fn(&Recipe) -> T) -> String {
+    let (quick, reference) = (value(&Recipe::quick()), value(&Recipe::reference()));
+    if quick == reference {
+        format!("{text} [default: the recipe's; {quick}]")
+    } else {
+        format!("{text} [default: the recipe's; quick {quick}, reference {reference}]")
+    }
+}
+
+fn limit_help(verb: &str) -> String {
+    format!("{verb} on the first N images alone, 0 for all [default: the recipe's; 0]")
+}
+
+fn data_choice(text: &str) -> Result<DataChoice, String> {
+    match text {
+        "auto" => Ok(DataChoice::Auto),
+        "cifar100" => Ok(DataChoice::Cifar100),
+        "synthetic" => Ok(DataChoice::Synthetic),
+        _ => Err("expected auto, cifar100 or synthetic".to_string()),
+    }
+}
+
+/// `--recipe quick|reference|FILE.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecipeChoice {
+    Quick,
+    Reference,
+    File(PathBuf),
+}
+
+impl FromStr for RecipeChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "quick" => Ok(Self::Quick),
+            "reference" => Ok(Self::Reference),
+            file if file.ends_with(".toml") => Ok(Self::File(file.into())),
+            _ => Err("expected quick, reference or a file named *.toml".to_string()),
+        }
+    }
+}
+
+impl Args {
+    /// The recipe the flags start from: that of `--recipe`, else that of the run to go on with, else `default`.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no valid recipe.
+    pub fn base_recipe(&self, default: Recipe) -> wrn_sam::train::Result<Recipe> {
+        match (&self.recipe.recipe, &self.run.resume) {
+            (Some(RecipeChoice::Quick), _) => Ok(Recipe::quick()),
+            (Some(RecipeChoice::Reference), _) => Ok(Recipe::reference()),
+            (Some(RecipeChoice::File(path)), _) => Recipe::from_toml_file(path),
+            (None, Some(run)) => {
+                let path = run.join("recipe.toml");
+                let found = path.is_file();
+                let not_a_run = || wrn_sam::train::Error::NotARun { path: run.clone() };
+                found.then_some(path).ok_or_else(not_a_run).and_then(|path| Recipe::from_toml_file(&path))
+            }
+            (None, None) => Ok(default),
+        }
+    }
+
+    /// `base` with every value that a flag gives.
+    pub fn over(&self, base: Recipe) -> Recipe {
+        let Self { data, recipe: flags, run } = self;
+        Recipe {
+            data: data.data.unwrap_or(base.data),
+            train_limit: data.train_limit.unwrap_or(base.train_limit),
+            test_limit: data.test_limit.unwrap_or(base.test_limit),
+            depth: flags.depth.unwrap_or(base.depth),
+            width_factor: flags.width_factor.unwrap_or(base.width_factor),
+            dropout: flags.dropout.unwrap_or(base.dropout),
+            epochs: flags.epochs.unwrap_or(base.epochs),
+            batch_size: flags.batch_size.unwrap_or(base.batch_size),
+            learning_rate: flags.lr.unwrap_or(base.learning_rate),
+            momentum: flags.momentum.unwrap_or(base.momentum),
+            weight_decay: flags.weight_decay.unwrap_or(base.weight_decay),
+            rho: flags.rho.unwrap_or(base.rho),
+            adaptive: flags.adaptive.unwrap_or(base.adaptive),
+            label_smoothing: flags.label_smoothing.unwrap_or(base.label_smoothing),
+            seed: flags.seed.unwrap_or(base.seed),
+            threads: run.threads.unwrap_or(base.threads),
+            checkpoint_every: run.checkpoint_every.unwrap_or(base.checkpoint_every),
+            ..base
+        }
+    }
+}

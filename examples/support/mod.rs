@@ -1,0 +1,112 @@
+//! What the examples share: an end with one clear message, the choice of a device, and the synthetic images of a recipe.
+#![allow(dead_code)] // every example takes what it needs
+
+use std::error::Error;
+use std::fmt;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use wrn_sam::candle::{Device, DeviceLocation};
+use wrn_sam::data::{Cifar100, TEST_IMAGES, TRAIN_IMAGES};
+use wrn_sam::train::Recipe;
+
+/// Any error, for programs that only report it.
+pub type AnyError = Box<dyn Error + Send + Sync>;
+
+/// Exit code 0, or 1 with one message on stderr: the error and what caused it, outermost first.
+pub fn end(result: Result<(), AnyError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough (`| head`) is no failure worth a message.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes joined by ": "; a cause whose text the message holds already is not repeated.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// `--device auto|cpu|cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first CUDA device where this build and this machine have one, else the CPU.
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("\"{text}\" is none of auto, cpu and cuda:N");
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            _ => {
+                let ordinal = text.strip_prefix("cuda:").ok_or_else(expected)?;
+                ordinal.parse().map(Self::Cuda).map_err(|_| expected())
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The device chosen.
+    ///
+    /// # Errors
+    /// A CUDA device that this build or this machine does not have.
+    pub fn device(self) -> Result<Device, AnyError> {
+        match self {
+            Self::Auto => Ok(Device::cuda_if_available(0)?),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal)
+                .map_err(|error| format!("--device {self} cannot be used: {error}; try --device cpu").into()),
+        }
+    }
+}
+
+/// "cpu" or "cuda:N", as the flags name it.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_string(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// The synthetic images of a run: no more than its recipe wants of them.
+pub fn synthetic(recipe: &Recipe) -> Cifar100 {
+    let limited = |images: usize, limit| if limit == 0 { images } else { images.min(limit) };
+    let train = limited(TRAIN_IMAGES, recipe.train_limit);
+    Cifar100::synthetic(recipe.seed, train, limited(TEST_IMAGES, recipe.test_limit))
+}

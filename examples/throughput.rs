@@ -1,0 +1,165 @@
+//! Times one SAM step (two forward and backward passes, ascent, restore, SGD) on random images and prints one JSON line:
+//! `cargo run --release --example throughput -- 16 2 128`.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+use wrn_sam::candle::{DType, Device, Tensor};
+use wrn_sam::data::{Batch, IMAGE_CHANNELS, IMAGE_SIZE};
+use wrn_sam::kernels::Context;
+use wrn_sam::losses::smooth_cross_entropy;
+use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
+use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
+use wrn_sam::train::step;
+
+use support::{AnyError, DeviceChoice};
+
+/// Time a SAM step of a Wide ResNet on random images: seconds, images per second and peak memory as one JSON line.
+#[derive(Parser)]
+struct Args {
+    /// Layers: 6n + 4
+    depth: usize,
+    /// How many times wider than a plain ResNet
+    width: usize,
+    /// Images per step
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+
+    /// Steps that are timed
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Steps before them that are not
+    #[arg(long, default_value_t = 2)]
+    warmup: u32,
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// CPU threads of the network; 0 for all
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// The network from stock candle operations instead (their threads are those of RAYON_NUM_THREADS)
+    #[arg(long)]
+    plain: bool,
+    /// A forward pass in evaluation mode instead of a SAM step
+    #[arg(long)]
+    forward: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Precision {
+    F32,
+}
+
+/// The keys are those of the PyTorch program that times the same step, so that results go in one table; `torch` names
+/// what computed.
+#[derive(Serialize)]
+struct Line {
+    torch: &'static str,
+    depth: usize,
+    width: usize,
+    batch: u32,
+    device: String,
+    layout: &'static str,
+    precision: Precision,
+    compile: bool,
+    seconds_per_step: f64,
+    min_seconds: f64,
+    images_per_second: f64,
+    peak_bytes: Option<u64>,
+}
+
+const LABELS: usize = 100;
+
+fn main() -> ExitCode {
+    support::end(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), AnyError> {
+    let device = args.device.device()?;
+    let mut work = work(args, &device)?;
+    for _ in 0..args.warmup {
+        work()?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..args.steps {
+        device.synchronize()?;
+        let began = Instant::now();
+        work()?;
+        device.synchronize()?;
+        times.push(began.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    let line = Line {
+        torch: concat!("none; wrn-sam ", env!("CARGO_PKG_VERSION"), " on candle 0.11"),
+        depth: args.depth,
+        width: args.width,
+        batch: args.batch,
+        device: support::device_name(&device),
+        layout: if args.plain { "nchw" } else { "nhwc" },
+        precision: args.precision,
+        compile: false,
+        seconds_per_step: median,
+        min_seconds: times[0],
+        images_per_second: f64::from(args.batch) / median,
+        peak_bytes: peak_bytes(),
+    };
+    writeln!(std::io::stdout(), "{}", serde_json::to_string(&line)?)?;
+    Ok(())
+}
+
+/// What is timed, ready to be done again and again.
+fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), AnyError>>, AnyError> {
+    let (depth, width_factor) = (args.depth, args.width);
+    let network = WideResNetConfig { depth, width_factor, labels: LABELS, ..WideResNetConfig::default() };
+    let parameters = Parameters::new(17, DType::F32, device);
+    let mut model = WideResNet::new(&network, parameters.var_builder())?;
+    if args.threads != 0 {
+        model = model.with_context(Context::new(args.threads));
+    }
+    // A classifier of zeros, which training begins with, would leave all other gradients zero.
+    for var in parameters.get("f.8_classification.weight") {
+        var.set(&var.randn_like(0.0, 0.05)?)?;
+    }
+    let batch = args.batch as usize;
+    let shape = (batch, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE);
+    let labels: Vec<u32> = (0..batch).map(|image| (image % LABELS) as u32).collect();
+    let batch =
+        Batch { images: Tensor::randn(0f32, 1f32, shape, device)?, labels: Tensor::new(labels, device)? };
+
+    let forward = if args.plain { WideResNet::forward_plain } else { WideResNet::forward };
+    if args.forward {
+        return Ok(Box::new(move || Ok(forward(&model, &batch.images, Mode::Eval).map(drop)?)));
+    }
+    let config = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
+    let sgd = Sgd::new(parameters.trainable(), config)?;
+    let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, adaptive: false })?;
+    if !args.plain {
+        return Ok(Box::new(move || Ok(step(&model, &mut sam, &batch, 0.1).map(drop)?)));
+    }
+    Ok(Box::new(move || {
+        let logits = model.forward_plain(&batch.images, Mode::Train)?;
+        let loss = smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?;
+        let perturbed = sam.first_step(&loss.backward()?)?;
+        let logits = model.forward_plain(&batch.images, Mode::TrainFrozenStatistics)?;
+        let loss = smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?;
+        Ok(perturbed.second_step(&loss.backward()?)?)
+    }))
+}
+
+/// The most memory the process has held, where the system tells (Linux).
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -1,0 +1,199 @@
+//! Takes a golden file's steps on this machine and measures how far every value is from PyTorch's.
+
+use serde::Serialize;
+use wrn_sam::candle::{DType, Device, Tensor, Var};
+use wrn_sam::candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use wrn_sam::losses::smooth_cross_entropy;
+use wrn_sam::models::{Kind, Mode, Parameters, WideResNet, WideResNetConfig};
+use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
+
+use crate::golden::{Base, Golden};
+use crate::support::AnyError;
+
+/// The largest relative error of one group of values, and the tensor that has it.
+#[derive(Debug, Clone, Default)]
+pub struct Worst {
+    pub error: f64,
+    pub key: String,
+}
+
+impl Worst {
+    fn join(&mut self, other: Worst) {
+        if self.key.is_empty() || other.error > self.error {
+            *self = other;
+        }
+    }
+}
+
+/// As JSON the error alone; an infinite one is null there.
+impl Serialize for Worst {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.error.serialize(to)
+    }
+}
+
+/// The largest relative error of each group: of the evaluation before any step, of the first step (`logits` and `loss`
+/// of both its passes), and of all that comes later, the final evaluation included.
+#[derive(Debug, Default, Serialize)]
+pub struct Errors {
+    pub init_eval: Worst,
+    pub logits: Worst,
+    pub loss: Worst,
+    pub grad1: Worst,
+    pub perturbed: Worst,
+    pub grad2: Worst,
+    pub after_step1: Worst,
+    pub later: Worst,
+}
+
+/// Replays a golden file on `device` in `dtype`. In F32 the network runs on this project's kernels, else on stock
+/// candle operations.
+///
+/// # Errors
+/// The file lacks a value or has one of another shape; a step fails.
+pub fn replay(golden: &Golden, dtype: DType, device: &Device) -> Result<Errors, AnyError> {
+    let config = &golden.config;
+    let network = WideResNetConfig {
+        depth: config.depth,
+        width_factor: config.width,
+        dropout: 0.0,
+        in_channels: 3,
+        labels: config.labels,
+    };
+    let parameters = Parameters::new(0, dtype, device);
+    let model = WideResNet::new(&network, parameters.var_builder())?;
+    parameters.load_state(&golden.below("init/"))?;
+
+    let vars = parameters.trainable();
+    let replay = Replay { golden, model, parameters };
+    let sam = SamConfig { rho: config.rho, adaptive: config.adaptive };
+    match config.base {
+        Base::Sgd { lr, momentum, nesterov, weight_decay } => {
+            let sgd = SgdConfig { learning_rate: lr, momentum, dampening: 0.0, nesterov, weight_decay };
+            replay.run(Sam::new(vars.clone(), Sgd::new(vars, sgd)?, sam)?)
+        }
+        Base::AdamW { lr, weight_decay } => {
+            let adamw = ParamsAdamW { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay };
+            replay.run(Sam::new(vars.clone(), AdamW::new(vars, adamw)?, sam)?)
+        }
+    }
+}
+
+struct Replay<'a> {
+    golden: &'a Golden,
+    model: WideResNet,
+    parameters: Parameters,
+}
+
+impl Replay<'_> {
+    fn run<O: Optimizer>(&self, mut sam: Sam<O>) -> Result<Errors, AnyError> {
+        let steps = self.golden.config.steps;
+        let init_eval = self.evaluate("step1/x", "init_eval/logits")?;
+        let mut errors = Errors { init_eval, ..self.step(&mut sam, 1)? };
+        for step in 2..=steps {
+            let Errors { logits, loss, after_step1: after, .. } = self.step(&mut sam, step)?;
+            [logits, loss, after].into_iter().for_each(|worst| errors.later.join(worst));
+        }
+        errors.later.join(self.evaluate(&format!("step{steps}/x"), "final_eval/logits")?);
+        Ok(errors)
+    }
+
+    /// One SAM step, as in `train::step`, looked at between its parts. The gradients and the perturbed weights are in
+    /// the file for the first step alone.
+    fn step<O: Optimizer>(&self, sam: &mut Sam<O>, step: usize) -> Result<Errors, AnyError> {
+        let key = |name: &str| format!("step{step}/{name}");
+        let mut errors = Errors::default();
+
+        let (logits, loss) = self.pass(step, Mode::Train)?;
+        errors.logits = self.compare(&key("logits"), &logits)?;
+        errors.loss = self.compare(&key("loss"), &loss)?;
+        let grads = loss.mean_all()?.backward()?;
+        if step == 1 {
+            errors.grad1 = self.compare_each("step1/grad1", |var| grads.get(var).cloned(), trainable)?;
+        }
+
+        let perturbed = sam.first_step(&grads)?;
+        if step == 1 {
+            errors.perturbed =
+                self.compare_each("step1/perturbed", |var| Some(var.as_tensor().clone()), trainable)?;
+        }
+
+        let (logits, loss) = self.pass(step, Mode::TrainFrozenStatistics)?;
+        errors.logits.join(self.compare(&key("logits2"), &logits)?);
+        errors.loss.join(self.compare(&key("loss2"), &loss)?);
+        let grads = loss.mean_all()?.backward()?;
+        if step == 1 {
+            errors.grad2 = self.compare_each("step1/grad2", |var| grads.get(var).cloned(), trainable)?;
+        }
+
+        perturbed.second_step(&grads)?;
+        errors.after_step1 =
+            self.compare_each(&key("after"), |var| Some(var.as_tensor().clone()), |_| true)?;
+        Ok(errors)
+    }
+
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor, AnyError> {
+        let forward =
+            if images.dtype() == DType::F32 { WideResNet::forward } else { WideResNet::forward_plain };
+        Ok(forward(&self.model, images, mode)?)
+    }
+
+    /// Logits and losses per sample of a step's batch.
+    fn pass(&self, step: usize, mode: Mode) -> Result<(Tensor, Tensor), AnyError> {
+        let logits = self.forward(self.golden.get(&format!("step{step}/x"))?, mode)?;
+        let labels = self.golden.get(&format!("step{step}/y"))?;
+        let loss = smooth_cross_entropy(&logits, labels, self.golden.config.smoothing)?;
+        Ok((logits, loss))
+    }
+
+    fn evaluate(&self, images: &str, key: &str) -> Result<Worst, AnyError> {
+        self.compare(key, &self.forward(self.golden.get(images)?, Mode::Eval)?)
+    }
+
+    /// Compares what `value` says of every parameter of the kinds asked for with the golden tensors below `prefix`.
+    fn compare_each(
+        &self,
+        prefix: &str,
+        value: impl Fn(&Var) -> Option<Tensor>,
+        kinds: impl Fn(Kind) -> bool,
+    ) -> Result<Worst, AnyError> {
+        let mut worst = Worst::default();
+        for (name, kind, var) in self.parameters.named() {
+            if kinds(kind) {
+                let found = value(&var).ok_or_else(|| format!("{name} got no gradient"))?;
+                worst.join(self.compare(&format!("{prefix}/{name}"), &found)?);
+            }
+        }
+        Ok(worst)
+    }
+
+    fn compare(&self, key: &str, found: &Tensor) -> Result<Worst, AnyError> {
+        let expected = self.golden.get(key)?;
+        if found.dims() != expected.dims() {
+            return Err(
+                format!("{key} is {:?}, the network gives {:?}", expected.dims(), found.dims()).into()
+            );
+        }
+        let error = relative_error(&values(found)?, &values(expected)?);
+        let exact = !expected.dtype().is_float();
+        let error = if exact && error > 0.0 { f64::INFINITY } else { error };
+        Ok(Worst { error, key: key.to_string() })
+    }
+}
+
+fn trainable(kind: Kind) -> bool {
+    kind == Kind::Trainable
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f64>, AnyError> {
+    Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
+}
+
+/// max |a - b| / max |b|. Infinite where a value is not a number, or where b is all zeros and a is not.
+fn relative_error(a: &[f64], b: &[f64]) -> f64 {
+    let scale = b.iter().fold(0.0, |max: f64, b| max.max(b.abs()));
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    // `f64::max` passes over NaN, which must not pass for a small error.
+    let largest = differences.fold(0.0, |max: f64, d| if d.is_nan() { f64::INFINITY } else { max.max(d) });
+    if largest == 0.0 { 0.0 } else { largest / scale }
+}

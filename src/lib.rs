@@ -1,0 +1,61 @@
+//! Train Wide ResNets with Sharpness-Aware Minimization on CIFAR-100, on [candle](candle).
+//!
+//! This crate re-exports the parts, each of which is a crate of its own and useful alone. In the order in which the data
+//! go through them:
+//!
+//! ```text
+//! bytes → records → augmented batch       data       Cifar100, Augmentation, Loader
+//!       → logits                          models     WideResNet, Mode, Parameters (on kernels)
+//!       → loss                            losses     smooth_cross_entropy
+//!       → gradients → w + e(w)            optim      Sam::first_step
+//!       → logits, loss, gradients there   models     Mode::TrainFrozenStatistics
+//!       → w → base step                   optim      Perturbed::second_step, Sgd, StepLr
+//!       → metrics → files                 train      step, evaluate, Recipe, Trainer
+//! ```
+//!
+//! One SAM step on a batch:
+//!
+//! ```
+//! use wrn_sam::candle::{DType, Device};
+//! use wrn_sam::data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
+//! use wrn_sam::losses::smooth_cross_entropy;
+//! use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
+//! use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
+//!
+//! let cifar = Cifar100::synthetic(17, 8, 0); // or Cifar100::open("data")?
+//! let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
+//! let loader = Loader::new(&cifar.train, augmentation, LoaderConfig { batch_size: 8, ..Default::default() })?;
+//! let parameters = Parameters::new(17, DType::F32, &Device::Cpu);
+//! let config = WideResNetConfig { depth: 10, width_factor: 1, ..Default::default() };
+//! let model = WideResNet::new(&config, parameters.var_builder())?;
+//! let sgd = Sgd::new(parameters.trainable(), SgdConfig { momentum: 0.9, ..Default::default() })?;
+//! let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, adaptive: false })?;
+//! for batch in loader.epoch(0) {
+//!     let batch = batch?;
+//!     let loss = sam.step(|pass| {
+//!         let mode = if pass == Pass::First { Mode::Train } else { Mode::TrainFrozenStatistics };
+//!         let logits = model.forward(&batch.images, mode)?;
+//!         Ok::<_, Box<dyn std::error::Error>>(smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?)
+//!     })?;
+//!     assert!(loss.to_scalar::<f32>()? > 0.0);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The whole way, with checkpoints, curves and weights in a folder, is [`train::Trainer`]; from the command line it is
+//! `cargo run --release --example cifar100` in the repository.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub use candle_core as candle;
+pub use candle_nn;
+pub use wrn_sam_data as data;
+pub use wrn_sam_kernels as kernels;
+pub use wrn_sam_losses as losses;
+pub use wrn_sam_models as models;
+pub use wrn_sam_optim as optim;
+pub use wrn_sam_train as train;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

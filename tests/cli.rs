@@ -1,0 +1,355 @@
+//! The programs as a user meets them: help, wrong flags, bad inputs, and what each says and leaves behind.
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::{Ended, example, root, tiny};
+use tempfile::{TempDir, tempdir};
+
+fn folder() -> TempDir {
+    tempdir().expect("a temporary folder")
+}
+
+fn write(path: &Path, contents: impl AsRef<[u8]>) {
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a temporary folder");
+    std::fs::write(path, contents).expect("a temporary file");
+}
+
+/// Everything below a folder with its contents, to see that it stays as it was.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Option<Vec<u8>>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path.clone());
+            }
+            found.push((path.clone(), std::fs::read(&path).ok()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn help_names_every_flag_with_its_default() {
+    let ended = Ended::of(example("cifar100").arg("--help")).succeeds();
+    for flag in [
+        "data",
+        "data-dir",
+        "recipe",
+        "depth",
+        "width-factor",
+        "dropout",
+        "epochs",
+        "batch-size",
+        "lr",
+        "momentum",
+        "weight-decay",
+        "rho",
+        "adaptive",
+        "label-smoothing",
+        "seed",
+        "threads",
+        "train-limit",
+        "test-limit",
+        "device",
+        "out",
+        "resume",
+        "checkpoint-every",
+    ] {
+        assert!(ended.stdout.contains(&format!("--{flag}")), "no --{flag} in:\n{}", ended.stdout);
+    }
+    for text in
+        ["Data:", "Recipe:", "Run:", "quick 10, reference 34", "0.0005", "[default: ./data]", "cuda:N"]
+    {
+        assert!(ended.stdout.contains(text), "no {text} in:\n{}", ended.stdout);
+    }
+    for name in ["verify", "throughput", "predict"] {
+        let ended = Ended::of(example(name).arg("--help")).succeeds();
+        assert!(ended.stdout.contains("Usage:"), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn wrong_flags_end_with_2() {
+    let wrong = |arguments: &[&str], parts: &[&str]| {
+        Ended::of(example("cifar100").args(arguments)).fails(2, parts);
+    };
+    wrong(&["--nonsense"], &["--nonsense"]);
+    wrong(&["stray"], &["stray"]);
+    wrong(&["--data", "imagenet"], &["imagenet", "auto, cifar100 or synthetic"]);
+    wrong(&["--device", "gpu"], &["gpu", "auto, cpu and cuda:N"]);
+    wrong(&["--device", "cuda:x"], &["cuda:x"]);
+    wrong(&["--recipe", "quik"], &["quik", "quick, reference or a file"]);
+    wrong(&["--epochs", "many"], &["many", "--epochs"]);
+    wrong(&["--epochs"], &["--epochs"]);
+    wrong(&["--resume", "a", "--out", "b"], &["--resume", "--out"]);
+    // Values out of range.
+    wrong(&["--depth", "33"], &["`depth` is 33", "6n + 4"]);
+    wrong(&["--batch-size", "0"], &["`batch_size` is 0"]);
+    wrong(&["--label-smoothing", "1.5"], &["`label_smoothing` is 1.5"]);
+    wrong(&["--rho", "-1"], &["`rho` is -1"]);
+    wrong(&["--lr", "nan"], &["`learning_rate` is NaN"]);
+    wrong(&["--epochs", "0"], &["`epochs` is 0"]);
+    wrong(&["--dropout", "1"], &["`dropout` is 1"]);
+
+    Ended::of(&mut example("verify")).fails(2, &["FILE"]);
+    Ended::of(example("verify").args(["x", "--tolerance", "-1"])).fails(2, &["--tolerance"]);
+    Ended::of(example("throughput").args(["16", "2", "0"])).fails(2, &["0"]);
+    Ended::of(example("throughput").args(["16", "2", "1", "--precision", "f8"])).fails(2, &["f32"]);
+    Ended::of(example("predict").arg("model.safetensors")).fails(2, &["IMAGE"]);
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    for (name, arguments) in [
+        ("cifar100", &["--data", "synthetic"][..]),
+        ("verify", &["x.safetensors"]),
+        ("throughput", &["10", "1", "1"]),
+        ("predict", &["x.safetensors", "x.png"]),
+    ] {
+        Ended::of(example(name).args(arguments).args(["--device", "cuda:99"]))
+            .fails(1, &["--device cuda:99"]);
+    }
+}
+
+#[test]
+fn bad_recipe_files() {
+    let folder = folder();
+    let path = folder.path().join("mine.toml");
+    let fails = |parts: &[&str]| {
+        let ended = Ended::of(tiny().arg("--recipe").arg(&path).current_dir(folder.path()));
+        ended.fails(1, &[&["mine.toml"], parts].concat());
+    };
+    fails(&["No such file"]);
+    for (text, part) in [
+        ("depth = ", "TOML"),
+        ("depth = 33", "`depth` is 33"),
+        ("batch_size = 0", "`batch_size` is 0"),
+        ("label_smoothing = 1.5", "`label_smoothing` is 1.5"),
+        ("rho = -1.0", "`rho` is -1"),
+        ("colour = 'red'", "unknown field `colour`"),
+        ("epochs = 'many'", "epochs"),
+    ] {
+        write(&path, text);
+        fails(&[part]);
+    }
+    write(&path, [0xff, 0xfe, 0x00]);
+    fails(&["UTF-8"]);
+    // No run was begun.
+    assert_eq!(contents(folder.path()).len(), 1);
+}
+
+#[test]
+fn a_recipe_file_is_overridden_by_flags() {
+    let folder = folder();
+    let path = folder.path().join("mine.toml");
+    write(&path, "depth = 10\nwidth_factor = 2\nlabel_smoothing = 0.2\nadaptive = true\nbatch_size = 10\n");
+    let out = folder.path().join("run");
+    let mut command = example("cifar100");
+    command.args(["--data", "synthetic", "--train-limit", "30", "--test-limit", "10", "--epochs", "1"]);
+    command
+        .args(["--width-factor", "1", "--adaptive=false", "--lr", "0.05", "--seed", "4", "--recipe"])
+        .arg(&path);
+    Ended::of(command.arg("--out").arg(&out)).succeeds();
+    let recipe = std::fs::read_to_string(out.join("recipe.toml")).expect("recipe.toml");
+    for line in [
+        "depth = 10",
+        "width_factor = 1",
+        "label_smoothing = 0.2",
+        "adaptive = false",
+        "batch_size = 10",
+        "learning_rate = 0.05",
+        "seed = 4",
+        "momentum = 0.9",
+        "epochs = 1",
+        "data = \"synthetic\"",
+    ] {
+        assert!(recipe.lines().any(|found| found == line), "no {line} in:\n{recipe}");
+    }
+}
+
+#[test]
+fn without_cifar100_and_network() {
+    let folder = folder();
+    // Asked for: an error that says what was tried and how to get it.
+    let mut command = example("cifar100");
+    let ended =
+        Ended::of(command.args(["--data", "cifar100", "--data-dir", "nowhere"]).current_dir(folder.path()));
+    ended.fails(1, &["nowhere", "cifar-100-binary.tar.gz", "cannot reach", "--data-dir"]);
+    assert_eq!(contents(folder.path()), []);
+
+    // Not asked for: synthetic images, plainly said and marked.
+    let mut command = example("cifar100");
+    command.args(["--depth", "10", "--batch-size", "16", "--train-limit", "32", "--test-limit", "16"]);
+    let ended = Ended::of(command.args(["--epochs", "1"]).current_dir(folder.path())).succeeds();
+    for text in
+        ["CIFAR-100 cannot be had", "SYNTHETIC IMAGES", "data    synthetic images of seed 17 (not CIFAR-100)"]
+    {
+        assert!(ended.stdout.contains(text), "no {text} in:\n{}", ended.stdout);
+    }
+    // The default folder is result/YYYYmmdd-HHMMSS.
+    let result = std::fs::read_dir(folder.path().join("result")).expect("result").next().expect("a run");
+    let out = result.expect("an entry").path();
+    let name = out.file_name().and_then(|name| name.to_str()).expect("a name").to_string();
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    assert!(name.len() == 15 && digits(&name[..8]) && &name[8..9] == "-" && digits(&name[9..]), "{name}");
+    assert!(name.starts_with("20"), "{name}");
+    let recipe = std::fs::read_to_string(out.join("recipe.toml")).expect("recipe.toml");
+    assert!(recipe.contains("data = \"synthetic\""), "{recipe}");
+}
+
+#[test]
+fn damaged_data_is_an_error_and_stays() {
+    let folder = folder();
+    let records = |count: usize| vec![0_u8; 3074 * count];
+    let fails = |part: &str| {
+        let before = contents(folder.path());
+        for data in ["auto", "cifar100"] {
+            let mut command = example("cifar100");
+            command.args(["--data", data, "--data-dir"]).arg(folder.path());
+            Ended::of(command.arg("--out").arg(folder.path().join("run"))).fails(1, &[part]);
+        }
+        assert!(contents(folder.path()) == before, "{part}: the folder changed");
+    };
+    let data = folder.path().join("cifar-100-binary");
+    write(&data.join("train.bin"), &records(3)[1..]);
+    fails("train.bin is cut short");
+    write(&data.join("train.bin"), []);
+    fails("train.bin is empty");
+    std::fs::remove_dir_all(&data).expect("a temporary folder");
+    write(&folder.path().join("cifar-100-binary.tar.gz"), b"no archive");
+    fails("cifar-100-binary.tar.gz is damaged");
+}
+
+#[test]
+fn out_folders_that_cannot_be() {
+    let folder = folder();
+    let file = folder.path().join("file");
+    write(&file, "mine");
+    let before = contents(folder.path());
+    Ended::of(tiny().arg("--out").arg(file.join("run"))).fails(1, &["cannot create the folder", "file/run"]);
+    Ended::of(tiny().arg("--out").arg(&file)).fails(1, &["file"]);
+    Ended::of(tiny().arg("--out").arg(folder.path()))
+        .fails(1, &["not empty", "nothing in it is overwritten"]);
+    assert!(contents(folder.path()) == before);
+}
+
+#[test]
+fn folders_that_cannot_be_resumed() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    let resume =
+        |arguments: &[&str]| Ended::of(example("cifar100").arg("--resume").arg(&out).args(arguments));
+    resume(&[]).fails(1, &["holds no run to resume"]);
+    assert_eq!(contents(folder.path()), []);
+
+    Ended::of(tiny().arg("--out").arg(&out)).succeeds();
+    let before = contents(&out);
+    // Another recipe, said by flags or by a file.
+    let parts = ["another recipe", "`depth` is 16 here but 10 there", "`rho` is 0.2 here but 0.1 there"];
+    resume(&["--depth", "16", "--rho", "0.2"]).fails(1, &parts);
+    resume(&["--recipe", "reference", "--data", "synthetic"])
+        .fails(1, &["another recipe", "`epochs` is 200 here"]);
+    assert!(contents(&out) == before, "a refused resume changed the run");
+
+    // Every checkpoint cut short.
+    let checkpoints: Vec<_> =
+        before.iter().filter(|(path, _)| path.starts_with(out.join("checkpoints"))).collect();
+    for (path, bytes) in checkpoints {
+        if let Some(bytes) = bytes {
+            write(path, &bytes[..bytes.len() / 2]);
+        }
+    }
+    let before = contents(&out);
+    resume(&[]).fails(1, &["no checkpoint", "can be used", "Nothing was changed"]);
+    assert!(contents(&out) == before, "a refused resume changed the run");
+
+    write(&out.join("recipe.toml"), "depth = 10\ncolour = 'red'\n");
+    resume(&[]).fails(1, &["recipe.toml", "unknown field `colour`"]);
+}
+
+#[test]
+fn throughput_prints_one_line() {
+    let keys = [
+        "torch",
+        "depth",
+        "width",
+        "batch",
+        "device",
+        "layout",
+        "precision",
+        "compile",
+        "seconds_per_step",
+        "min_seconds",
+        "images_per_second",
+        "peak_bytes",
+    ];
+    for extra in [&[][..], &["--plain"], &["--forward"], &["--plain", "--forward"]] {
+        let mut command = example("throughput");
+        command.args(["10", "1", "4", "--steps", "3", "--warmup", "0", "--threads", "1", "--device", "cpu"]);
+        let ended = Ended::of(command.args(extra)).succeeds();
+        let line: Value = serde_json::from_str(&ended.stdout).expect("one JSON line");
+        let line = line.as_object().expect("an object");
+        assert_eq!(line.keys().map(String::as_str).collect::<Vec<_>>(), {
+            let mut sorted = keys;
+            sorted.sort_unstable();
+            sorted
+        });
+        let number = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line:?}"));
+        assert_eq!((number("depth"), number("width"), number("batch")), (10.0, 1.0, 4.0));
+        assert!(number("seconds_per_step") >= number("min_seconds") && number("min_seconds") > 0.0);
+        assert!((number("images_per_second") * number("seconds_per_step") - 4.0).abs() < 1e-9);
+        assert!(!cfg!(target_os = "linux") || number("peak_bytes") > 1e6);
+    }
+    Ended::of(example("throughput").args(["33", "1", "1"])).fails(1, &["33"]);
+}
+
+#[test]
+fn predict_names_five_classes() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    Ended::of(tiny().args(["--seed", "3", "--out"]).arg(&out)).succeeds();
+    let (model, wide, small) =
+        (out.join("model.safetensors"), folder.path().join("wide.png"), folder.path().join("small.jpg"));
+    let gradient = |x: u32, y: u32| image::Rgb([(x * 3) as u8, (y * 5) as u8, 90]);
+    image::RgbImage::from_fn(90, 50, gradient).save(&wide).expect("a PNG");
+    image::RgbImage::from_fn(7, 9, gradient).save(&small).expect("a JPEG");
+    let ended = Ended::of(example("predict").arg(&model).args([&wide, &small])).succeeds();
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines.len(), 12, "{}", ended.stdout);
+    for (image, lines) in [&wide, &small].into_iter().zip(lines.chunks(6)) {
+        assert_eq!(lines[0], image.display().to_string());
+        let probability =
+            |line: &&str| line.split('%').next().and_then(|text| text.trim().parse::<f64>().ok());
+        let probabilities: Vec<f64> = lines[1..].iter().map(|line| probability(line).expect(line)).collect();
+        assert!(probabilities.is_sorted_by(|a, b| a >= b), "{probabilities:?}");
+        assert!(probabilities[0] >= 1.0 && probabilities.iter().sum::<f64>() <= 100.5, "{probabilities:?}");
+        assert!(lines[1..].iter().all(|line| line.contains("synthetic_")), "{}", ended.stdout);
+    }
+    assert!(ended.stderr.contains("trained on synthetic images"), "{}", ended.stderr);
+
+    // Without the run's recipe beside it, a network of 100 classes is taken for CIFAR-100's.
+    let moved = folder.path().join("alone.safetensors");
+    std::fs::copy(&model, &moved).expect("a copy");
+    let ended = Ended::of(example("predict").arg(&moved).arg(&wide)).succeeds();
+    assert!(!ended.stdout.contains("synthetic"), "{}", ended.stdout);
+
+    let fails = |model: &Path, image: &Path, parts: &[&str]| {
+        Ended::of(example("predict").arg(model).arg(image)).fails(1, parts);
+    };
+    fails(&folder.path().join("none.safetensors"), &wide, &["none.safetensors", "No such file"]);
+    fails(&wide, &wide, &["wide.png"]);
+    fails(&root().join("testdata/wrn10-1_sam_sgd.safetensors"), &wide, &["wrn10-1_sam_sgd.safetensors"]);
+    fails(&model, &folder.path().join("none.png"), &["none.png", "No such file"]);
+    let broken = folder.path().join("broken.png");
+    let whole = std::fs::read(&wide).expect("a PNG");
+    write(&broken, &whole[..whole.len() / 2]);
+    fails(&model, &broken, &["broken.png"]);
+    write(&broken, b"no image");
+    fails(&model, &broken, &["broken.png"]);
+}
