@@ -1,7 +1,8 @@
 //! Products of matrix blocks in cache, wherever their operands lie.
 
+use crate::InstructionSet;
 use crate::microkernel::{Operand, Sums, multiply_add};
-use crate::simd::{F32x16, LANES};
+use crate::simd::{Algorithm, F32x16, LANES};
 
 /// `to[i][j] = base[i][j] + sum over k of a[i][k] * b[k][j]`.
 ///
@@ -22,27 +23,40 @@ pub(crate) struct Product<'a> {
     pub to: *mut f32,
 }
 
-/// Computes a product.
-///
-/// # Safety
-/// - `a` is readable at every row and step of every segment, `b` at every step of every segment for
-///   `columns` rounded up to whole vectors;
-/// - `columns` elements from `to + rows[i]` are writable for every `i`, and as many from `base + rows[i]`
-///   readable;
-/// - these results overlap neither each other nor `a` nor `b`.
-#[inline(always)]
-pub(crate) unsafe fn multiply<V: F32x16>(product: &Product) {
-    let vectors = product.columns.div_ceil(LANES);
-    let mut first = 0;
-    // SAFETY: the caller's promise, and `first + COLUMNS <= vectors`.
-    unsafe {
-        while V::TILE.1 == 2 && first + 2 <= vectors {
-            panel::<V, 2>(product, first);
-            first += 2;
-        }
-        while first < vectors {
-            panel::<V, 1>(product, first);
-            first += 1;
+impl Product<'_> {
+    /// Computes the product.
+    ///
+    /// # Safety
+    /// - `a` is readable at every row and step of every segment, `b` at every step of every segment for
+    ///   `columns` rounded up to whole vectors;
+    /// - `columns` elements from `to + rows[i]` are writable for every `i`, and as many from `base + rows[i]`
+    ///   readable;
+    /// - these results overlap neither each other nor `a` nor `b`.
+    pub unsafe fn compute(&self, instruction_set: InstructionSet) {
+        instruction_set.dispatch(Compute(self));
+    }
+}
+
+/// Made by [`Product::compute`] alone, whose caller promises what the product needs.
+struct Compute<'a>(&'a Product<'a>);
+
+impl Algorithm for Compute<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let vectors = self.0.columns.div_ceil(LANES);
+        let mut first = 0;
+        // SAFETY: the promise to `compute`, and `first + COLUMNS <= vectors`.
+        unsafe {
+            while V::TILE.1 == 2 && first + 2 <= vectors {
+                panel::<V, 2>(self.0, first);
+                first += 2;
+            }
+            while first < vectors {
+                panel::<V, 1>(self.0, first);
+                first += 1;
+            }
         }
     }
 }
@@ -50,7 +64,7 @@ pub(crate) unsafe fn multiply<V: F32x16>(product: &Product) {
 /// The result's columns of `COLUMNS` vectors from the vector `first` on.
 ///
 /// # Safety
-/// As for [`multiply`]; `first + COLUMNS` vectors cover at most `columns` rounded up to whole vectors.
+/// As for [`Product::compute`]; `first + COLUMNS` vectors cover at most `columns` rounded up to whole vectors.
 #[inline(always)]
 unsafe fn panel<V: F32x16, const COLUMNS: usize>(product: &Product, first: usize) {
     let count = product.rows.len();
@@ -75,7 +89,7 @@ unsafe fn panel<V: F32x16, const COLUMNS: usize>(product: &Product, first: usize
 /// The result's block at row `row` and vector `vector`.
 ///
 /// # Safety
-/// As for [`multiply`]; `row + ROWS` is at most the number of rows, `vector + COLUMNS` that of vectors.
+/// As for [`Product::compute`]; `row + ROWS` is at most the number of rows, `vector + COLUMNS` that of vectors.
 #[inline(always)]
 unsafe fn block<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
     product: &Product,

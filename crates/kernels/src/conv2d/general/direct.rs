@@ -6,10 +6,10 @@
 
 use super::gather::Source;
 use crate::conv2d::Conv2dShape;
-use crate::gemm::{Product, multiply};
+use crate::gemm::Product;
 use crate::microkernel::Operand;
 use crate::parallel::for_each;
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::LANES;
 use crate::Context;
 
 /// Whether a shape is for this way.
@@ -36,7 +36,7 @@ pub(super) fn forward(
     });
     for_each(ctx, bands.collect::<Vec<_>>(), |(image, first, y)| {
         let add = add.map(|add| &add[(image * height + first) * line..][..y.len()]);
-        ctx.instruction_set().dispatch(Band { ctx, shape, source, weights, image, first, add, y });
+        Band { ctx, shape, source, weights, image, first, add, y }.run();
     });
 }
 
@@ -52,11 +52,8 @@ struct Band<'a> {
     y: &'a mut [f32],
 }
 
-impl Algorithm for Band<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: F32x16>(self) {
+impl Band<'_> {
+    fn run(self) {
         let Self { ctx, shape, source, weights, image, first, add, y } = self;
         let Conv2dShape { width, in_channels, out_channels, kernel, stride, padding, .. } = *shape;
         let (out_width, line) = (shape.out_width(), shape.out_width() * shape.out_channels);
@@ -90,7 +87,7 @@ impl Algorithm for Band<'_> {
             // SAFETY: output column `j`'s kernel row `s` lies in padded line `i * stride + s`, of which the scratch has all,
             // from pixel `j * stride` on, and within it (asserted above); the panels are there (asserted above); `y` and
             // `add` hold a line of `out_width` pixels, and `y` is borrowed exclusively.
-            unsafe { multiply::<V>(&product) };
+            unsafe { product.compute(ctx.instruction_set()) };
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::conv2d::Activation;
-use crate::simd::{F32x16, LANES};
+use crate::InstructionSet;
+use crate::simd::{Algorithm, F32x16, LANES};
 
 /// A batch of images, `[N, height, width, channels]`, that is zero beyond its edges.
 #[derive(Clone, Copy)]
@@ -60,7 +61,7 @@ impl Part {
             let of_tap = |tap| pieces(channels, size).map(move |channels| Self { taps: tap..tap + 1, channels });
             (0..taps).flat_map(of_tap).collect()
         } else {
-            let size = taps.div_ceil((taps * channels).div_ceil(LEN));
+            let size = taps.div_ceil((taps * channels).div_ceil(LEN).max(1)).max(1);
             pieces(taps, size).map(|taps| Self { taps, channels: 0..channels }).collect()
         }
     }
@@ -71,32 +72,17 @@ impl Source<'_> {
     ///
     /// # Panics
     /// If `to` does not hold these rows, or the part is none of the source's and taps'.
-    #[inline(always)]
-    pub fn gather<V: F32x16>(&self, origins: &[Origin], taps: &[Tap], part: &Part, to: &mut [f32]) {
+    pub fn gather(
+        &self,
+        instruction_set: InstructionSet,
+        origins: &[Origin],
+        taps: &[Tap],
+        part: &Part,
+        to: &mut [f32],
+    ) {
         let taps = &taps[part.taps.clone()];
-        let channels = part.channels.len();
         assert!(to.len() >= origins.len() * part.len() && part.channels.end <= self.channels);
-        let mut to = to.as_mut_ptr();
-        for origin in origins {
-            for tap in taps {
-                let pixel = self.pixel(origin, tap).map(|pixel| {
-                    let start = pixel * self.channels + part.channels.start;
-                    &self.data[start..start + channels]
-                });
-                // SAFETY: `channels` elements of the `origins * taps * channels` that `to` holds (asserted above);
-                // the part's channels are the source's, and so the activation's.
-                unsafe {
-                    match (pixel, self.activation) {
-                        (None, _) => zero::<V>(channels, to),
-                        (Some(pixel), None) => copy::<V>(pixel, to),
-                        (Some(pixel), Some(activation)) => {
-                            activate::<V>(pixel, activation, part.channels.start, to);
-                        }
-                    }
-                    to = to.add(channels);
-                }
-            }
-        }
+        instruction_set.dispatch(Gather { source: self, origins, taps, channels: part.channels.clone(), to });
     }
 
     /// The index of the pixel under a tap, or none beyond the edges.
@@ -107,6 +93,45 @@ impl Source<'_> {
         let column = (origin.column + tap.columns) as usize;
         let inside = row < self.height && column < self.width;
         inside.then(|| (origin.image * self.height + row) * self.width + column)
+    }
+}
+
+/// Made by [`Source::gather`] alone, which checks the lengths.
+struct Gather<'a> {
+    source: &'a Source<'a>,
+    origins: &'a [Origin],
+    taps: &'a [Tap],
+    channels: Range<usize>,
+    to: &'a mut [f32],
+}
+
+impl Algorithm for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let Self { source, origins, taps, channels, to } = self;
+        let mut to = to.as_mut_ptr();
+        for origin in origins {
+            for tap in taps {
+                let pixel = source.pixel(origin, tap).map(|pixel| {
+                    let start = pixel * source.channels;
+                    &source.data[start + channels.start..start + channels.end]
+                });
+                // SAFETY: `channels` elements of the `origins * taps * channels` that `to` holds; the channels are the
+                // source's, and so the activation's.
+                unsafe {
+                    match (pixel, source.activation) {
+                        (None, _) => zero::<V>(channels.len(), to),
+                        (Some(pixel), None) => copy::<V>(pixel, to),
+                        (Some(pixel), Some(activation)) => {
+                            activate::<V>(pixel, activation, channels.start, to);
+                        }
+                    }
+                    to = to.add(channels.len());
+                }
+            }
+        }
     }
 }
 

@@ -19,10 +19,10 @@ mod pack;
 use gather::{Origin, Part, Source, Tap};
 
 use super::{Activation, Conv2dShape};
-use crate::gemm::{Product, multiply};
+use crate::gemm::Product;
 use crate::microkernel::Operand;
 use crate::parallel::{block_len, for_each};
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::LANES;
 use crate::Context;
 
 /// Rows of the implicit matrix that a task works on: enough to reuse the weights it reads, few enough for the cache.
@@ -52,7 +52,7 @@ pub(super) fn forward(
         let add = add.map(|add| &add[index * block * columns..][..y.len()]);
         let in_place = is_pointwise(shape);
         let matrix = Matrix { source, origins: &origins, taps: &taps, in_place };
-        ctx.instruction_set().dispatch(Convolve { ctx, matrix, weights: &weights, panel, rows: &rows, columns, add, to: y });
+        Convolve { ctx, matrix, weights: &weights, panel, rows: &rows, columns, add, to: y }.run();
     });
 }
 
@@ -95,7 +95,7 @@ pub(super) fn backward_input(
             let matrix = Matrix { source, origins: &origins, taps: &phase.taps, in_place: is_pointwise(shape) };
             let weights = &weights[phase.first_slot * out_channels * LANES..];
             let to = &mut *dx;
-            ctx.instruction_set().dispatch(Convolve { ctx, matrix, weights, panel, rows: &rows, columns: in_channels, add, to });
+            Convolve { ctx, matrix, weights, panel, rows: &rows, columns: in_channels, add, to }.run();
         }
     });
 }
@@ -131,7 +131,7 @@ pub(super) fn backward_weight(
         let origins: Vec<_> = pixels.clone().map(|pixel| origin(shape, pixel)).collect();
         let dy = &dy[pixels.start * out_channels..pixels.end * out_channels];
         let matrix = Matrix { source, origins: &origins, taps: &taps, in_place: is_pointwise(shape) };
-        ctx.instruction_set().dispatch(Correlate { ctx, matrix, part, dy, columns: out_channels, to });
+        Correlate { ctx, matrix, part, dy, columns: out_channels, to }.run();
     });
     pack::sum_to_weights(ctx, &partial, out_channels, in_channels, taps.len(), dw);
 }
@@ -207,8 +207,7 @@ impl Matrix<'_> {
     ///
     /// # Panics
     /// If `scratch` is too short for them, or there are none.
-    #[inline(always)]
-    fn rows<V: F32x16>(&self, origins: &[Origin], part: &Part, scratch: &mut [f32]) -> (*const f32, usize) {
+    fn rows(&self, ctx: &Context, origins: &[Origin], part: &Part, scratch: &mut [f32]) -> (*const f32, usize) {
         let Source { data, height, width, channels, activation } = self.source;
         if self.in_place && activation.is_none() {
             let Origin { image, row, column } = origins[0];
@@ -216,7 +215,7 @@ impl Matrix<'_> {
             let rows = &data[pixel * channels..(pixel + origins.len()) * channels];
             (rows[part.channels.start..].as_ptr(), channels)
         } else {
-            self.source.gather::<V>(origins, self.taps, part, scratch);
+            self.source.gather(ctx.instruction_set(), origins, self.taps, part, scratch);
             (scratch.as_ptr(), part.len())
         }
     }
@@ -236,11 +235,8 @@ struct Convolve<'a> {
     to: &'a mut [f32],
 }
 
-impl Algorithm for Convolve<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: F32x16>(self) {
+impl Convolve<'_> {
+    fn run(self) {
         let Self { ctx, matrix, weights, panel, rows, columns, add, to } = self;
         let Some(last) = rows.iter().max() else { return };
         assert!(to.len() >= last + columns && add.is_none_or(|add| add.len() == to.len()));
@@ -262,7 +258,7 @@ impl Algorithm for Convolve<'_> {
         let to = to.as_mut_ptr();
         let mut base = add.map(<[f32]>::as_ptr);
         for part in &parts {
-            let (start, stride) = matrix.rows::<V>(matrix.origins, part, &mut scratch);
+            let (start, stride) = matrix.rows(ctx, matrix.origins, part, &mut scratch);
             let weights = &weights[part.start(channels) * LANES..];
             assert!(weights.len() >= (columns.div_ceil(LANES) - 1) * panel + part.len() * LANES);
             let product = Product {
@@ -278,7 +274,7 @@ impl Algorithm for Convolve<'_> {
             };
             // SAFETY: `a` is `rows.len()` rows of at least `depth`, `b` the panels asserted above; `to` and `add` hold
             // `columns` elements from every row's start on (asserted above), and `to` is borrowed exclusively.
-            unsafe { multiply::<V>(&product) };
+            unsafe { product.compute(ctx.instruction_set()) };
             base = Some(to);
         }
     }
@@ -294,11 +290,8 @@ struct Correlate<'a> {
     to: &'a mut [f32],
 }
 
-impl Algorithm for Correlate<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: F32x16>(self) {
+impl Correlate<'_> {
+    fn run(self) {
         let Self { ctx, matrix, part, dy, columns, to } = self;
         let stride = columns.next_multiple_of(LANES);
         let rows: Vec<_> = (0..part.len()).map(|row| row * stride).collect();
@@ -308,7 +301,7 @@ impl Algorithm for Correlate<'_> {
         let to = to.as_mut_ptr();
         let mut base = None;
         for (origins, dy) in matrix.origins.chunks(ROWS).zip(dy.chunks(ROWS * columns)) {
-            let (start, step) = matrix.rows::<V>(origins, part, &mut scratch);
+            let (start, step) = matrix.rows(ctx, origins, part, &mut scratch);
             let right = if stride == columns {
                 dy.as_ptr()
             } else {
@@ -330,7 +323,7 @@ impl Algorithm for Correlate<'_> {
             };
             // SAFETY: `a` is `origins.len()` rows of at least `part.len()`, `b` as many of `stride`; `to` holds `stride`
             // elements from every row's start on (asserted above) and is borrowed exclusively.
-            unsafe { multiply::<V>(&product) };
+            unsafe { product.compute(ctx.instruction_set()) };
             base = Some(to.cast_const());
         }
         if base.is_none() {

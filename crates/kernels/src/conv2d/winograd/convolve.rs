@@ -15,7 +15,7 @@ use crate::simd::{Algorithm, F32x16, LANES};
 /// Elements of transformed weight up to which it is made whole.
 const WHOLE_WEIGHT: usize = 3 << 19;
 /// Elements of transformed input and output that a task keeps in its core's cache.
-const TILE_BLOCK: usize = 120 << 10;
+const TILE_BLOCK: usize = 80 << 10;
 /// Elements of the whole transformed input; a larger batch is worked off in parts.
 const WHOLE_INPUT: usize = 4 << 20;
 /// Blocks of input channels whose weights are transformed at a time.

@@ -296,7 +296,7 @@ impl<V: F32x16> Target<V> for Destination<'_> {
                 None => value,
             };
             let to = self.start.add(offset);
-            if full { sum.store(to) } else { sum.store_partial(to, lanes) }
+            if self.whole { sum.store_streaming(to) } else if full { sum.store(to) } else { sum.store_partial(to, lanes) }
         }
     }
 }
