@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use wrn_sam::candle::{DType, Device, Tensor};
+use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{Batch, IMAGE_CHANNELS, IMAGE_SIZE};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -27,12 +28,13 @@ impl Setup {
         let parameters = Parameters::new(17, DType::F32, device);
         let model = WideResNet::new(&config, parameters.var_builder())?;
         // A classifier of zeros, which training begins with, would leave all other gradients zero.
-        for var in parameters.get("f.8_classification.weight") {
+        if let Some(var) = parameters.get("f.8_classification.weight") {
             var.set(&var.randn_like(0.0, 0.05)?)?;
         }
-        let config = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
+        let config =
+            SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
         let sgd = Sgd::new(parameters.trainable(), config)?;
-        let sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, adaptive: false })?;
+        let sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
         let images = Tensor::randn(0f32, 1f32, (batch, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE), device)?;
         let labels: Vec<u32> = (0..batch as u32).map(|image| image % 100).collect();
         Ok(Self { model, sam, batch: Batch { images, labels: Tensor::new(labels, device)? } })

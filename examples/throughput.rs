@@ -11,6 +11,7 @@ use std::time::Instant;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use wrn_sam::candle::{DType, Device, Tensor};
+use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{Batch, IMAGE_CHANNELS, IMAGE_SIZE};
 use wrn_sam::kernels::Context;
 use wrn_sam::losses::smooth_cross_entropy;
@@ -127,7 +128,7 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
         model = model.with_context(Context::new(args.threads));
     }
     // A classifier of zeros, which training begins with, would leave all other gradients zero.
-    for var in parameters.get("f.8_classification.weight") {
+    if let Some(var) = parameters.get("f.8_classification.weight") {
         var.set(&var.randn_like(0.0, 0.05)?)?;
     }
     let batch = args.batch as usize;
@@ -142,7 +143,7 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
     }
     let config = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
     let sgd = Sgd::new(parameters.trainable(), config)?;
-    let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, adaptive: false })?;
+    let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
     if !args.plain {
         return Ok(Box::new(move || Ok(step(&model, &mut sam, &batch, 0.1).map(drop)?)));
     }

@@ -17,6 +17,7 @@
 //!
 //! ```
 //! use wrn_sam::candle::{DType, Device};
+//! use wrn_sam::candle_nn::Optimizer;
 //! use wrn_sam::data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
 //! use wrn_sam::losses::smooth_cross_entropy;
 //! use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -29,7 +30,7 @@
 //! let config = WideResNetConfig { depth: 10, width_factor: 1, ..Default::default() };
 //! let model = WideResNet::new(&config, parameters.var_builder())?;
 //! let sgd = Sgd::new(parameters.trainable(), SgdConfig { momentum: 0.9, ..Default::default() })?;
-//! let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, adaptive: false })?;
+//! let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..Default::default() })?;
 //! for batch in loader.epoch(0) {
 //!     let batch = batch?;
 //!     let loss = sam.step(|pass| {

@@ -98,7 +98,7 @@ fn wrong_flags_end_with_2() {
     wrong(&["--dropout", "1"], &["`dropout` is 1"]);
 
     Ended::of(&mut example("verify")).fails(2, &["FILE"]);
-    Ended::of(example("verify").args(["x", "--tolerance", "-1"])).fails(2, &["--tolerance"]);
+    Ended::of(example("verify").args(["x", "--tolerance=-1"])).fails(2, &["--tolerance"]);
     Ended::of(example("throughput").args(["16", "2", "0"])).fails(2, &["0"]);
     Ended::of(example("throughput").args(["16", "2", "1", "--precision", "f8"])).fails(2, &["f32"]);
     Ended::of(example("predict").arg("model.safetensors")).fails(2, &["IMAGE"]);

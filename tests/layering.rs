@@ -7,14 +7,18 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each crate may import from this workspace. `train` alone joins data, models, losses and optimizers.
+/// What each crate may import from this workspace. `train` alone joins data, models, losses and optimizers; of `kernels`
+/// it takes the threads to run them on.
 const MAY_IMPORT: [(&str, &[&str]); 7] = [
     ("wrn-sam-data", &[]),
     ("wrn-sam-kernels", &[]),
     ("wrn-sam-losses", &["wrn-sam-kernels"]),
     ("wrn-sam-models", &["wrn-sam-kernels"]),
     ("wrn-sam-optim", &["wrn-sam-kernels"]),
-    ("wrn-sam-train", &["wrn-sam-data", "wrn-sam-models", "wrn-sam-losses", "wrn-sam-optim"]),
+    (
+        "wrn-sam-train",
+        &["wrn-sam-data", "wrn-sam-models", "wrn-sam-losses", "wrn-sam-optim", "wrn-sam-kernels"],
+    ),
     (
         "wrn-sam",
         &[

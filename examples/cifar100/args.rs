@@ -9,11 +9,9 @@ use wrn_sam::train::{DataChoice, Recipe};
 
 use crate::support::DeviceChoice;
 
-/// Train a Wide ResNet with Sharpness-Aware Minimization on CIFAR-100.
-///
-/// Without any flag it looks for CIFAR-100 in ./data, else fetches it, else trains on synthetic images, and says which.
+/// The command line.
 #[derive(Parser)]
-#[command(name = "cifar100", version, max_term_width = 110, args_override_self = true, after_help = EXIT_CODES)]
+#[command(name = "cifar100", version, about = ABOUT, long_about = None, next_line_help = true, args_override_self = true, after_help = EXIT_CODES)]
 pub struct Args {
     #[command(flatten)]
     pub data: DataFlags,
@@ -23,14 +21,17 @@ pub struct Args {
     pub run: RunFlags,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 trained to the end; 2 wrong flags; 1 anything else, Ctrl-C included \
+const ABOUT: &str = "Train a Wide ResNet with Sharpness-Aware Minimization on CIFAR-100\n\n\
+    Without any flag it looks for CIFAR-100 in ./data, else fetches it, else trains on synthetic images, and says\n\
+    which. A recipe file has defaults of its own for all that a recipe says.";
+
+const EXIT_CODES: &str = "Exit codes: 0 trained to the end; 2 wrong flags; 1 anything else, Ctrl-C included\n\
     (it writes a checkpoint and says how to resume).";
 
 #[derive(Group)]
 #[command(next_help_heading = "Data")]
 pub struct DataFlags {
-    /// Images to train on: auto (CIFAR-100 if it can be had, else synthetic), cifar100 or synthetic
-    /// [default: the recipe's; auto in quick and reference]
+    /// auto is CIFAR-100 if it can be had, else synthetic images [default: auto]
     #[arg(long, value_name = "auto|cifar100|synthetic", value_parser = data_choice)]
     pub data: Option<DataChoice>,
 
@@ -81,6 +82,7 @@ struct RecipeFlags {
 
     #[arg(
         long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true,
         help = help("Measure the neighbourhood relative to each weight (ASAM)", |r| r.adaptive)
     )]
     adaptive: Option<bool>,
@@ -127,14 +129,14 @@ pub struct RunFlags {
 fn help<T: Display + PartialEq>(text: &str, value: impl Fn(&Recipe) -> T) -> String {
     let (quick, reference) = (value(&Recipe::quick()), value(&Recipe::reference()));
     if quick == reference {
-        format!("{text} [default: the recipe's; {quick}]")
+        format!("{text} [default: {quick}]")
     } else {
-        format!("{text} [default: the recipe's; quick {quick}, reference {reference}]")
+        format!("{text} [default: quick {quick}, reference {reference}]")
     }
 }
 
 fn limit_help(verb: &str) -> String {
-    format!("{verb} on the first N images alone, 0 for all [default: the recipe's; 0]")
+    format!("{verb} on the first N images alone, 0 for all [default: 0]")
 }
 
 fn data_choice(text: &str) -> Result<DataChoice, String> {

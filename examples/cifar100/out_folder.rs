@@ -24,7 +24,9 @@ fn stamp(seconds: u64) -> String {
 
 /// Days since 1970-01-01 as (year, month, day) of the Gregorian calendar.
 fn civil(mut days: u64) -> (u64, u64, u64) {
-    let leap_day = |year: u64| u64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0));
+    let leap_day = |year: u64| {
+        u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)))
+    };
     let mut year = 1970;
     while days >= 365 + leap_day(year) {
         days -= 365 + leap_day(year);

@@ -69,6 +69,11 @@ impl Golden {
         self.tensors.get(key).ok_or_else(|| format!("it has no {key}").into())
     }
 
+    /// Whether there is a tensor of that key.
+    pub fn has(&self, key: &str) -> bool {
+        self.tensors.contains_key(key)
+    }
+
     /// Every tensor whose key begins with `prefix`, by the rest of its key.
     pub fn below(&self, prefix: &str) -> HashMap<String, Tensor> {
         let entries = self.tensors.iter();

@@ -1,4 +1,5 @@
-//! Random crop, random horizontal flip, normalization and cutout: bytes in, normalized values out, in one pass.
+//! Random crop, random horizontal flip, normalization and cutout: bytes in, normalized values out, in one
+//! pass.
 
 use std::ops::Range;
 
@@ -10,8 +11,9 @@ const SIZE: i32 = IMAGE_SIZE as i32;
 
 /// Cuts a 32x32 window out of the image with `padding` zero pixels around it.
 ///
-/// The window's position is uniform over all that fit: offsets of `-padding` to `padding` in both directions. The zeros
-/// are there before normalization, so they come out as `-mean / std`. (torchvision's `RandomCrop(32, padding)`)
+/// The window's position is uniform over all that fit: offsets of `-padding` to `padding` in both directions.
+/// The zeros are there before normalization, so they come out as `-mean / std`. (torchvision's
+/// `RandomCrop(32, padding)`)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomCrop {
     /// Pixels of padding on each side, 0 to 32; 0 leaves images as they are.
@@ -62,8 +64,8 @@ impl Normalize {
 
 /// Sets a square of the normalized image to zero with probability `p`. (arXiv 1708.04552)
 ///
-/// The square's top and left are uniform in `[-size / 2, 32 - size / 2)` and independent; what lies outside the image is
-/// clipped, so the square's middle is always inside.
+/// The square's top and left are uniform in `[-size / 2, 32 - size / 2)` and independent; what lies outside
+/// the image is clipped, so the square's middle is always inside.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cutout {
     /// The square's side in pixels, at least 1.
@@ -139,8 +141,9 @@ impl Augmentation {
     /// Checks every setting's range.
     ///
     /// # Errors
-    /// [`Error::Setting`] for padding above 32, a probability outside `[0, 1]`, a cutout of size 0, a mean that is not
-    /// finite, or a standard deviation that is not finite and above zero (as that of a channel of one colour).
+    /// [`Error::Setting`] for padding above 32, a probability outside `[0, 1]`, a cutout of size 0, a mean
+    /// that is not finite, or a standard deviation that is not finite and above zero (as that of a channel of
+    /// one colour).
     pub fn validate(&self) -> Result<()> {
         let probability = |name, p: f64| check(name, p, "0 to 1", (0.0..=1.0).contains(&p));
         check("crop padding", self.crop.padding, "0 to 32", self.crop.padding <= IMAGE_SIZE)?;
@@ -160,7 +163,8 @@ impl Augmentation {
         Ok(())
     }
 
-    /// Draws the random choices for one image. The draws are independent of each other and always in the same order.
+    /// Draws the random choices for one image. The draws are independent of each other and always in the same
+    /// order.
     pub fn sample(&self, rng: &mut impl Rng) -> Draw {
         let padding = self.crop.padding.min(IMAGE_SIZE) as i32;
         let offset = (rng.random_range(-padding..=padding), rng.random_range(-padding..=padding));
@@ -172,7 +176,8 @@ impl Augmentation {
         Draw { offset, flip, cutout }
     }
 
-    /// Writes `image` (planes of bytes) as augmented by `draw` to `out` (planes of normalized values, `[3, 32, 32]`).
+    /// Writes `image` as augmented by `draw` to `out`: planes of bytes to planes of normalized values, both
+    /// `[3, 32, 32]`.
     pub fn apply(&self, image: &[u8; IMAGE_BYTES], draw: &Draw, out: &mut [f32; IMAGE_BYTES]) {
         let (down, right) = draw.offset;
         let left = (SIZE + right.clamp(-SIZE, SIZE)) as usize;
@@ -205,6 +210,7 @@ impl Augmentation {
     }
 }
 
+/// One row of one channel.
 fn normalize<'a>(bytes: impl Iterator<Item = &'a u8>, table: &[f32; 256], out: &mut [f32; IMAGE_SIZE]) {
     for (out, &byte) in out.iter_mut().zip(bytes) {
         *out = table[usize::from(byte)];

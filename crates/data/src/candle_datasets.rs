@@ -5,8 +5,8 @@ use candle_datasets::vision::Dataset;
 
 use crate::{Cifar100, Error, FINE_CLASSES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
 
-/// Both splits as candle-datasets gives CIFAR-10: images `[N, 3, 32, 32]`, f32 in `[0, 1]`, not normalized; fine labels
-/// `[N]`, u8; 100 of them. It takes four times the bytes' memory.
+/// Both splits as candle-datasets gives CIFAR-10: images `[N, 3, 32, 32]`, f32 in `[0, 1]`, not normalized;
+/// fine labels `[N]`, u8; 100 of them. It takes four times the bytes' memory.
 impl TryFrom<&Cifar100> for Dataset {
     type Error = Error;
 

@@ -1,7 +1,8 @@
 //! CIFAR-100's binary layout: bytes -> records, every offset checked.
 //!
-//! A record is two label bytes (coarse, then fine) and 3072 bytes of image: planes of red, green and blue, each 32 rows
-//! of 32. A file is records end to end, with no header. (<https://www.cs.toronto.edu/~kriz/cifar.html>)
+//! A record is two label bytes (coarse, then fine) and 3072 bytes of image: planes of red, green and blue,
+//! each 32 rows of 32. A file is records end to end, with no header.
+//! (<https://www.cs.toronto.edu/~kriz/cifar.html>)
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,11 +34,12 @@ const RECORDS_PER_READ: usize = 64;
 impl Split {
     /// Reads a file of CIFAR-100 records, as many as it has.
     ///
-    /// [`Cifar100::from_dir`](crate::Cifar100::from_dir) reads the data set itself, and insists on its exact sizes.
+    /// [`Cifar100::from_dir`](crate::Cifar100::from_dir) reads the data set itself, and insists on its exact
+    /// sizes.
     ///
     /// # Errors
-    /// [`Error::Empty`], [`Error::Truncated`] for anything but a whole number of records, [`Error::Label`] for a label
-    /// out of range, and [`Error::Io`].
+    /// [`Error::Empty`], [`Error::Truncated`] for anything but a whole number of records, [`Error::Label`]
+    /// for a label out of range, and [`Error::Io`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         read_file(path.as_ref(), None)
     }
@@ -152,7 +154,8 @@ mod tests {
     fn records_are_decoded_in_order() {
         // More than one buffer's worth, and not a whole number of buffers.
         let count = 2 * RECORDS_PER_READ + 3;
-        let bytes: Vec<u8> = (0..count).flat_map(|i| record((i % 20) as u8, (i % 100) as u8, i as u8)).collect();
+        let bytes: Vec<u8> =
+            (0..count).flat_map(|i| record((i % 20) as u8, (i % 100) as u8, i as u8)).collect();
         let split = read(&bytes, Some(count)).unwrap();
         assert_eq!(split.len(), count);
         for i in 0..count {
@@ -172,15 +175,18 @@ mod tests {
         );
         assert_eq!(
             message(read(&two[..4000], None)),
-            "some.bin is cut short in record 1: 6148 bytes expected (2 records of 3074), 4000 found; get the file again"
+            "some.bin is cut short in record 1: 6148 bytes expected (2 records of 3074), 4000 found; \
+             get the file again"
         );
         assert_eq!(
             message(read(&two[..3074], Some(2))),
-            "some.bin is cut short in record 1: 6148 bytes expected (2 records of 3074), 3074 found; get the file again"
+            "some.bin is cut short in record 1: 6148 bytes expected (2 records of 3074), 3074 found; \
+             get the file again"
         );
         assert_eq!(
             message(read(&two, Some(1))),
-            "some.bin is too long: 3074 bytes expected (1 records of 3074), 6148 found; is it of CIFAR-100's binary version?"
+            "some.bin is too long: 3074 bytes expected (1 records of 3074), 6148 found; \
+             is it of CIFAR-100's binary version?"
         );
     }
 

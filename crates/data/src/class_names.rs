@@ -137,7 +137,8 @@ pub const COARSE_NAMES: [&str; 20] = [
 /// # Errors
 /// [`Error::Names`] where there are not exactly `expected` of them.
 pub(crate) fn parse(text: &str, path: &Path, expected: usize) -> Result<Vec<String>> {
-    let names: Vec<String> = text.lines().map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect();
+    let names: Vec<String> =
+        text.lines().map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect();
     if names.len() != expected {
         return Err(Error::Names { path: path.into(), expected, found: names.len() });
     }
@@ -164,6 +165,9 @@ mod tests {
         let path = Path::new("coarse_label_names.txt");
         assert_eq!(parse("fish\r\ntrees\n\n", path, 2).unwrap(), ["fish", "trees"]);
         let message = parse("fish\n", path, 2).unwrap_err().to_string();
-        assert_eq!(message, "coarse_label_names.txt has 1 names, 2 expected; get the file again or remove it");
+        assert_eq!(
+            message,
+            "coarse_label_names.txt has 1 names, 2 expected; get the file again or remove it"
+        );
     }
 }

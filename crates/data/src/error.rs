@@ -143,7 +143,10 @@ pub enum Error {
     },
 
     /// An archive holds something that CIFAR-100's does not, and that is not safe to unpack.
-    #[error("{}: refusing the entry {}, which {reason}; this is not the official archive", path.display(), entry.display())]
+    #[error(
+        "{}: refusing the entry {}, which {reason}; this is not the official archive",
+        path.display(), entry.display()
+    )]
     Entry {
         /// The archive.
         path: PathBuf,
@@ -172,7 +175,10 @@ pub enum Error {
     },
 
     /// The server stopped sending.
-    #[error("{url} sent nothing for {seconds:.1} s after {received} bytes; try again", seconds = timeout.as_secs_f64())]
+    #[error(
+        "{url} sent nothing for {:.1} s after {received} bytes; try again",
+        timeout.as_secs_f64()
+    )]
     Stalled {
         /// The address asked for.
         url: String,
@@ -183,8 +189,10 @@ pub enum Error {
     },
 
     /// The connection broke before the file's end.
-    #[error("{url} was cut off after {received} of {} bytes ({reason}); try again",
-        expected.map_or("an unknown number of".into(), |bytes| bytes.to_string()))]
+    #[error(
+        "{url} was cut off after {received} of {} bytes ({reason}); try again",
+        expected.map_or("an unknown number of".into(), |bytes| bytes.to_string())
+    )]
     CutOff {
         /// The address asked for.
         url: String,

@@ -11,19 +11,19 @@
 //! # Loading
 //!
 //! [`Cifar100::open`] reads the binary version from a folder or from its .tar.gz, and
-//! [`download()`](download::download) fetches it. Every size, label and archive entry is checked; an [`Error`] says which
-//! file and record is wrong, what was expected there, and what to do.
+//! [`download()`](download::download) fetches it. Every size, label and archive entry is checked; an
+//! [`Error`] says which file and record is wrong, what was expected there, and what to do.
 //!
 //! ```no_run
 //! use wrn_sam_data::Cifar100;
 //!
-//! let cifar = Cifar100::open("data")?; // data/train.bin, data/cifar-100-binary/train.bin, or the archive in data
+//! let cifar = Cifar100::open("data")?; // the folder, its parent, or the archive
 //! assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! Without any file, [`Cifar100::synthetic`] makes images in the same shape that a network can learn, from a seed. The
-//! rest of this page uses it, so that all of it runs offline.
+//! Without any file, [`Cifar100::synthetic`] makes images in the same shape that a network can learn, from a
+//! seed. The rest of this page uses it, so that all of it runs offline.
 //!
 //! ```
 //! use wrn_sam_data::Cifar100;
@@ -40,8 +40,8 @@
 //!
 //! # Statistics
 //!
-//! Networks want inputs around zero. [`Statistics::of`] computes the mean and unbiased standard deviation of each channel
-//! of pixels in `[0, 1]`, exactly; both splits are normalized by the training split's.
+//! Networks want inputs around zero. [`Statistics::of`] computes the mean and unbiased standard deviation of
+//! each channel of pixels in `[0, 1]`, exactly; both splits are normalized by the training split's.
 //!
 //! ```
 //! # use wrn_sam_data::{Cifar100, Statistics};
@@ -53,8 +53,9 @@
 //!
 //! # Augmenting
 //!
-//! [`Augmentation::reference`] is the reference recipe's: crop with padding 4, flip, normalize, cutout 16x16. Its fields
-//! are public, so other strengths are a field away; [`Augmentation::none`] only normalizes, as evaluation does.
+//! [`Augmentation::reference`] is the reference recipe's: crop with padding 4, flip, normalize, cutout 16x16.
+//! Its fields are public, so other strengths are a field away; [`Augmentation::none`] only normalizes, as
+//! evaluation does.
 //!
 //! ```
 //! # use wrn_sam_data::{Cifar100, Statistics};
@@ -69,8 +70,9 @@
 //!
 //! # Batching
 //!
-//! A [`Loader`] makes the batches of any epoch on worker threads, a few ahead. They depend on the seed and the epoch's
-//! number alone, never on the number of threads, so a run can be repeated, and resumed in the middle of an epoch.
+//! A [`Loader`] makes the batches of any epoch on worker threads, a few ahead. They depend on the seed and
+//! the epoch's number alone, never on the number of threads, so a run can be repeated, and resumed in the
+//! middle of an epoch.
 //!
 //! ```
 //! # use wrn_sam_data::{Augmentation, Cifar100, Statistics};
@@ -97,8 +99,8 @@
 //! # Features
 //!
 //! - `download` (default): [`download()`](download::download), over HTTPS.
-//! - `candle-datasets`: `candle_datasets::vision::Dataset::try_from(&cifar)`, for programs written against that crate. It
-//!   brings in a large tree of dependencies.
+//! - `candle-datasets`: `candle_datasets::vision::Dataset::try_from(&cifar)`, for programs written against
+//!   that crate. It brings in a large tree of dependencies.
 
 mod augment;
 #[cfg(feature = "candle-datasets")]

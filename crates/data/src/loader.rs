@@ -43,9 +43,9 @@ pub struct Batch {
 
 /// Makes the batches of any epoch of a split.
 ///
-/// An epoch's batches depend on the split, the augmentation, the batch size, the seed and the epoch's number alone: never
-/// on the number of threads, on other epochs, or on where in the epoch one begins. Each image's augmentation is drawn
-/// from its own random stream, named by seed, epoch and place in the epoch.
+/// An epoch's batches depend on the split, the augmentation, the batch size, the seed and the epoch's number
+/// alone: never on the number of threads, on other epochs, or on where in the epoch one begins. Each image's
+/// augmentation is drawn from its own random stream, named by seed, epoch and place in the epoch.
 ///
 /// ```
 /// use wrn_sam_data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
@@ -71,7 +71,8 @@ impl Loader {
     /// A loader over the images of `split`.
     ///
     /// # Errors
-    /// [`Error::EmptySplit`], and [`Error::Setting`] for a batch size of 0 or what [`Augmentation::validate`] refuses.
+    /// [`Error::EmptySplit`], and [`Error::Setting`] for a batch size of 0 or what [`Augmentation::validate`]
+    /// refuses.
     pub fn new(split: &Split, augmentation: Augmentation, config: LoaderConfig) -> Result<Self> {
         if split.is_empty() {
             return Err(Error::EmptySplit);
@@ -139,8 +140,8 @@ impl Loader {
 
 /// The batches of an epoch, in order, made a few ahead by worker threads.
 ///
-/// An error, or a panic in a worker thread, comes in its batch's place as an error and ends the iteration. Dropping this
-/// ends the threads.
+/// An error, or a panic in a worker thread, comes in its batch's place as an error and ends the iteration.
+/// Dropping this ends the threads.
 pub struct Batches(Prefetch<Batch>);
 
 impl Iterator for Batches {

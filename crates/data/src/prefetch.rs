@@ -11,8 +11,8 @@ use crate::{Error, Result};
 
 /// An iterator over `make(start)`, `make(start + 1)`, … whose items are made by worker threads.
 ///
-/// At most two items per thread are made or being made ahead of the one that the caller waits for. After an error it ends.
-/// Dropping it ends the threads, each after the item it is at.
+/// At most two items per thread are made or being made ahead of the one that the caller waits for. After an
+/// error it ends. Dropping it ends the threads, each after the item it is at.
 pub(crate) struct Prefetch<T> {
     shared: Arc<Shared<T>>,
     workers: Vec<JoinHandle<()>>,
@@ -38,8 +38,8 @@ struct State<T> {
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// Starts making the items of `range` on `threads` threads; on none, or where the system gives none, each item is
-    /// made when it is asked for.
+    /// Starts making the items of `range` on `threads` threads; on none, or where the system gives none, each
+    /// item is made when it is asked for.
     pub(crate) fn new(
         range: Range<usize>,
         threads: usize,
@@ -194,7 +194,11 @@ mod tests {
     fn an_error_arrives_in_its_place_and_ends_the_iteration() {
         for threads in 0..3 {
             let mut prefetch =
-                Prefetch::new(0..9, threads, |index| if index == 4 { Err(Error::EmptySplit) } else { Ok(()) });
+                Prefetch::new(
+                    0..9,
+                    threads,
+                    |index| if index == 4 { Err(Error::EmptySplit) } else { Ok(()) },
+                );
             assert!(prefetch.by_ref().take(4).all(|item| item.is_ok()));
             assert!(matches!(prefetch.next(), Some(Err(Error::EmptySplit))));
             assert!(prefetch.next().is_none());

@@ -12,8 +12,8 @@ pub(crate) enum Purpose {
     SyntheticTest = 4,
 }
 
-/// The stream for `position` within `index` (an epoch, say) of a purpose: the first three make ChaCha8's key, the
-/// position its nonce, so no two streams overlap and any of them starts in constant time.
+/// The stream for `position` within `index` (an epoch, say) of a purpose: the first three make ChaCha8's key,
+/// the position its nonce, so no two streams overlap and any of them starts in constant time.
 pub(crate) fn stream(seed: u64, purpose: Purpose, index: u64, position: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -38,7 +38,9 @@ mod tests {
         assert_eq!(first(1, Purpose::Order, 2, 3), first(1, Purpose::Order, 2, 3));
         let mut seen = HashSet::new();
         for seed in 0..3 {
-            for purpose in [Purpose::Order, Purpose::Augmentation, Purpose::SyntheticTrain, Purpose::SyntheticTest] {
+            for purpose in
+                [Purpose::Order, Purpose::Augmentation, Purpose::SyntheticTrain, Purpose::SyntheticTest]
+            {
                 for index in 0..3 {
                     for position in 0..3 {
                         assert!(seen.insert(first(seed, purpose, index, position)));

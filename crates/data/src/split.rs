@@ -30,7 +30,8 @@ struct Columns {
 }
 
 impl Split {
-    /// A split of `images` (3072 bytes each, planes of red, green and blue) with one label and one coarse label each.
+    /// A split of `images` (3072 bytes each, planes of red, green and blue) with one label and one coarse
+    /// label each.
     ///
     /// The labels are taken as they are; the readers of this crate check theirs.
     ///
@@ -38,7 +39,8 @@ impl Split {
     /// [`Error::Lengths`] where the three do not fit together.
     pub fn new(images: Vec<u8>, labels: Vec<u8>, coarse_labels: Vec<u8>) -> Result<Self> {
         let len = labels.len();
-        if images.len() / IMAGE_BYTES != len || images.len() % IMAGE_BYTES != 0 || coarse_labels.len() != len {
+        let (whole, rest) = images.as_chunks::<IMAGE_BYTES>();
+        if whole.len() != len || !rest.is_empty() || coarse_labels.len() != len {
             return Err(Error::Lengths { images: images.len(), labels: len, coarse: coarse_labels.len() });
         }
         Ok(Self { columns: Arc::new(Columns { images, labels, coarse_labels }), len })

@@ -8,10 +8,8 @@ use wrn_sam_data::{
 };
 
 /// CIFAR-100's own.
-const STATISTICS: Statistics = Statistics {
-    mean: [0.50707516, 0.48654887, 0.44091784],
-    std: [0.26733429, 0.25643846, 0.27615047],
-};
+const STATISTICS: Statistics =
+    Statistics { mean: [0.50707516, 0.48654887, 0.44091784], std: [0.26733429, 0.25643846, 0.27615047] };
 
 /// An image whose pixels differ from all their neighbours and between channels.
 fn image() -> [u8; IMAGE_BYTES] {
@@ -139,8 +137,9 @@ fn settings_out_of_range_are_named() {
 }
 
 proptest! {
-    /// Any setting and any draw, even one that no sampling gives: each output pixel is the pixel by the definition, so
-    /// a normalized source pixel, a normalized zero or zero; and nothing panics or stays unwritten.
+    /// Any setting and any draw, even one that no sampling gives: each output pixel is the pixel by the
+    /// definition, so a normalized source pixel, a normalized zero or zero; and nothing panics or stays
+    /// unwritten.
     #[test]
     fn any_draw_equals_the_definition(
         padding in 0..40_usize,

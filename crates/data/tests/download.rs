@@ -77,8 +77,7 @@ fn failure(options: &DownloadOptions) -> Error {
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -104,8 +103,13 @@ fn an_archive_is_fetched_checked_and_unpacked() {
     // It is not CIFAR-100's size, so it is not taken for CIFAR-100, and not overwritten either.
     let message = download(&dir, &options).unwrap_err().to_string();
     assert!(message.contains("cifar-100-binary is already there but not whole ("), "{message}");
-    assert!(message.ends_with("train.bin is cut short in record 3: 153700000 bytes expected \
-        (50000 records of 3074), 9222 found; get the file again); move it away or delete it first"), "{message}");
+    assert!(
+        message.ends_with(
+            "train.bin is cut short in record 3: 153700000 bytes expected \
+        (50000 records of 3074), 9222 found; get the file again); move it away or delete it first"
+        ),
+        "{message}"
+    );
     assert_eq!(names(&folder), ["test.bin", "train.bin"]);
 }
 
@@ -191,6 +195,17 @@ fn no_server_is_an_error_and_makes_no_folder() {
     let message = download(&dir, &options(format!("http://127.0.0.1:{port}/"))).unwrap_err().to_string();
     assert!(message.starts_with(&format!("cannot reach http://127.0.0.1:{port}/: ")), "{message}");
     assert!(!dir.exists());
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let (bytes, _) = archive();
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("file");
+    fs::write(&dir, "not a folder").unwrap();
+    let message = download(&dir, &options(serve_file(bytes.len(), bytes))).unwrap_err().to_string();
+    assert!(message.starts_with(&format!("cannot create {}: ", dir.display())), "{message}");
+    assert_eq!(fs::read_to_string(&dir).unwrap(), "not a folder");
 }
 
 #[test]

@@ -3,9 +3,7 @@
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
-use wrn_sam_data::{
-    Augmentation, Batch, Cifar100, IMAGE_BYTES, Loader, LoaderConfig, Split, Statistics,
-};
+use wrn_sam_data::{Augmentation, Batch, Cifar100, IMAGE_BYTES, Loader, LoaderConfig, Split, Statistics};
 
 /// Images that say which they are in their first two bytes.
 fn numbered(len: usize) -> Split {
@@ -82,7 +80,8 @@ fn epochs_and_seeds_differ_and_repeat() {
     assert!(bits(reference(2, 4).epoch(0)) != first);
     assert!(bits(loader.epoch(0)) == first);
     // Of two epochs' images in the same place, about one in a hundred has the same label.
-    let labels = |epoch| bits(loader.epoch(epoch)).into_iter().flat_map(|(_, labels)| labels).collect::<Vec<_>>();
+    let labels =
+        |epoch| bits(loader.epoch(epoch)).into_iter().flat_map(|(_, labels)| labels).collect::<Vec<_>>();
     let same = labels(0).iter().zip(labels(1)).filter(|(a, b)| **a == *b).count();
     assert!(same < 20, "{same}");
 }

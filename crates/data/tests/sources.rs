@@ -59,7 +59,9 @@ fn a_folder_is_read_from_itself_or_its_parent() {
     assert_eq!((&cifar.coarse_names, cifar.fine_names[0].as_str()), (&coarse, "apple"));
     fs::write(inner.join("fine_label_names.txt"), "apple\n").unwrap();
     let message = Cifar100::open(parent.path()).unwrap_err().to_string();
-    assert!(message.ends_with("fine_label_names.txt has 1 names, 100 expected; get the file again or remove it"));
+    assert!(
+        message.ends_with("fine_label_names.txt has 1 names, 100 expected; get the file again or remove it")
+    );
 }
 
 #[test]
@@ -103,7 +105,10 @@ fn any_whole_number_of_records_can_be_read() {
     let dir = folder(Some(3 * RECORD as u64), Some(5));
     assert_eq!(Split::read(dir.path().join("train.bin")).unwrap().len(), 3);
     let message = Split::read(dir.path().join("test.bin")).unwrap_err().to_string();
-    assert!(message.contains("cut short in record 0: 3074 bytes expected (1 records of 3074), 5 found"), "{message}");
+    assert!(
+        message.contains("cut short in record 0: 3074 bytes expected (1 records of 3074), 5 found"),
+        "{message}"
+    );
     let message = Split::read(dir.path().join("nothing.bin")).unwrap_err().to_string();
     assert!(message.contains("nothing.bin is missing"), "{message}");
 }
@@ -217,7 +222,9 @@ fn the_real_cifar100_has_its_statistics_and_names() {
     let archive = dir.join("cifar-100-binary.tar.gz");
     if archive.is_file() {
         let archived = Cifar100::from_archive(archive).unwrap();
-        assert!(archived.train.images() == cifar.train.images() && archived.test.images() == cifar.test.images());
+        assert!(
+            archived.train.images() == cifar.train.images() && archived.test.images() == cifar.test.images()
+        );
         assert!(archived.train.labels() == cifar.train.labels());
         assert!(archived.test.coarse_labels() == cifar.test.coarse_labels());
     }

@@ -23,6 +23,7 @@ pub mod conv2d;
 mod error;
 mod gemm;
 pub mod linear;
+pub mod machine;
 mod microkernel;
 pub mod optimizer_step;
 mod parallel;

@@ -21,10 +21,3 @@ where
         }
     });
 }
-
-/// How many of `total` rows go into one task, about `target`: a block count that divides evenly between
-/// small numbers of threads, and depends on the shape alone.
-pub(crate) fn block_len(total: usize, target: usize) -> usize {
-    let blocks = total.div_ceil(target).next_multiple_of(8);
-    total.div_ceil(blocks.max(1)).max(1)
-}

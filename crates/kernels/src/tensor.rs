@@ -33,7 +33,8 @@ fn unsupported(operation: &'static str, tensor: &Tensor) -> Error {
 
 /// The elements of a contiguous layout.
 pub(crate) fn contiguous<'a>(data: &'a [f32], layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    let (start, end) = layout.contiguous_offsets().ok_or(candle_core::Error::RequiresContiguous { op: "kernel" })?;
+    let (start, end) =
+        layout.contiguous_offsets().ok_or(candle_core::Error::RequiresContiguous { op: "kernel" })?;
     Ok(&data[start..end])
 }
 
@@ -59,7 +60,8 @@ impl Deref for ChannelsLast<'_> {
 /// # Panics
 /// If the layout has not four dimensions.
 pub(crate) fn channels_last<'a>(ctx: &Context, data: &'a [f32], layout: &Layout) -> ChannelsLast<'a> {
-    let ([_, channels, height, width], [by_image, by_channel, by_row, by_column]) = (layout.dims(), layout.stride())
+    let ([_, channels, height, width], [by_image, by_channel, by_row, by_column]) =
+        (layout.dims(), layout.stride())
     else {
         unreachable!("callers have asked for four dimensions")
     };
@@ -88,7 +90,10 @@ pub(crate) fn channels_last<'a>(ctx: &Context, data: &'a [f32], layout: &Layout)
 }
 
 /// An `[N, C, H, W]` tensor of `[N, H, W, C]` data.
-pub(crate) fn from_channels_last(data: Vec<f32>, dims: (usize, usize, usize, usize)) -> candle_core::Result<Tensor> {
+pub(crate) fn from_channels_last(
+    data: Vec<f32>,
+    dims: (usize, usize, usize, usize),
+) -> candle_core::Result<Tensor> {
     let (batch, channels, height, width) = dims;
     Tensor::from_vec(data, (batch, height, width, channels), &Device::Cpu)?.permute((0, 3, 1, 2))
 }

@@ -147,8 +147,10 @@ fn tensors_agree_with_stock_candle() {
         // [C, everything else], and statistics of it.
         let columns = x.transpose(0, 1).unwrap().flatten_from(1).unwrap();
         let batch_mean = columns.mean_keepdim(D::Minus1).unwrap();
-        let batch_var = columns.broadcast_sub(&batch_mean).unwrap().sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
-        let (running_mean, running_var) = (variable(5, &[channels]), variable(6, &[channels]).sqr().unwrap().detach());
+        let batch_var =
+            columns.broadcast_sub(&batch_mean).unwrap().sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
+        let (running_mean, running_var) =
+            (variable(5, &[channels]), variable(6, &[channels]).sqr().unwrap().detach());
         for constant in [false, true] {
             let (ours, mean, var) = if constant {
                 let (mean, var) = (running_mean.as_detached_tensor(), running_var.clone());
@@ -168,7 +170,8 @@ fn tensors_agree_with_stock_candle() {
             let gradients = |y: Tensor| (y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
             let (ours, candle) = (gradients(ours), gradients(candle));
             for (name, variable) in [("dx", &x), ("dgamma", &gamma), ("dbeta", &beta)] {
-                let of = |gradients: &candle_core::backprop::GradStore| values(gradients.get(variable).unwrap());
+                let of =
+                    |gradients: &candle_core::backprop::GradStore| values(gradients.get(variable).unwrap());
                 assert_close(name, &of(&ours), &of(&candle), 1e-4);
             }
         }
@@ -179,7 +182,9 @@ fn tensors_agree_with_stock_candle() {
 fn what_does_not_fit_is_an_error_that_says_why() {
     let ctx = wrn_sam_kernels::Context::shared();
     let statistics = |x: &[f32], channels: usize| {
-        batch_norm::statistics(ctx, x, &mut vec![0.; channels], &mut vec![0.; channels]).unwrap_err().to_string()
+        batch_norm::statistics(ctx, x, &mut vec![0.; channels], &mut vec![0.; channels])
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(statistics(&[0.; 5], 2), "x: expected rows of 2 channels (at least one), found 5 elements");
     assert_eq!(statistics(&[0.; 5], 0), "x: expected rows of 0 channels (at least one), found 5 elements");

@@ -26,7 +26,9 @@ fn check_shape(shape: &Conv2dShape) {
     let shift = random(5, shape.in_channels);
     let (add_y, add_x) = (random(6, shape.output_len()), random(7, shape.input_len()));
     let activation = Activation { scale: &scale, shift: &shift };
-    for (activation, add_y, add_x) in [(None, None, None), (Some(activation), Some(&add_y[..]), Some(&add_x[..]))] {
+    for (activation, add_y, add_x) in
+        [(None, None, None), (Some(activation), Some(&add_y[..]), Some(&add_x[..]))]
+    {
         let mut y = vec![0.; shape.output_len()];
         reference::forward(shape, &x, activation, &w, add_y, &mut y);
         check(&format!("{shape:?} forward"), &y, TOLERANCE, |ctx| {
@@ -107,8 +109,8 @@ proptest! {
     }
 }
 
-/// The products are linear in what they are differentiated by, so differences of any size are exact; the loss is
-/// `sum(dy * y)`, summed in `f64`.
+/// The products are linear in what they are differentiated by, so differences of any size are exact; the loss
+/// is `sum(dy * y)`, summed in `f64`.
 #[test]
 fn the_reference_agrees_with_finite_differences() {
     for (kernel, stride) in [(3, 1), (3, 2), (1, 2)] {

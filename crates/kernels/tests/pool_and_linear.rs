@@ -3,16 +3,21 @@
 mod common;
 
 use common::{assert_close, check, random};
+use wrn_sam_kernels::Context;
 use wrn_sam_kernels::conv2d::Activation;
 use wrn_sam_kernels::linear::{self, LinearShape};
 use wrn_sam_kernels::pool::{self, PoolShape};
-use wrn_sam_kernels::Context;
 
 #[test]
 fn pooling_agrees_with_its_reference() {
-    for (batch, height, width, channels, window) in
-        [(1, 1, 1, 1, 1), (2, 8, 8, 17, 8), (3, 4, 6, 3, 2), (5, 8, 8, 64, 8), (2, 16, 24, 160, 8), (0, 8, 8, 16, 8)]
-    {
+    for (batch, height, width, channels, window) in [
+        (1, 1, 1, 1, 1),
+        (2, 8, 8, 17, 8),
+        (3, 4, 6, 3, 2),
+        (5, 8, 8, 64, 8),
+        (2, 16, 24, 160, 8),
+        (0, 8, 8, 16, 8),
+    ] {
         let shape = PoolShape { batch, height, width, channels, window };
         let (x, dy) = (random(1, shape.input_len()), random(2, shape.output_len()));
         let (scale, shift) = (random(3, channels), random(4, channels));
@@ -56,7 +61,9 @@ fn a_window_that_does_not_tile_is_an_error() {
 
 #[test]
 fn linear_agrees_with_its_reference() {
-    for (batch, inputs, outputs) in [(1, 1, 1), (3, 17, 5), (8, 640, 100), (128, 128, 100), (5, 16, 16), (0, 4, 4)] {
+    for (batch, inputs, outputs) in
+        [(1, 1, 1), (3, 17, 5), (8, 640, 100), (128, 128, 100), (5, 16, 16), (0, 4, 4)]
+    {
         let shape = LinearShape { batch, inputs, outputs };
         let (x, w, b) = (random(1, batch * inputs), random(2, outputs * inputs), random(3, outputs));
         let dy = random(4, batch * outputs);

@@ -80,7 +80,11 @@ impl Chart<'_> {
         for (index, series) in self.series.iter().enumerate() {
             let left = LEFT + share * index as f64 + 8.0;
             let (right, y) = (left + 28.0, TOP - 21.0);
-            let _ = writeln!(svg, "<path d=\"M{left:.1} {y}H{right:.1}\" stroke=\"{}\" stroke-width=\"3\"/>", series.color);
+            let _ = writeln!(
+                svg,
+                "<path d=\"M{left:.1} {y}H{right:.1}\" stroke=\"{}\" stroke-width=\"3\"/>",
+                series.color
+            );
             let (x, y) = (right + 8.0, y + 4.5);
             let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\">{}</text>", escape(&series.name));
         }
@@ -132,8 +136,8 @@ impl Axis {
     /// All finite `values`, from tick to tick.
     fn of_values<'a>(values: impl Iterator<Item = &'a f64>, from_zero: bool) -> Self {
         let finite = values.copied().filter(|value| value.is_finite());
-        let (mut low, mut high) =
-            finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (value.min(low), value.max(high)));
+        let (mut low, mut high) = finite
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (value.min(low), value.max(high)));
         if low > high {
             (low, high) = (0.0, 1.0);
         }

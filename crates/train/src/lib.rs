@@ -42,6 +42,5 @@ pub use evaluate::{Evaluation, evaluate};
 pub use metrics::{EpochMetrics, HEADER, MetricsFile, Tally};
 pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress};
 pub use recipe::{DataChoice, Difference, Recipe, ScheduleKind};
-pub use run_folder::RunFolder;
 pub use step::{StepOutcome, step};
 pub use trainer::{Outcome, Trainer};

@@ -239,7 +239,11 @@ impl MetricsFile {
         let mut lines = text.lines();
         let header = lines.next().unwrap_or_default();
         if header != HEADER {
-            return Err(Error::Metrics { what: "header".into(), found: header.into(), expected: HEADER.into() });
+            return Err(Error::Metrics {
+                what: "header".into(),
+                found: header.into(),
+                expected: HEADER.into(),
+            });
         }
         lines.map(EpochMetrics::from_csv).collect()
     }

@@ -107,6 +107,8 @@ pub struct Recipe {
     pub rho: f64,
     /// Measure the neighbourhood relative to each weight (ASAM).
     pub adaptive: bool,
+    /// Exponent of the norm the radius is measured in: above 1; infinity lets every weight move by `rho`.
+    pub norm: f64,
     /// Probability mass taken from the label and spread over the other classes: [0, 1).
     pub label_smoothing: f64,
 
@@ -149,6 +151,7 @@ impl Recipe {
             weight_decay: 5e-4,
             rho: 0.1,
             adaptive: false,
+            norm: 2.0,
             label_smoothing: 0.1,
             seed: 17,
             threads: 0,
@@ -167,8 +170,8 @@ impl Recipe {
     /// [`Error::Toml`] for a syntax error, an unknown key or a wrong type; [`Error::InvalidValue`] for a value out
     /// of range.
     pub fn from_toml(text: &str) -> Result<Self> {
-        let recipe: Self =
-            toml::from_str(text).map_err(|error| Error::Toml { message: error.to_string().trim_end().into() })?;
+        let recipe: Self = toml::from_str(text)
+            .map_err(|error| Error::Toml { message: error.to_string().trim_end().into() })?;
         recipe.validate()?;
         Ok(recipe)
     }
@@ -179,7 +182,20 @@ impl Recipe {
     /// Those of [`Recipe::from_toml`] with the path, and [`Error::Io`].
     pub fn from_toml_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        Self::from_toml(&text).map_err(|source| Error::RecipeFile { path: path.into(), source: source.into() })
+        Self::from_toml(&text)
+            .map_err(|source| Error::RecipeFile { path: path.into(), source: source.into() })
+    }
+
+    /// The recipe of the run in `folder`: what to resume it with.
+    ///
+    /// # Errors
+    /// [`Error::NotARun`] where there is no `recipe.toml`; those of [`Recipe::from_toml_file`].
+    pub fn of_run(folder: &Path) -> Result<Self> {
+        let path = folder.join("recipe.toml");
+        if !path.is_file() {
+            return Err(Error::NotARun { path: folder.into() });
+        }
+        Self::from_toml_file(&path)
     }
 
     /// The recipe as TOML, every key in it.
@@ -200,30 +216,39 @@ impl Recipe {
         let not_negative = |x: f64| x.is_finite() && x >= 0.0;
         let share = |x: f64| (0.0..1.0).contains(&x);
         let probability = |x: f64| (0.0..=1.0).contains(&x);
-        let nesterov_fits = !self.nesterov || (self.momentum > 0.0 && self.dampening == 0.0);
-
-        let Self { depth, width_factor, epochs, batch_size, .. } = *self;
+        let Self { depth, width_factor, dropout, epochs, batch_size, learning_rate, .. } = *self;
+        let Self { crop_padding, flip_probability, cutout_size, cutout_probability, .. } = *self;
+        let Self { warmup_epochs, momentum, dampening, nesterov, weight_decay, .. } = *self;
+        let Self { rho, norm, label_smoothing, seed, threads, .. } = *self;
         let depth_fits = (10..=1000).contains(&depth) && depth % 6 == 4;
+        let nesterov_fits = !nesterov || (momentum > 0.0 && dampening == 0.0);
+
         check("depth", depth, depth_fits, "6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …")?;
         check("width_factor", width_factor, (1..=1000).contains(&width_factor), "from 1 to 1000")?;
-        check("dropout", self.dropout, share(self.dropout), "at least 0 and less than 1")?;
-        check("crop_padding", self.crop_padding, self.crop_padding <= 32, "from 0 to 32")?;
-        check("flip_probability", self.flip_probability, probability(self.flip_probability), "from 0 to 1")?;
-        check("cutout_size", self.cutout_size, (1..=64).contains(&self.cutout_size), "from 1 to 64")?;
-        check("cutout_probability", self.cutout_probability, probability(self.cutout_probability), "from 0 to 1")?;
+        check("dropout", dropout, share(dropout), "at least 0 and less than 1")?;
+        check("crop_padding", crop_padding, crop_padding <= 32, "from 0 to 32")?;
+        check("flip_probability", flip_probability, probability(flip_probability), "from 0 to 1")?;
+        check("cutout_size", cutout_size, (1..=64).contains(&cutout_size), "from 1 to 64")?;
+        check("cutout_probability", cutout_probability, probability(cutout_probability), "from 0 to 1")?;
         check("epochs", epochs, (1..=1_000_000).contains(&epochs), "from 1 to 1000000")?;
         check("batch_size", batch_size, (1..=65_536).contains(&batch_size), "from 1 to 65536")?;
-        check("learning_rate", self.learning_rate, positive(self.learning_rate), "a number above 0")?;
-        check("warmup_epochs", self.warmup_epochs, self.warmup_epochs <= epochs, "at most `epochs`")?;
-        check("momentum", self.momentum, share(self.momentum), "at least 0 and less than 1")?;
-        check("dampening", self.dampening, probability(self.dampening), "from 0 to 1")?;
-        check("nesterov", self.nesterov, nesterov_fits, "false unless `momentum` is above 0 and `dampening` is 0")?;
-        check("weight_decay", self.weight_decay, not_negative(self.weight_decay), "a number of at least 0")?;
-        check("rho", self.rho, not_negative(self.rho), "a number of at least 0")?;
-        check("label_smoothing", self.label_smoothing, share(self.label_smoothing), "at least 0 and less than 1")?;
+        check("learning_rate", learning_rate, positive(learning_rate), "a number above 0")?;
+        check("warmup_epochs", warmup_epochs, warmup_epochs <= epochs, "at most `epochs`")?;
+        check("momentum", momentum, share(momentum), "at least 0 and less than 1")?;
+        check("dampening", dampening, probability(dampening), "from 0 to 1")?;
+        check(
+            "nesterov",
+            nesterov,
+            nesterov_fits,
+            "false unless `momentum` is above 0 and `dampening` is 0",
+        )?;
+        check("weight_decay", weight_decay, not_negative(weight_decay), "a number of at least 0")?;
+        check("rho", rho, not_negative(rho), "a number of at least 0")?;
+        check("norm", norm, norm > 1.0, "above 1 (inf is allowed)")?;
+        check("label_smoothing", label_smoothing, share(label_smoothing), "at least 0 and less than 1")?;
         // TOML's integers are signed.
-        check("seed", self.seed, i64::try_from(self.seed).is_ok(), "from 0 to 9223372036854775807")?;
-        check("threads", self.threads, self.threads <= 1024, "from 0 (all) to 1024")
+        check("seed", seed, i64::try_from(seed).is_ok(), "from 0 to 9223372036854775807")?;
+        check("threads", threads, threads <= 1024, "from 0 (all) to 1024")
     }
 
     /// Every key in which the two recipes differ and a run's results with them: all but `threads` and
@@ -284,15 +309,15 @@ impl Recipe {
 
     /// The ascent around it.
     pub fn sam(&self) -> SamConfig {
-        SamConfig { rho: self.rho, adaptive: self.adaptive }
+        SamConfig { rho: self.rho, adaptive: self.adaptive, p: self.norm }
     }
 
     /// The learning rate's way.
-    pub fn learning_rates(&self) -> Box<dyn Schedule + Send> {
+    pub fn learning_rates(&self) -> Box<dyn Schedule> {
         match self.schedule {
             ScheduleKind::Step => Box::new(StepLr::new(self.learning_rate, self.epochs)),
             ScheduleKind::Cosine => {
-                Box::new(CosineWithWarmup::new(self.learning_rate, self.warmup_epochs, self.epochs))
+                Box::new(CosineWithWarmup::new(self.learning_rate, self.epochs, self.warmup_epochs))
             }
         }
     }

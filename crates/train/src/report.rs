@@ -28,29 +28,50 @@ const ORANGE: &str = "#e8710a";
 /// [`Error::Io`](crate::Error::Io); each file is replaced whole or not at all.
 pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
     let column = |value: fn(&EpochMetrics) -> f64| rows.iter().map(value).collect::<Vec<_>>();
-    let percent = |value: fn(&EpochMetrics) -> f64| rows.iter().map(|row| 100.0 * value(row)).collect::<Vec<_>>();
+    let percent =
+        |value: fn(&EpochMetrics) -> f64| rows.iter().map(|row| 100.0 * value(row)).collect::<Vec<_>>();
     let accuracy = |name: &str, color, values: Vec<f64>| {
-        let best = best(&values, f64::max).map(|(epoch, value)| format!(", best {value:.2} % in epoch {epoch}"));
+        let best =
+            best(&values, f64::max).map(|(epoch, value)| format!(", best {value:.2} % in epoch {epoch}"));
         Series { name: format!("{name}{}", best.unwrap_or_default()), color, values }
     };
     let loss = |name: &str, color, values: Vec<f64>| {
-        let best = best(&values, f64::min).map(|(epoch, value)| format!(", lowest {value:.4} in epoch {epoch}"));
+        let best =
+            best(&values, f64::min).map(|(epoch, value)| format!(", lowest {value:.4} in epoch {epoch}"));
         Series { name: format!("{name}{}", best.unwrap_or_default()), color, values }
     };
 
     let charts = [
-        ("loss.svg", "Loss", "loss (KL form, smoothed)", false, [
-            loss("train", BLUE, column(|row| row.train_loss)),
-            loss("test", ORANGE, column(|row| row.test_loss)),
-        ]),
-        ("top1.svg", "Top-1 accuracy", "top-1 accuracy (%)", true, [
-            accuracy("train", BLUE, percent(|row| row.train_top1)),
-            accuracy("test", ORANGE, percent(|row| row.test_top1)),
-        ]),
-        ("top5.svg", "Test accuracy", "accuracy (%)", true, [
-            accuracy("top-1", BLUE, percent(|row| row.test_top1)),
-            accuracy("top-5", ORANGE, percent(|row| row.test_top5)),
-        ]),
+        (
+            "loss.svg",
+            "Loss",
+            "loss (KL form, smoothed)",
+            false,
+            [
+                loss("train", BLUE, column(|row| row.train_loss)),
+                loss("test", ORANGE, column(|row| row.test_loss)),
+            ],
+        ),
+        (
+            "top1.svg",
+            "Top-1 accuracy",
+            "top-1 accuracy (%)",
+            true,
+            [
+                accuracy("train", BLUE, percent(|row| row.train_top1)),
+                accuracy("test", ORANGE, percent(|row| row.test_top1)),
+            ],
+        ),
+        (
+            "top5.svg",
+            "Test accuracy",
+            "accuracy (%)",
+            true,
+            [
+                accuracy("top-1", BLUE, percent(|row| row.test_top1)),
+                accuracy("top-5", ORANGE, percent(|row| row.test_top5)),
+            ],
+        ),
     ];
     for (file, title, y_label, from_zero, series) in charts {
         let title = format!("{title}: {subject}");

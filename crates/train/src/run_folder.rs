@@ -8,17 +8,8 @@ use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 
 /// The folder of a run, held by this process alone until dropped.
-///
-/// ```text
-/// recipe.toml          every value in force
-/// metrics.csv          one row an epoch
-/// loss.svg top1.svg top5.svg
-/// model.safetensors    after the last epoch that ended
-/// best.safetensors     after the epoch with the best test top-1
-/// checkpoints/         the newest two
-/// ```
 #[derive(Debug)]
-pub struct RunFolder {
+pub(crate) struct RunFolder {
     path: PathBuf,
     /// Holds the lock; the system lets go of it however the process ends.
     _lock: File,
@@ -32,7 +23,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::FolderNotEmpty`] if `path` holds anything, hidden files apart; [`Error::FolderInUse`]; [`Error::Io`]
     /// if it cannot be written.
-    pub fn create(path: &Path, recipe: &Recipe) -> Result<Self> {
+    pub(crate) fn create(path: &Path, recipe: &Recipe) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
         for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
             let entry = entry.map_err(Error::io("list", path))?.file_name().to_string_lossy().into_owned();
@@ -42,26 +33,22 @@ impl RunFolder {
         }
         let folder = Self::lock(path)?;
         folder.write_recipe(recipe)?;
-        let checkpoints = folder.checkpoints();
-        std::fs::create_dir_all(&checkpoints).map_err(Error::io("create the folder", &checkpoints))?;
-        Ok(folder)
+        folder.with_checkpoints()
     }
 
     /// Opens the folder of a run to go on with it, and reads its recipe.
     ///
     /// # Errors
-    /// [`Error::NotARun`]; [`Error::FolderInUse`]; those of [`Recipe::from_toml_file`]; [`Error::Io`] if the folder
-    /// cannot be written.
-    pub fn open(path: &Path) -> Result<(Self, Recipe)> {
-        let recipe = path.join("recipe.toml");
-        if !recipe.is_file() {
-            return Err(Error::NotARun { path: path.into() });
-        }
-        let recipe = Recipe::from_toml_file(&recipe)?;
-        let folder = Self::lock(path)?;
-        let checkpoints = folder.checkpoints();
+    /// Those of [`Recipe::of_run`]; [`Error::FolderInUse`]; [`Error::Io`] if it cannot be written.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Recipe)> {
+        let recipe = Recipe::of_run(path)?;
+        Ok((Self::lock(path)?.with_checkpoints()?, recipe))
+    }
+
+    fn with_checkpoints(self) -> Result<Self> {
+        let checkpoints = self.checkpoints();
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("create the folder", &checkpoints))?;
-        Ok((folder, recipe))
+        Ok(self)
     }
 
     fn lock(path: &Path) -> Result<Self> {
@@ -83,17 +70,17 @@ impl RunFolder {
     }
 
     /// The folder itself.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A file directly in the folder.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// The folder of the checkpoints.
-    pub fn checkpoints(&self) -> PathBuf {
+    pub(crate) fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
 }
@@ -112,15 +99,12 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Replaces the file at `path` by what `write` writes: whole, or not at all.
 ///
-/// The temporary name is always the same, so that a killed process leaves one at most and the next write takes it.
+/// A folder has one temporary name, so that a killed process leaves one file at most, and the next write takes it.
 pub(crate) fn write_atomically_with(
     path: &Path,
     write: impl FnOnce(&mut File) -> std::io::Result<()>,
 ) -> Result<()> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".partial");
-    let partial = path.with_file_name(name);
+    let partial = path.with_file_name(".partial");
     let written = File::create(&partial).and_then(|mut file| {
         write(&mut file)?;
         file.sync_all()?;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use candle_core::DType;
 use candle_nn::Optimizer;
 use wrn_sam_data::{Augmentation, Batch, Loader, LoaderConfig, Split, Statistics};
+use wrn_sam_kernels::Context;
 use wrn_sam_models::{Parameters, WideResNet};
 use wrn_sam_optim::{OptimizerState, Sam, Schedule, Sgd};
 
@@ -32,7 +33,7 @@ pub(crate) struct Session<'a> {
     parameters: Parameters,
     model: WideResNet,
     sam: Sam<Sgd>,
-    learning_rates: Box<dyn Schedule + Send>,
+    learning_rates: Box<dyn Schedule>,
     progress: Progress,
 }
 
@@ -76,21 +77,29 @@ impl<'a> Session<'a> {
 
     fn new(trainer: Trainer<'a>, folder: RunFolder, progress: Progress) -> Result<Self> {
         let Trainer { recipe, data, device, .. } = &trainer;
-        let threads = match recipe.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
+        let context = match recipe.threads {
+            0 => Context::shared().clone(),
+            threads => Context::new(threads),
         };
         // Those of the whole split, so that a limit on the images does not change how a pixel is seen.
         let statistics = Statistics::of(&data.train)?;
-        let config = LoaderConfig { batch_size: recipe.batch_size, threads, shuffle: true, seed: recipe.seed };
-        let train = Loader::new(&limited(&data.train, recipe.train_limit), recipe.augmentation(statistics), config)?;
+        let config = LoaderConfig {
+            batch_size: recipe.batch_size,
+            threads: context.threads(),
+            shuffle: true,
+            seed: recipe.seed,
+        };
+        let train =
+            Loader::new(&limited(&data.train, recipe.train_limit), recipe.augmentation(statistics), config)?;
         let config = LoaderConfig { shuffle: false, ..config };
-        let test = Loader::new(&limited(&data.test, recipe.test_limit), Augmentation::none(statistics), config)?;
+        let test =
+            Loader::new(&limited(&data.test, recipe.test_limit), Augmentation::none(statistics), config)?;
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
         let model = WideResNet::new(&recipe.network(data.fine_names.len()), parameters.var_builder())?;
-        let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?;
-        let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?;
+        let model = model.with_context(context.clone());
+        let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_context(context.clone());
+        let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_context(context);
         let learning_rates = recipe.learning_rates();
         let metrics = MetricsFile::create(&folder.file("metrics.csv"), &progress.rows)?;
         Ok(Self { trainer, folder, metrics, train, test, parameters, model, sam, learning_rates, progress })
@@ -229,7 +238,12 @@ impl<'a> Session<'a> {
         if due || progress.epoch == recipe.epochs {
             self.write_checkpoint()?;
         }
-        tracing::info!(epoch = row.epoch, test_loss = row.test_loss, test_top1 = row.test_top1, "epoch ended");
+        tracing::info!(
+            epoch = row.epoch,
+            test_loss = row.test_loss,
+            test_top1 = row.test_top1,
+            "epoch ended"
+        );
         self.trainer.observer.on_epoch(&row);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use candle_nn::Optimizer;
 use wrn_sam_data::Batch;
+use wrn_sam_kernels::backward;
 use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Mode, WideResNet};
 use wrn_sam_optim::Sam;
@@ -27,6 +28,7 @@ pub struct StepOutcome {
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
+/// use candle_nn::Optimizer;
 /// use wrn_sam_data::Batch;
 /// use wrn_sam_models::{Parameters, WideResNet};
 /// use wrn_sam_optim::{Sam, Sgd};
@@ -58,11 +60,11 @@ pub fn step<O: Optimizer>(
 ) -> Result<StepOutcome> {
     let logits = model.forward(&batch.images, Mode::Train)?; // updates BN running statistics
     let loss = smooth_cross_entropy(&logits, &batch.labels, smoothing)?; // [N]
-    let perturbed = sam.first_step(&loss.mean_all()?.backward()?)?; // w -> w + e(w)
+    let perturbed = sam.first_step(&backward(&loss.mean_all()?)?)?; // w -> w + e(w)
     let first = StepOutcome::new(logits, loss, perturbed.grad_norm());
     let second = model.forward(&batch.images, Mode::TrainFrozenStatistics)?;
     let second = smooth_cross_entropy(&second, &batch.labels, smoothing)?.mean_all()?;
-    perturbed.second_step(&second.backward()?)?; // w + e(w) -> w -> base step
+    perturbed.second_step(&backward(&second)?)?; // w + e(w) -> w -> base step
     Ok(first)
 }
 

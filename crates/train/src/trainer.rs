@@ -31,6 +31,18 @@ use crate::session::Session;
 /// # Ok::<(), wrn_sam_train::Error>(())
 /// ```
 ///
+/// The folder of a run:
+///
+/// ```text
+/// recipe.toml                         every value in force, written first
+/// metrics.csv                         a row an epoch, on disk as the epoch ends
+/// loss.svg top1.svg top5.svg          the curves, drawn anew each epoch
+/// model.safetensors                   the weights after the last epoch, under PyTorch's names
+/// best.safetensors                    those of the epoch with the best test top-1, the first of equals
+/// checkpoints/epoch-EEEE-step-SSSSSS.safetensors
+///                                     after E epochs and S steps of the next; the newest two are kept
+/// ```
+///
 /// One seed fixes the weights, and every figure but the time, whatever the number of threads. A run that was
 /// interrupted, or killed at any moment, ends the same when it is [resumed](Trainer::resume).
 pub struct Trainer<'a> {
@@ -93,12 +105,12 @@ impl<'a> Trainer<'a> {
     /// Goes on with the run in the folder `out` from its newest checkpoint that is whole, or from the start where
     /// there is none yet.
     ///
-    /// The recipe must be that of the run ([`Recipe::from_toml_file`] of its `recipe.toml`); only `threads` and
-    /// `checkpoint_every` may differ. Rows of metrics.csv after the checkpoint are dropped, to be written again.
+    /// The recipe must be that of the run ([`Recipe::of_run`]); only `threads` and `checkpoint_every` may differ. Rows
+    /// of metrics.csv after the checkpoint are dropped, to be written again.
     ///
     /// # Errors
-    /// [`Error::NotARun`], [`Error::OtherRecipe`], [`Error::OtherData`], [`Error::NoUsableCheckpoint`], with the
-    /// folder unchanged; those of [`run`](Self::run).
+    /// [`Error::NotARun`], [`Error::OtherRecipe`], [`Error::OtherData`], [`Error::NoUsableCheckpoint`], with every file
+    /// as it was; those of [`run`](Self::run).
     pub fn resume(mut self, out: &Path) -> Result<Outcome> {
         self.settle_recipe()?;
         let (folder, theirs) = RunFolder::open(out)?;
@@ -108,7 +120,10 @@ impl<'a> Trainer<'a> {
         }
         let session = match checkpoint::newest(&folder.checkpoints())? {
             Some(newest) => Session::restore(self, folder, newest)?,
-            None => Session::begin(self, folder)?,
+            None => {
+                folder.write_recipe(&self.recipe)?;
+                Session::begin(self, folder)?
+            }
         };
         session.train()
     }

@@ -30,6 +30,7 @@ fn a_value_out_of_range_is_named_with_its_range() {
         ("weight_decay = -1e-4", "`weight_decay` is -0.0001, but must be a number of at least 0"),
         ("rho = -1", "`rho` is -1, but must be a number of at least 0"),
         ("rho = nan", "`rho` is NaN, but must be a number of at least 0"),
+        ("norm = 1.0", "`norm` is 1, but must be above 1 (inf is allowed)"),
         ("label_smoothing = 1.5", "`label_smoothing` is 1.5, but must be at least 0 and less than 1"),
         ("threads = 5000", "`threads` is 5000, but must be from 0 (all) to 1024"),
     ] {
@@ -98,7 +99,8 @@ fn the_reference_has_the_reference_values() {
     }
     Recipe::quick().validate().unwrap();
     let rates = reference.learning_rates();
-    for (epoch, rate) in [(0, 0.1), (39, 0.1), (40, 0.02), (100, 0.004), (140, 0.0008), (170, 0.00016), (199, 0.00016)]
+    for (epoch, rate) in
+        [(0, 0.1), (39, 0.1), (40, 0.02), (100, 0.004), (140, 0.0008), (170, 0.00016), (199, 0.00016)]
     {
         assert!((rates.at(epoch) - rate).abs() < 1e-12, "epoch {epoch}");
     }
@@ -129,6 +131,7 @@ prop_compose! {
             label_smoothing, seed, threads, checkpoint_every,
             schedule: if cosine { ScheduleKind::Cosine } else { ScheduleKind::Step },
             data: if synthetic { DataChoice::Synthetic } else { DataChoice::Cifar100 },
+            norm: if adaptive { f64::INFINITY } else { 2.0 },
             ..Recipe::reference()
         }
     }

@@ -1,7 +1,7 @@
 //! CIFAR-100's binary version in its .tar.gz.
 //!
-//! An archive is foreign bytes: every entry is checked before a byte of it is used, what is not of CIFAR-100 is passed
-//! over, and all that decoding can yield is bounded.
+//! An archive is foreign bytes: every entry is checked before a byte of it is used, what is not of CIFAR-100
+//! is passed over, and all that decoding can yield is bounded.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -79,7 +79,8 @@ pub(super) fn unpack(archive: &Path, target: &Path) -> Result<()> {
     }
 }
 
-/// Calls `take` with each of CIFAR-100's files in the archive: which it is, its path for messages, its size and its bytes.
+/// Calls `take` with each of CIFAR-100's files in the archive: which it is, its path for messages, its size
+/// and its bytes.
 fn visit(
     archive: &Path,
     mut take: impl FnMut(Member, &Path, u64, &mut dyn Read) -> Result<()>,
@@ -130,9 +131,10 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
-            io::Error::other(format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes"))
-        })?;
+        self.left = self
+            .left
+            .checked_sub(count as u64)
+            .ok_or_else(|| io::Error::other(format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes")))?;
         Ok(count)
     }
 }

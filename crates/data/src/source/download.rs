@@ -1,7 +1,8 @@
 //! Fetching the official archive.
 //!
-//! What comes goes to a temporary file in the destination folder, is checked against its MD5, unpacked to a temporary
-//! folder and renamed into place: at no moment can something half-written be taken for data, and what was there stays.
+//! What comes goes to a temporary file in the destination folder, is checked against its MD5, unpacked to a
+//! temporary folder and renamed into place: at no moment can something half-written be taken for data, and
+//! what was there stays.
 
 use std::fmt;
 use std::fs;
@@ -16,7 +17,8 @@ use tempfile::{NamedTempFile, TempDir};
 use ureq::Body;
 use ureq::http::Response;
 
-use super::{ARCHIVE, FOLDER, archive, folder};
+use super::{ARCHIVE, FOLDER, Member, archive};
+use crate::cifar::{TEST_IMAGES, TRAIN_IMAGES, check_size};
 use crate::{Error, Result};
 
 /// Where the official archive is.
@@ -92,17 +94,18 @@ pub struct Progress {
 /// ```
 ///
 /// # Errors
-/// [`Error::Occupied`] where something else has the folder's name; [`Error::Connect`] where no answer comes within
-/// `connect_timeout`; [`Error::Status`], [`Error::Stalled`], [`Error::CutOff`], [`Error::DownloadTooLarge`],
-/// [`Error::Checksum`]; those of [`Cifar100::from_archive`](crate::Cifar100::from_archive); [`Error::Io`]. All leave `dir`
-/// as it was.
+/// [`Error::Occupied`] where something else has the folder's name; [`Error::Connect`] where no answer comes
+/// within `connect_timeout`; [`Error::Status`], [`Error::Stalled`], [`Error::CutOff`],
+/// [`Error::DownloadTooLarge`], [`Error::Checksum`]; those of
+/// [`Cifar100::from_archive`](crate::Cifar100::from_archive); [`Error::Io`]. All leave `dir` as it was.
 pub fn download(dir: &Path, options: &DownloadOptions) -> Result<PathBuf> {
     let target = dir.join(FOLDER);
     if is_whole(&target)? {
         return Ok(target);
     }
     let archive = fetch(dir, options)?;
-    let unpacked = TempDir::with_prefix_in(".cifar-100-", dir).map_err(Error::io("create a folder in", dir))?;
+    let unpacked =
+        TempDir::with_prefix_in(".cifar-100-", dir).map_err(Error::io("create a folder in", dir))?;
     // Not the temporary folder itself, for that is readable by its owner alone.
     let folder = unpacked.path().join(FOLDER);
     fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
@@ -120,10 +123,17 @@ fn is_whole(target: &Path) -> Result<bool> {
     if target.symlink_metadata().is_err() {
         return Ok(false);
     }
-    match folder::check_whole(target) {
-        Ok(()) => Ok(true),
-        Err(problem) => Err(Error::Occupied { path: target.into(), problem: Box::new(problem) }),
+    for (member, images) in [(Member::Train, TRAIN_IMAGES), (Member::Test, TEST_IMAGES)] {
+        let path = target.join(member.file_name());
+        let checked = match path.metadata() {
+            Ok(metadata) => check_size(&path, metadata.len(), Some(images)),
+            Err(_) => Err(Error::Missing { path }),
+        };
+        if let Err(problem) = checked {
+            return Err(Error::Occupied { path: target.into(), problem: Box::new(problem) });
+        }
     }
+    Ok(true)
 }
 
 /// The archive, checked, as a temporary file in `dir`.
@@ -153,7 +163,9 @@ fn fetch(dir: &Path, options: &DownloadOptions) -> Result<NamedTempFile> {
             Err(error) => {
                 let (url, reason) = (url.clone(), error.to_string());
                 return Err(match ureq::Error::from(error) {
-                    ureq::Error::Timeout(_) => Error::Stalled { url, received, timeout: options.stall_timeout },
+                    ureq::Error::Timeout(_) => {
+                        Error::Stalled { url, received, timeout: options.stall_timeout }
+                    }
                     _ => Error::CutOff { url, received, expected: total, reason },
                 });
             }
@@ -192,12 +204,15 @@ fn request(options: &DownloadOptions) -> Result<Response<Body>> {
     let url = options.url.clone();
     let failed = |reason| Error::Connect { url: options.url.clone(), reason };
 
-    // The stages have a timeout each and are repeated for redirects. Waiting for all of them together needs a thread,
-    // which ends by itself, at the latest as its own timeouts pass.
+    // The stages have a timeout each and are repeated for redirects. Waiting for all of them together needs a
+    // thread, which ends by itself, at the latest as its own timeouts pass.
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
         .name("wrn-sam-download".into())
-        .spawn(move || sender.send(agent.get(url).call()))
+        .spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = sender.send(agent.get(url).call());
+        })
         .map_err(|error| failed(error.to_string()))?;
     let answer = receiver
         .recv_timeout(timeout)

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::{FOLDER, Member, Parts, Source};
-use crate::cifar::{TEST_IMAGES, TRAIN_IMAGES, check_size, read_file};
+use crate::cifar::{TEST_IMAGES, TRAIN_IMAGES, read_file};
 use crate::{Cifar100, Error, Result};
 
 /// The most bytes of a file of class names; CIFAR-100's have fewer than 1,000.
@@ -38,15 +38,4 @@ fn locate(dir: &Path) -> Result<PathBuf> {
             [Member::Train, Member::Test].iter().any(|member| folder.join(member.file_name()).exists())
         })
         .ok_or_else(|| Error::NoData { path: dir.into() })
-}
-
-/// Whether both files of records are in `folder` at their exact sizes; what is in them is not looked at.
-#[cfg(feature = "download")]
-pub(super) fn check_whole(folder: &Path) -> Result<()> {
-    for (member, images) in [(Member::Train, TRAIN_IMAGES), (Member::Test, TEST_IMAGES)] {
-        let path = folder.join(member.file_name());
-        let metadata = path.metadata().map_err(|_| Error::Missing { path: path.clone() })?;
-        check_size(&path, metadata.len(), Some(images))?;
-    }
-    Ok(())
 }

@@ -23,8 +23,8 @@ pub(crate) const ARCHIVE: &str = "cifar-100-binary.tar.gz";
 /// use wrn_sam_data::Cifar100;
 ///
 /// let cifar = Cifar100::open("data")?;
-/// let label = cifar.train.label(0);
-/// println!("{}: the first of {} is a {}", cifar.source, cifar.train.len(), cifar.fine_names[usize::from(label)]);
+/// println!("{}: {} + {} images", cifar.source, cifar.train.len(), cifar.test.len());
+/// println!("the first is a {}", cifar.fine_names[usize::from(cifar.train.label(0))]);
 /// # Ok::<(), wrn_sam_data::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -67,8 +67,8 @@ impl fmt::Display for Source {
 }
 
 impl Cifar100 {
-    /// Reads CIFAR-100 from wherever `path` leads: an archive; a folder as for [`from_dir`](Self::from_dir); or a folder
-    /// with the archive `cifar-100-binary.tar.gz` in it.
+    /// Reads CIFAR-100 from wherever `path` leads: an archive; a folder as for [`from_dir`](Self::from_dir);
+    /// or a folder with the archive `cifar-100-binary.tar.gz` in it.
     ///
     /// # Errors
     /// As [`from_dir`](Self::from_dir) and [`from_archive`](Self::from_archive).
@@ -78,18 +78,20 @@ impl Cifar100 {
             return Self::from_archive(path);
         }
         match Self::from_dir(path) {
-            Err(Error::NoData { .. }) if path.join(ARCHIVE).is_file() => Self::from_archive(path.join(ARCHIVE)),
+            Err(Error::NoData { .. }) if path.join(ARCHIVE).is_file() => {
+                Self::from_archive(path.join(ARCHIVE))
+            }
             result => result,
         }
     }
 
-    /// Reads CIFAR-100's binary version from the folder `dir` or `dir/cifar-100-binary`: `train.bin` and `test.bin`, and
-    /// the names of the classes from the two `*_label_names.txt` where they are there.
+    /// Reads CIFAR-100's binary version from the folder `dir` or `dir/cifar-100-binary`: `train.bin` and
+    /// `test.bin`, and the names of the classes from the two `*_label_names.txt` where they are there.
     ///
     /// # Errors
-    /// [`Error::NoData`] where neither folder has any of it; [`Error::Missing`], [`Error::Empty`], [`Error::Truncated`]
-    /// and [`Error::Oversized`] for files that are not exactly CIFAR-100's; [`Error::Label`] and [`Error::Names`] for what
-    /// is in them; [`Error::Io`].
+    /// [`Error::NoData`] where neither folder has any of it; [`Error::Missing`], [`Error::Empty`],
+    /// [`Error::Truncated`] and [`Error::Oversized`] for files that are not exactly CIFAR-100's;
+    /// [`Error::Label`] and [`Error::Names`] for what is in them; [`Error::Io`].
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         folder::read(dir.as_ref())
     }
@@ -97,17 +99,19 @@ impl Cifar100 {
     /// Reads CIFAR-100's binary version from its .tar.gz, in memory: nothing is unpacked to disk.
     ///
     /// # Errors
-    /// [`Error::Archive`] where it cannot be decoded, gzip's checksum included; [`Error::Entry`] for entries that are
-    /// links or devices, lead out of the folder, or are too large; and those of [`from_dir`](Self::from_dir).
+    /// [`Error::Archive`] where it cannot be decoded, gzip's checksum included; [`Error::Entry`] for entries
+    /// that are links or devices, lead out of the folder, or are too large; and those of
+    /// [`from_dir`](Self::from_dir).
     pub fn from_archive(path: impl AsRef<Path>) -> Result<Self> {
         archive::read(path.as_ref())
     }
 
-    /// Images with learnable classes in CIFAR-100's shape, drawn from `seed`: the same on every machine. They are bands of
-    /// colour whose hue and width give the coarse label, and whose direction gives the fine one, under noise.
+    /// Images with learnable classes in CIFAR-100's shape, drawn from `seed`: the same on every machine. They
+    /// are bands of colour whose hue and width give the coarse label, and whose direction gives the fine one,
+    /// under noise.
     ///
-    /// They are for tests, and for first runs where CIFAR-100 cannot be had; results on them say nothing about CIFAR-100.
-    /// Labels go round: image `i` has the fine label `i % 100`.
+    /// They are for tests, and for first runs where CIFAR-100 cannot be had; results on them say nothing
+    /// about CIFAR-100. Labels go round: image `i` has the fine label `i % 100`.
     ///
     /// ```
     /// let synthetic = wrn_sam_data::Cifar100::synthetic(17, 500, 100);

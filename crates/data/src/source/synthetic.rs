@@ -1,10 +1,10 @@
 //! Generated images in CIFAR-100's shape, with classes that a small network learns and never quite masters.
 //!
-//! An image is two sets of parallel bands of colour on grey, under noise. The first set tells the class: its hue and
-//! width give one of 20 coarse labels, its direction one of 5 fine labels within; all three vary within a class, and
-//! where classes meet they overlap a little. The second, fainter set is anything. Directions lie within a quarter turn,
-//! so that mirroring an image, or cutting it, does not turn it into another class. All arithmetic is exact or rounded as
-//! IEEE 754 says, so every machine makes the same bytes.
+//! An image is two sets of parallel bands of colour on grey, under noise. The first set tells the class: its
+//! hue and width give one of 20 coarse labels, its direction one of 5 fine labels within; all three vary
+//! within a class, and where classes meet they overlap a little. The second, fainter set is anything.
+//! Directions lie within a quarter turn, so that mirroring an image, or cutting it, does not turn it into
+//! another class. All arithmetic is exact or rounded as IEEE 754 says, so every machine makes the same bytes.
 
 use rand::{Rng, RngExt};
 
@@ -40,17 +40,17 @@ fn split(seed: u64, purpose: Purpose, len: usize) -> Split {
 fn draw(label: usize, rng: &mut impl Rng, image: &mut [u8; IMAGE_BYTES]) {
     let (coarse, direction) = (label / DIRECTIONS, label % DIRECTIONS);
     let mut near = |value: usize, spread: f32| value as f32 + rng.random_range(-spread..spread);
-    let hue = near(coarse % HUES, 0.7) / HUES as f32;
-    let width = near(coarse / HUES, 0.6);
-    let direction = near(direction, 0.65) / (DIRECTIONS - 1) as f32;
+    let hue = near(coarse % HUES, 0.6) / HUES as f32;
+    let width = near(coarse / HUES, 0.55);
+    let direction = near(direction, 0.6) / (DIRECTIONS - 1) as f32;
     let telling = Bands::new(rng, direction, 2.0 + 1.8 * width.max(-0.5), colour(hue));
     let any_colour = colour(rng.random());
     let (any_direction, any_width) = (rng.random_range(-1.0..1.0), rng.random_range(1.0..6.0));
     let other = Bands::new(rng, any_direction, any_width, any_colour);
-    let strength = rng.random_range(40..100);
-    let other_strength = rng.random_range(10..60);
-    let grey = rng.random_range(60..140);
-    let noise = rng.random_range(20..70);
+    let strength = rng.random_range(60..120);
+    let other_strength = rng.random_range(0..40);
+    let grey = rng.random_range(60..130);
+    let noise = rng.random_range(10..45);
 
     // The bytes of the noise make room for the image's, one after the other.
     rng.fill_bytes(image);
@@ -68,7 +68,8 @@ fn draw(label: usize, rng: &mut impl Rng, image: &mut [u8; IMAGE_BYTES]) {
     }
 }
 
-/// Parallel bands across an image. Places are fractions of a band in 32 bits, which wrap from one band to the next.
+/// Parallel bands across an image. Places are fractions of a band in 32 bits, which wrap from one band to the
+/// next.
 struct Bands {
     start: u32,
     right: u32,
@@ -78,7 +79,8 @@ struct Bands {
 }
 
 impl Bands {
-    /// `count` bands across the image, at a random place. `direction` 0 to 1 turns them from upright to level.
+    /// `count` bands across the image, at a random place. `direction` 0 to 1 turns them from upright to
+    /// level.
     fn new(rng: &mut impl Rng, direction: f32, count: f32, colour: [i32; 3]) -> Self {
         // With direction = tan(angle / 2), these are the angle's cosine and sine.
         let square = direction * direction;

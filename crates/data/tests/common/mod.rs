@@ -49,7 +49,8 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 pub fn real_cifar100() -> Option<PathBuf> {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../data");
     let dir = std::env::var_os("CIFAR100_DIR").map_or(beside, PathBuf::from);
-    let found = [dir.join("train.bin"), dir.join("cifar-100-binary/train.bin")].iter().any(|path| path.exists());
+    let found =
+        [dir.join("train.bin"), dir.join("cifar-100-binary/train.bin")].iter().any(|path| path.exists());
     if !found {
         println!("skipped: no CIFAR-100 in {}; set CIFAR100_DIR to its folder", dir.display());
     }

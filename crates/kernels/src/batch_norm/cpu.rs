@@ -47,7 +47,8 @@ pub(super) fn backward(
 ) {
     let Forward { x, activation, saved, statistics } = forward;
     let channels = saved.mean.len();
-    let (first, second) = reduce(ctx, x.len(), channels, &Gradients { x, grad, activation, mean: &saved.mean });
+    let (first, second) =
+        reduce(ctx, x.len(), channels, &Gradients { x, grad, activation, mean: &saved.mean });
     let rows = (x.len() / channels) as f64;
     // dx = scale g + factor (x - mean) + summand
     let (mut factor, mut summand) = (vec![0f32; channels], vec![0f32; channels]);
@@ -107,7 +108,8 @@ impl Terms for Gradients<'_> {
     #[inline(always)]
     fn at<V: F32x16>(&self, element: usize, channel: usize, lanes: usize) -> (V, V) {
         let x = load::<V>(self.x, element, lanes);
-        let grad = load::<V>(self.grad, element, lanes).where_positive(affine(x, self.activation, channel, lanes));
+        let grad =
+            load::<V>(self.grad, element, lanes).where_positive(affine(x, self.activation, channel, lanes));
         (grad, x - load(self.mean, channel, lanes))
     }
 }
@@ -159,7 +161,8 @@ impl<T: Terms> Algorithm for Reduce<'_, T> {
     }
 }
 
-/// Adds the sums of a block of rows to those of `N` vectors of channels from `channel` on; the last has `lanes`.
+/// Adds the sums of a block of rows to those of `N` vectors of channels from `channel` on; the last has
+/// `lanes`.
 #[inline(always)]
 fn block<V: F32x16, const N: usize>(
     terms: &impl Terms,
@@ -210,10 +213,10 @@ impl Algorithm for Apply<'_> {
     #[inline(always)]
     fn run<V: F32x16>(self) {
         let Self { x, activation, y } = self;
-        each_vector(activation.scale.len(), x.len(), |element, channel, lanes| {
-            let y_new = affine(load::<V>(x, element, lanes), activation, channel, lanes).max(V::zero());
-            store(y_new, y, element, lanes);
-        });
+        for (element, channel, lanes) in vectors(x.len(), activation.scale.len()) {
+            let value = affine(load::<V>(x, element, lanes), activation, channel, lanes).max(V::zero());
+            store(value, y, element, lanes);
+        }
     }
 }
 
@@ -233,40 +236,29 @@ impl Algorithm for Backward<'_> {
     #[inline(always)]
     fn run<V: F32x16>(self) {
         let Self { x, activation, mean, factor, summand, add, grad } = self;
-        let dx = |grad: &[f32], element: usize, channel: usize, lanes: usize| {
+        for (element, channel, lanes) in vectors(x.len(), mean.len()) {
             let x = load::<V>(x, element, lanes);
             let open = affine(x, activation, channel, lanes);
-            let direct = load::<V>(grad, element, lanes).where_positive(open) * load(activation.scale, channel, lanes);
+            let direct = load::<V>(grad, element, lanes).where_positive(open);
             let centered = x - load(mean, channel, lanes);
-            direct + centered.mul_add(load(factor, channel, lanes), load(summand, channel, lanes))
-        };
-        let (channels, len) = (mean.len(), x.len());
-        // Two loops, so that neither asks at every vector.
-        match add {
-            None => each_vector(channels, len, |element, channel, lanes| {
-                store(dx(grad, element, channel, lanes), grad, element, lanes);
-            }),
-            Some(add) => each_vector(channels, len, |element, channel, lanes| {
-                let dx = dx(grad, element, channel, lanes) + load(add, element, lanes);
-                store(dx, grad, element, lanes);
-            }),
+            let through = centered.mul_add(load(factor, channel, lanes), load(summand, channel, lanes));
+            let mut dx = direct.mul_add(load(activation.scale, channel, lanes), through);
+            if let Some(add) = add {
+                dx = dx + load(add, element, lanes);
+            }
+            store(dx, grad, element, lanes);
         }
     }
 }
 
-/// Calls `f(element, channel, lanes)` for every vector of rows of `channels` elements, in order.
+/// `(element, channel, lanes)` of every vector of rows of `channels` elements, in order.
 #[inline(always)]
-fn each_vector(channels: usize, len: usize, mut f: impl FnMut(usize, usize, usize)) {
-    for row in (0..len).step_by(channels) {
-        let mut channel = 0;
-        while channel + LANES <= channels {
-            f(row + channel, channel, LANES);
-            channel += LANES;
-        }
-        if channel < channels {
-            f(row + channel, channel, channels - channel);
-        }
-    }
+fn vectors(len: usize, channels: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..len).step_by(channels).flat_map(move |row| {
+        (0..channels)
+            .step_by(LANES)
+            .map(move |channel| (row + channel, channel, LANES.min(channels - channel)))
+    })
 }
 
 /// `x * scale + shift`, for `lanes` channels from `channel` on.
@@ -286,5 +278,11 @@ fn load<V: F32x16>(from: &[f32], at: usize, lanes: usize) -> V {
 fn store<V: F32x16>(vector: V, to: &mut [f32], at: usize, lanes: usize) {
     let to = &mut to[at..at + lanes];
     // SAFETY: `lanes` elements; sixteen of them in the first case, fewer in the second.
-    unsafe { if lanes == LANES { vector.store(to.as_mut_ptr()) } else { vector.store_partial(to.as_mut_ptr(), lanes) } }
+    unsafe {
+        if lanes == LANES {
+            vector.store(to.as_mut_ptr())
+        } else {
+            vector.store_partial(to.as_mut_ptr(), lanes)
+        }
+    }
 }

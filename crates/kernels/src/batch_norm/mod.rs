@@ -9,19 +9,20 @@
 //!
 //! [`statistics`] computes the first line, [`scale_shift`] turns it into an [`Activation`], and [`apply`]
 //! computes the second, unless the operation that follows takes the activation itself, as
-//! [`conv2d::forward`](crate::conv2d::forward()) does. [`backward`] needs `x` alone of what the forward pass had:
-//! neither the normalised nor the activated tensor is kept.
+//! [`conv2d::forward`](crate::conv2d::forward()) does. [`backward`] needs `x` alone of what the forward pass
+//! had: neither the normalised nor the activated tensor is kept.
 //!
 //! ```
 //! use wrn_sam_kernels::{Context, batch_norm::{self, EPS}, conv2d::Activation};
-//! let (ctx, x) = (Context::shared(), [1f32, 10., 3., 10.]); // two rows of two channels
+//! let (ctx, x) = (Context::shared(), [1f32, 10., 3., 14.]); // two rows of two channels
 //! let (mut mean, mut var) = ([0f32; 2], [0f32; 2]);
 //! batch_norm::statistics(ctx, &x, &mut mean, &mut var)?;
-//! assert_eq!((mean, var), ([2., 10.], [1., 0.]));
+//! assert_eq!((mean, var), ([2., 12.], [1., 4.]));
 //! let (scale, shift) = batch_norm::scale_shift(&[1., 1.], &[0., 0.5], &mean, &var, EPS);
 //! let mut y = [0f32; 4];
 //! batch_norm::apply(ctx, &x, Activation { scale: &scale, shift: &shift }, &mut y)?;
-//! assert!((y[2] - 1.).abs() < 1e-4 && y[0] == 0. && y[1] == 0.5);
+//! let expected = [0., 0., 1., 1.5];
+//! assert!(y.iter().zip(expected).all(|(y, expected)| (y - expected).abs() < 1e-4));
 //! # Ok::<(), wrn_sam_kernels::Error>(())
 //! ```
 
@@ -92,11 +93,12 @@ pub struct Forward<'a> {
 
 /// The mean and biased variance of each channel of `x`, `[rows, channels]` with `mean.len()` channels.
 ///
-/// Sums run over small blocks in `f32` around a value of the block itself, and over blocks in `f64`, so a mean
-/// far from zero does no harm.
+/// Sums run over small blocks in `f32` around a value of the block itself, and over blocks in `f64`, so a
+/// mean far from zero does no harm.
 ///
 /// # Errors
-/// [`Error::Shape`] where `x` holds no whole number of rows, or none, or `var` has another length than `mean`.
+/// [`Error::Shape`] where `x` holds no whole number of rows, or none, or `var` has another length than
+/// `mean`.
 pub fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
     check_rows("x", mean.len(), x.len())?;
     check_len("var", mean.len(), var.len())?;
@@ -110,7 +112,8 @@ pub fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [f32]) -
 /// `y = max(0, x * scale + shift)`, for `x` and `y` of `[rows, channels]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels, `activation.scale.len()`.
+/// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
+/// `activation.scale.len()`.
 pub fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
     let channels = activation.scale.len();
     check_rows("x", channels, x.len())?;
@@ -122,9 +125,9 @@ pub fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f32]) ->
 
 /// The gradients of a batch norm and ReLU.
 ///
-/// On entry `grad` is the gradient with respect to the ReLU's output, on return that with respect to `x`, plus
-/// `add` where given. The ReLU's mask is computed again from `x`. With `g = grad` where the ReLU was open,
-/// else 0, and `x^ = (x - mean) inv_std`,
+/// On entry `grad` is the gradient with respect to the ReLU's output, on return that with respect to `x`,
+/// plus `add` where given. The ReLU's mask is computed again from `x`. With `g = grad` where the ReLU was
+/// open, else 0, and `x^ = (x - mean) inv_std`,
 ///
 /// ```text
 /// dbeta = sum(g)      dgamma = sum(g x^)

@@ -7,15 +7,16 @@ use crate::conv2d::Activation;
 use crate::tensor::{ChannelsLast, channels_last, contiguous, cpu_f32, from_channels_last, with_f32};
 use crate::{Context, Error, Result};
 
-/// `relu(batch_norm(x))` with the batch's own statistics, differentiable in `x`, `gamma` and `beta`, together with the
-/// mean and the biased variance of each channel.
+/// `relu(batch_norm(x))` with the batch's own statistics, differentiable in `x`, `gamma` and `beta`, together
+/// with the mean and the biased variance of each channel.
 ///
-/// `x` is `[N, C, H, W]`, the parameters and statistics `[C]`, all `f32` on the CPU with any strides. The result lies
-/// channels-last in memory; where `x` does too, nothing is copied. The statistics returned carry no gradient.
+/// `x` is `[N, C, H, W]`, the parameters and statistics `[C]`, all `f32` on the CPU with any strides. The
+/// result lies channels-last in memory; where `x` does too, nothing is copied. The statistics returned carry
+/// no gradient.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for another device or element type; [`Error::Shape`] where the shapes do not fit each
-/// other or `x` has no rows; an error of candle's where they have not these numbers of dimensions.
+/// [`Error::Unsupported`] for another device or element type; [`Error::Shape`] where the shapes do not fit
+/// each other or `x` has no rows; an error of candle's where they have not these numbers of dimensions.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor, Var};
@@ -29,18 +30,27 @@ use crate::{Context, Error, Result};
 /// assert_eq!(gradients.get(&x).unwrap().dims(), x.dims());
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
-pub fn batch_norm_relu(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<(Tensor, Tensor, Tensor)> {
+pub fn batch_norm_relu(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor, Tensor)> {
     let channels = check(x, &[("gamma", gamma), ("beta", beta)])?;
     let ctx = Context::shared();
     let (mut mean, mut var) = (vec![0f32; channels], vec![0f32; channels]);
     with_f32(x, |x, layout| Ok(statistics(ctx, &channels_last(ctx, x, layout), &mut mean, &mut var)?))?;
-    let y = x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, BatchNormRelu::new(&mean, &var, eps, Statistics::Batch))?;
+    let y = x.apply_op3(
+        &gamma.contiguous()?,
+        &beta.contiguous()?,
+        BatchNormRelu::new(&mean, &var, eps, Statistics::Batch),
+    )?;
     let statistic = |values| Tensor::from_vec(values, channels, x.device());
     Ok((y.permute((0, 3, 1, 2))?, statistic(mean)?, statistic(var)?))
 }
 
-/// `relu(batch_norm(x))` with the given mean and variance, `[C]`, as constants: the form of evaluation with running
-/// statistics. Otherwise as [`batch_norm_relu`].
+/// `relu(batch_norm(x))` with the given mean and variance, `[C]`, as constants: the form of evaluation with
+/// running statistics. Otherwise as [`batch_norm_relu`].
 ///
 /// # Errors
 /// As [`batch_norm_relu`]; `x` may be empty.
@@ -54,7 +64,11 @@ pub fn batch_norm_relu_with(
 ) -> Result<Tensor> {
     check(x, &[("gamma", gamma), ("beta", beta), ("mean", mean), ("var", var)])?;
     let (mean, var) = (mean.to_vec1::<f32>()?, var.to_vec1::<f32>()?);
-    let y = x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, BatchNormRelu::new(&mean, &var, eps, Statistics::Constant))?;
+    let y = x.apply_op3(
+        &gamma.contiguous()?,
+        &beta.contiguous()?,
+        BatchNormRelu::new(&mean, &var, eps, Statistics::Constant),
+    )?;
     Ok(y.permute((0, 3, 1, 2))?)
 }
 
@@ -105,7 +119,8 @@ impl CustomOp3 for BatchNormRelu {
         beta_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let ctx = Context::shared();
-        let (gamma, beta) = (contiguous(gamma.as_slice()?, gamma_layout)?, contiguous(beta.as_slice()?, beta_layout)?);
+        let (gamma, beta) =
+            (contiguous(gamma.as_slice()?, gamma_layout)?, contiguous(beta.as_slice()?, beta_layout)?);
         let (scale, shift) = self.scale_shift(gamma, beta);
         let mut y = vec![0f32; x_layout.shape().elem_count()];
         let x = channels_last(ctx, x.as_slice()?, x_layout);

@@ -9,8 +9,8 @@
 //!
 //! where `x` is zero outside the image. [`forward`] computes `y`, [`backward_input`] the gradient with
 //! respect to `x` and [`backward_weight`] that with respect to `w`, each given the gradient `dy`. An
-//! [`Activation`] takes a batch norm and ReLU in front of the convolution into its reading of `x`, so that the
-//! activated tensor never exists in memory.
+//! [`Activation`] takes a batch norm and ReLU in front of the convolution into its reading of `x`, so that
+//! the activated tensor never exists in memory.
 //!
 //! - [`reference`](mod@reference): plain loops in `f64`, the oracle of the tests;
 //! - `winograd`: kernel 3, stride 1, padding 1, which is nearly all of a residual network's work;
@@ -119,7 +119,8 @@ impl Conv2dShape {
         // Half of the address space for every product of dimensions below, far beyond what memory holds.
         let padded = |size: usize| padding.checked_mul(2)?.checked_add(size);
         let product = |factors: [Option<usize>; 4]| {
-            let product = factors.into_iter().try_fold(1usize, |product, factor| product.checked_mul(factor?))?;
+            let product =
+                factors.into_iter().try_fold(1usize, |product, factor| product.checked_mul(factor?))?;
             product.checked_mul(2 * size_of::<f32>())
         };
         let (padded_height, padded_width) = (padded(height), padded(width));
@@ -137,7 +138,8 @@ impl Conv2dShape {
     }
 
     fn is_winograd(&self) -> bool {
-        // With fewer channels than half a vector, Winograd's lanes idle; the image's three take the general way.
+        // With fewer channels than half a vector, Winograd's lanes idle; the image's three take the general
+        // way.
         (self.kernel, self.stride, self.padding) == (3, 1, 1) && self.in_channels >= 8
     }
 }
@@ -197,8 +199,8 @@ pub fn forward(
     }
 }
 
-/// `dx = add +` the gradient with respect to the (activated) input, given that of the output: the convolution's
-/// transpose applied to `dy`.
+/// `dx = add +` the gradient with respect to the (activated) input, given that of the output: the
+/// convolution's transpose applied to `dy`.
 ///
 /// `dy` is `[N, out_height, out_width, O]`, `w` `[O, C, kernel, kernel]`, `add` and `dx` `[N, H, W, C]`.
 ///
@@ -227,8 +229,8 @@ pub fn backward_input(
 
 /// `dw`: the gradient with respect to the weight, given that of the output.
 ///
-/// `x` (before the activation, which is applied again) is `[N, H, W, C]`, `dy` `[N, out_height, out_width, O]`,
-/// `dw` `[O, C, kernel, kernel]`.
+/// `x` (before the activation, which is applied again) is `[N, H, W, C]`, `dy` `[N, out_height, out_width,
+/// O]`, `dw` `[O, C, kernel, kernel]`.
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.

@@ -6,15 +6,17 @@ use super::{Conv2dShape, backward_input, backward_weight, forward};
 use crate::tensor::{channels_last, contiguous, cpu_f32, from_channels_last, with_f32};
 use crate::{Context, Result};
 
-/// Convolution of images `x`, `[N, C, H, W]`, with kernels `w`, `[O, C, kernel, kernel]`, differentiable in both.
+/// Convolution of images `x`, `[N, C, H, W]`, with kernels `w`, `[O, C, kernel, kernel]`, differentiable in
+/// both.
 ///
-/// Both are `f32` on the CPU, with any strides. The result, `[N, O, out_height, out_width]`, lies channels-last in
-/// memory, as does the gradient with respect to `x`; where `x` lies so too, nothing is copied.
+/// Both are `f32` on the CPU, with any strides. The result, `[N, O, out_height, out_width]`, lies
+/// channels-last in memory, as does the gradient with respect to `x`; where `x` lies so too, nothing is
+/// copied.
 ///
 /// # Errors
 /// [`Error::Unsupported`](crate::Error::Unsupported) for another device or element type;
-/// [`Error::Shape`](crate::Error::Shape) where the shapes do not fit each other; an error of candle's where they are
-/// not of four dimensions.
+/// [`Error::Shape`](crate::Error::Shape) where the shapes do not fit each other; an error of candle's where
+/// they are not of four dimensions.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -85,7 +87,9 @@ impl CustomOp2 for Conv2d {
             let mut dx = vec![0f32; shape.input_len()];
             with_f32(dy, |dy, dy_layout| {
                 let dy = contiguous(dy, dy_layout)?;
-                with_f32(w, |w, layout| Ok(backward_input(ctx, shape, dy, contiguous(w, layout)?, None, &mut dx)?))
+                with_f32(w, |w, layout| {
+                    Ok(backward_input(ctx, shape, dy, contiguous(w, layout)?, None, &mut dx)?)
+                })
             })?;
             from_channels_last(dx, x.dims4()?)
         };

@@ -23,7 +23,8 @@ pub fn forward(
 
 /// As [`conv2d::backward_input`](super::backward_input).
 pub fn backward_input(shape: &Conv2dShape, dy: &[f32], w: &[f32], add: Option<&[f32]>, dx: &mut [f32]) {
-    let mut sums: Vec<f64> = dx.iter().enumerate().map(|(i, _)| add.map_or(0., |add| add[i].into())).collect();
+    let mut sums: Vec<f64> =
+        dx.iter().enumerate().map(|(i, _)| add.map_or(0., |add| add[i].into())).collect();
     each_product(shape, |input, weight, output| sums[input] += f64::from(dy[output]) * f64::from(w[weight]));
     narrow(&sums, dx);
 }

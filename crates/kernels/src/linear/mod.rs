@@ -1,6 +1,6 @@
 //! The linear layer `y = x w^T + b` and its gradients.
 //!
-//! A linear layer is a convolution of kernel 1 over images of one pixel, and computed as one.
+//! A linear layer is a convolution of kernel 1 over an image with a pixel for each row, and computed as one.
 
 pub mod reference;
 
@@ -21,7 +21,9 @@ pub struct LinearShape {
 impl LinearShape {
     fn as_convolution(&self) -> Conv2dShape {
         let Self { batch, inputs: in_channels, outputs: out_channels } = *self;
-        Conv2dShape { batch, height: 1, width: 1, in_channels, out_channels, kernel: 1, stride: 1, padding: 0 }
+        // No rows are no image, since an image without pixels is none.
+        let (batch, height) = (batch.min(1), batch.max(1));
+        Conv2dShape { batch, height, width: 1, in_channels, out_channels, kernel: 1, stride: 1, padding: 0 }
     }
 
     fn check(&self) -> Result<()> {

@@ -10,7 +10,8 @@ use super::LinearShape;
 pub fn forward(shape: &LinearShape, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
     for n in 0..shape.batch {
         for o in 0..shape.outputs {
-            let products = (0..shape.inputs).map(|i| product(x[n * shape.inputs + i], w[o * shape.inputs + i]));
+            let products =
+                (0..shape.inputs).map(|i| product(x[n * shape.inputs + i], w[o * shape.inputs + i]));
             y[n * shape.outputs + o] = (products.sum::<f64>() + f64::from(b[o])) as f32;
         }
     }
@@ -20,7 +21,8 @@ pub fn forward(shape: &LinearShape, x: &[f32], w: &[f32], b: &[f32], y: &mut [f3
 pub fn backward_input(shape: &LinearShape, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     for n in 0..shape.batch {
         for i in 0..shape.inputs {
-            let products = (0..shape.outputs).map(|o| product(dy[n * shape.outputs + o], w[o * shape.inputs + i]));
+            let products =
+                (0..shape.outputs).map(|o| product(dy[n * shape.outputs + o], w[o * shape.inputs + i]));
             dx[n * shape.inputs + i] = products.sum::<f64>() as f32;
         }
     }
@@ -30,7 +32,8 @@ pub fn backward_input(shape: &LinearShape, dy: &[f32], w: &[f32], dx: &mut [f32]
 pub fn backward_parameters(shape: &LinearShape, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32]) {
     for o in 0..shape.outputs {
         for i in 0..shape.inputs {
-            let products = (0..shape.batch).map(|n| product(dy[n * shape.outputs + o], x[n * shape.inputs + i]));
+            let products =
+                (0..shape.batch).map(|n| product(dy[n * shape.outputs + o], x[n * shape.inputs + i]));
             dw[o * shape.inputs + i] = products.sum::<f64>() as f32;
         }
         let column = (0..shape.batch).map(|n| f64::from(dy[n * shape.outputs + o]));

@@ -6,7 +6,13 @@ use crate::conv2d::Activation;
 use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES};
 
-pub(super) fn forward(ctx: &Context, shape: &PoolShape, x: &[f32], activation: Option<Activation>, y: &mut [f32]) {
+pub(super) fn forward(
+    ctx: &Context,
+    shape: &PoolShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    y: &mut [f32],
+) {
     let (input, output) = line_lens(shape);
     for_each(ctx, x.chunks(input).zip(y.chunks_mut(output)), |(x, y)| {
         ctx.instruction_set().dispatch(Forward { shape, x, activation, y });
@@ -54,14 +60,17 @@ impl Algorithm for Forward<'_> {
             for channel in (0..channels).step_by(LANES) {
                 let lanes = LANES.min(channels - channel);
                 // SAFETY: `lanes <= 16` elements of slices of as many, or more.
-                let load = |from: &[f32], at: usize| unsafe { V::load_partial(from[at..at + lanes].as_ptr(), lanes) };
+                let load = |from: &[f32], at: usize| unsafe {
+                    V::load_partial(from[at..at + lanes].as_ptr(), lanes)
+                };
                 let affine = activation.map(|a| (load(a.scale, channel), load(a.shift, channel)));
                 let mut sum = V::zero();
                 for row in 0..window {
                     let mut line = V::zero();
                     for j in 0..window {
                         let x = load(x, (row * width + column * window + j) * channels + channel);
-                        line = line + affine.map_or(x, |(scale, shift)| x.mul_add(scale, shift).max(V::zero()));
+                        line =
+                            line + affine.map_or(x, |(scale, shift)| x.mul_add(scale, shift).max(V::zero()));
                     }
                     sum = sum + line;
                 }

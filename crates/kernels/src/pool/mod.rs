@@ -78,7 +78,8 @@ pub fn forward(
     Ok(())
 }
 
-/// `dx`, the gradient with respect to the (activated) input: each window's share of its output's gradient `dy`.
+/// `dx`, the gradient with respect to the (activated) input: each window's share of its output's gradient
+/// `dy`.
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's, or the window does not tile the image.

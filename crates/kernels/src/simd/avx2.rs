@@ -181,13 +181,19 @@ fn transpose_eight(rows: &mut [__m256; 8]) {
         for i in 0..8 {
             let at = (i & !3) | (i >> 1 & 1);
             let (a, b) = (_mm256_castps_pd(pairs[at]), _mm256_castps_pd(pairs[at + 2]));
-            fours[i] =
-                _mm256_castpd_ps(if i & 1 == 0 { _mm256_unpacklo_pd(a, b) } else { _mm256_unpackhi_pd(a, b) });
+            fours[i] = _mm256_castpd_ps(if i & 1 == 0 {
+                _mm256_unpacklo_pd(a, b)
+            } else {
+                _mm256_unpackhi_pd(a, b)
+            });
         }
         for i in 0..8 {
             let (a, b) = (fours[i & 3], fours[(i & 3) | 4]);
-            rows[i] =
-                if i & 4 == 0 { _mm256_permute2f128_ps::<0x20>(a, b) } else { _mm256_permute2f128_ps::<0x31>(a, b) };
+            rows[i] = if i & 4 == 0 {
+                _mm256_permute2f128_ps::<0x20>(a, b)
+            } else {
+                _mm256_permute2f128_ps::<0x31>(a, b)
+            };
         }
     }
 }

@@ -170,13 +170,17 @@ impl Vector {
     #[inline(always)]
     fn unpack_low_pairs(self, other: Self) -> Self {
         // SAFETY: see `Vector`.
-        Self(unsafe { _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(self.0), _mm512_castps_pd(other.0))) })
+        Self(unsafe {
+            _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(self.0), _mm512_castps_pd(other.0)))
+        })
     }
 
     #[inline(always)]
     fn unpack_high_pairs(self, other: Self) -> Self {
         // SAFETY: see `Vector`.
-        Self(unsafe { _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(self.0), _mm512_castps_pd(other.0))) })
+        Self(unsafe {
+            _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(self.0), _mm512_castps_pd(other.0)))
+        })
     }
 
     /// The even (or odd) quarters of one vector, then of the other.

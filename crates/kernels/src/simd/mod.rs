@@ -168,27 +168,15 @@ pub(crate) fn fence() {
     }
 }
 
-/// Hints that the cache line at `address` is read soon. Any address will do.
+/// Hints that the cache line at `address` is read soon, but not at once: it is fetched to the second-level cache.
+/// Any address will do.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: part of every x86-64 processor; a hint that never faults.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
-/// As [`prefetch`], for a cache line that is written soon.
-#[inline(always)]
-pub(crate) fn prefetch_write(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that never faults and changes no state; processors without it ignore it.
-    unsafe {
-        // The intrinsic falls back to a read prefetch unless the whole program is compiled for newer processors.
-        std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
@@ -216,7 +204,8 @@ mod tests {
             };
             // SAFETY: `a` has 256 elements, `b` sixteen.
             let (x, y) = unsafe { (V::load(a.as_ptr().add(1)), V::load(b.as_ptr())) };
-            let expect = |f: fn(f32, f32) -> f32| -> [f32; LANES] { std::array::from_fn(|i| f(a[i + 1], b[i])) };
+            let expect =
+                |f: fn(f32, f32) -> f32| -> [f32; LANES] { std::array::from_fn(|i| f(a[i + 1], b[i])) };
             assert_eq!(lanes(x + y), expect(|x, y| x + y));
             assert_eq!(lanes(x - y), expect(|x, y| x - y));
             assert_eq!(lanes(x * y), expect(|x, y| x * y));

@@ -1,11 +1,19 @@
-//! Weights between PyTorch's order, `[O, C, taps]`, and the one products read: panels of sixteen columns, in which
-//! the columns of one step lie together.
+//! Weights between PyTorch's order, `[O, C, taps]`, and the one products read: panels of sixteen columns, in
+//! which the columns of one step lie together.
 
+use crate::conv2d::Conv2dShape;
 use crate::simd::{Algorithm, F32x16, LANES};
 use crate::{Buffer, Context, parallel};
 
-/// `w` as the right-hand matrix of the forward product: `[O / 16][tap][C][16 of O]`, rounded up and zero beyond `O`.
-pub(super) fn by_output(ctx: &Context, w: &[f32], out_channels: usize, in_channels: usize, taps: usize) -> Buffer {
+/// `w` as the right-hand matrix of the forward product: `[O / 16][tap][C][16 of O]`, rounded up and zero
+/// beyond `O`.
+pub(super) fn by_output(
+    ctx: &Context,
+    w: &[f32],
+    out_channels: usize,
+    in_channels: usize,
+    taps: usize,
+) -> Buffer {
     let row = in_channels * taps;
     let mut packed = ctx.buffer(out_channels.next_multiple_of(LANES) * row);
     parallel::for_each(ctx, packed.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
@@ -16,8 +24,8 @@ pub(super) fn by_output(ctx: &Context, w: &[f32], out_channels: usize, in_channe
     packed
 }
 
-/// `w` as the right-hand matrix of the input gradient: `[C / 16][slot][O][16 of C]`, rounded up and zero beyond `C`,
-/// where `slots` says which of `taps` slots each tap takes.
+/// `w` as the right-hand matrix of the input gradient: `[C / 16][slot][O][16 of C]`, rounded up and zero
+/// beyond `C`, where `slots` says which of `taps` slots each tap takes.
 pub(super) fn by_input(
     ctx: &Context,
     w: &[f32],
@@ -30,6 +38,15 @@ pub(super) fn by_input(
     let mut packed = ctx.buffer(in_channels.div_ceil(LANES) * panel_len);
     parallel::for_each(ctx, packed.chunks_mut(panel_len).enumerate(), |(panel, to)| {
         let channels = panel * LANES..in_channels.min((panel + 1) * LANES);
+        if taps == 1 {
+            // Sixteen input channels lie together already.
+            for (to, w) in to.chunks_exact_mut(LANES).zip(w.chunks_exact(in_channels)) {
+                let (filled, rest) = to.split_at_mut(channels.len());
+                filled.copy_from_slice(&w[channels.clone()]);
+                rest.fill(0.0);
+            }
+            return;
+        }
         for o in 0..out_channels {
             let rows = &w[(o * in_channels + channels.start) * taps..(o * in_channels + channels.end) * taps];
             let place = |tap: usize| slots[tap] * out_channels + o;
@@ -39,8 +56,8 @@ pub(super) fn by_input(
     packed
 }
 
-/// Reads up to sixteen rows of `row` elements as columns: element `i` of all rows goes to the vector `place(i)`
-/// of `to`, zero in the lanes of missing rows.
+/// Reads up to sixteen rows of `row` elements as columns: element `i` of all rows goes to the vector
+/// `place(i)` of `to`, zero in the lanes of missing rows.
 struct Transpose<'a, P> {
     from: &'a [f32],
     row: usize,
@@ -72,30 +89,27 @@ impl<P: Fn(usize) -> usize> Algorithm for Transpose<'_, P> {
     }
 }
 
-/// Adds partial weight gradients of `[tap][C][O rounded up to 16]` each, which follow each other in `partial`, into
-/// `dw`.
+/// Adds the partial weight gradients in `partial`, which follow each other, into `dw`. Each is
+/// `[tap][channel][O rounded up to 16]` for a block of `channels` input channels after another.
 pub(super) fn sum_to_weights(
     ctx: &Context,
     partial: &[f32],
-    out_channels: usize,
-    in_channels: usize,
-    taps: usize,
+    shape: &Conv2dShape,
+    channels: usize,
     dw: &mut [f32],
 ) {
-    let row = in_channels * taps;
+    let row = shape.in_channels * shape.kernel * shape.kernel;
     parallel::for_each(ctx, dw.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
-        let stride = out_channels.next_multiple_of(LANES);
-        ctx.instruction_set().dispatch(Sum { partial, stride, first: panel * LANES, in_channels, taps, to });
+        ctx.instruction_set().dispatch(Sum { partial, shape, channels, first: panel * LANES, to });
     });
 }
 
-/// Sixteen rows of the weight gradient (fewer at its end).
+/// Sixteen rows of the weight gradient (fewer at its end), from output channel `first` on.
 struct Sum<'a> {
     partial: &'a [f32],
-    stride: usize,
+    shape: &'a Conv2dShape,
+    channels: usize,
     first: usize,
-    in_channels: usize,
-    taps: usize,
     to: &'a mut [f32],
 }
 
@@ -104,13 +118,17 @@ impl Algorithm for Sum<'_> {
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let Self { partial, stride, first, in_channels, taps, to } = self;
-        let row = in_channels * taps;
+        let Self { partial, shape, channels, first, to } = self;
+        let taps = shape.kernel * shape.kernel;
+        let row = shape.in_channels * taps;
+        let stride = shape.out_channels.next_multiple_of(LANES);
         for start in (0..row).step_by(LANES) {
             let count = (row - start).min(LANES);
             let mut block = [V::zero(); LANES];
             for (i, sum) in block.iter_mut().enumerate().take(count) {
-                let place = (start + i) % taps * in_channels + (start + i) / taps;
+                let (channel, tap) = ((start + i) / taps, (start + i) % taps);
+                let block = channel / channels * channels;
+                let place = block * taps + tap * channels.min(shape.in_channels - block) + channel - block;
                 for partial in partial.chunks_exact(row * stride) {
                     let from = &partial[place * stride + first..][..LANES];
                     // SAFETY: sixteen elements.

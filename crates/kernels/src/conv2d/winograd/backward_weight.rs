@@ -1,149 +1,193 @@
-//! `dw`: for each frequency a matrix of input by output channels, summed over tiles.
+//! `dw`: for each frequency a matrix of input by output channels, summed over tiles, in one of two orders.
 //!
-//! - While that matrix is small, tasks take stretches of tiles, transform block after block of them and add their
-//!   products to a matrix of their own; these parts, whose number depends on the shape alone, are added up in the
-//!   transform back.
-//! - Otherwise input and gradient are transformed whole, and tasks take blocks of channels, whose sums stay in the
-//!   core's own cache until they are transformed back.
+//! - Where these matrices are smaller than the transformed input and gradient, tasks take stretches of tiles,
+//!   transform a few at a time and add their products to sums of their own; these parts, whose number
+//!   depends on the shape alone, are added up in the transform back.
+//! - Otherwise input and gradient are transformed whole, and tasks take blocks of channels, whose sums stay
+//!   in the core's own cache until they are transformed back.
 
 use std::ops::Range;
 
-use super::convolve::TransformInput;
-use super::image::Input;
-use super::product::{Blocks, lanes_by_columns};
+use super::image::{Input, TransformInput};
+use super::product::lanes_by_columns;
 use super::weight::WeightGradient;
 use super::{FREQUENCIES, Layout, Shared};
 use crate::Context;
 use crate::simd::{Algorithm, F32x16, LANES};
 
-pub(super) fn backward_weight(ctx: &Context, input: &Input, gradient: &Input, dw: &mut [f32]) {
-    if input.tiles.count == 0 {
-        return dw.fill(0.0);
-    }
+/// Elements of the parts' sums together, where there are more than two parts.
+const PARTS_LEN: usize = 2 << 20;
+/// Parts at most.
+const PARTS: usize = 4;
+/// Elements of transformed input and gradient that a task keeps in its core's cache.
+const TILE_BLOCK: usize = 40 << 10;
+/// Blocks of input and output channels of a task's sums.
+const CHANNEL_BLOCK: usize = 2;
+/// Tiles that are summed before the next block of sums is begun.
+const DEPTH: usize = 512;
+/// Tiles of a task that only transforms.
+const TRANSFORM_TILES: usize = 4;
+
+/// `dw`, with `input` the convolution's and `gradient` that of its output.
+pub(super) fn backward_weight(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient) {
+    let tiles = input.tiles.count;
     let sums = Layout { blocks: gradient.blocks(), rows: input.blocks() * LANES };
-    let dw = WeightGradient::new(gradient.channels, input.channels, dw);
-    let mode = std::env::var("DW").ok().and_then(|s| s.parse::<usize>().ok());
-    let mode = mode.unwrap_or(if sums.len() < 1 << 20 { 1 } else if sums.len() < 8 << 20 { 2 } else { 3 });
-    match mode {
-        1 => by_tiles(ctx, input, gradient, &dw, sums),
-        2 => by_frequencies(ctx, input, gradient, &dw, sums),
-        _ => by_channels(ctx, input, gradient, &dw),
+    let v = Layout { blocks: input.blocks(), rows: tiles };
+    let z = Layout { blocks: gradient.blocks(), rows: tiles };
+    if 2 * sums.len() <= v.len() + z.len() {
+        by_tiles(ctx, input, gradient, dw, sums);
+    } else {
+        by_channels(ctx, input, gradient, dw, v, z);
     }
-}
-fn env(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|s| s.parse::<usize>().ok()).unwrap_or(default)
 }
 
+/// The order for few channels and many tiles.
 fn by_tiles(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient, sums: Layout) {
     let tiles = input.tiles.count;
-    let tile_len = FREQUENCIES * (input.blocks() + gradient.blocks()) * LANES;
-    let rows = (env("DW_LEN", 150 << 10) / tile_len).clamp(1, 256).next_multiple_of(16);
-    let parts = (env("DW_PARTS", 4 << 20) / sums.len()).clamp(1, 16).min(tiles.div_ceil(rows)).max(1);
+    let rows = (TILE_BLOCK / (FREQUENCIES * (input.blocks() + gradient.blocks()) * LANES)).clamp(1, tiles);
+    let rows = rows.next_multiple_of(LANES);
+    let parts = (PARTS_LEN / sums.len() / 2 * 2).clamp(2, PARTS);
     let stretch = tiles.div_ceil(parts).next_multiple_of(rows);
     let parts = tiles.div_ceil(stretch);
-    let (v, z) = (Layout { blocks: input.blocks(), rows }, Layout { blocks: gradient.blocks(), rows });
-    let mut buffer = ctx.buffer(sums.len() * parts);
+    // Of more threads than parts, several share a part's output channels. That changes no result.
+    let columns = gradient.blocks().div_ceil(ctx.threads().div_ceil(parts));
+    let groups = gradient.blocks().div_ceil(columns);
+
+    let mut buffer = ctx.buffer(parts * sums.len());
     let to = Shared(buffer.as_mut_ptr());
-    ctx.run(parts, |part, _| {
+    ctx.run(parts * groups, |task, _| {
+        let (part, group) = (task / groups, task % groups);
+        let columns = group * columns..gradient.blocks().min((group + 1) * columns);
+        let v = Layout { blocks: input.blocks(), rows };
+        let z = Layout { blocks: columns.len(), rows };
         let mut scratch = ctx.buffer(v.len() + z.len());
-        let (transformed, gradients) = scratch.split_at_mut(v.len());
-        let tiles = part * stretch..tiles.min((part + 1) * stretch);
-        ctx.instruction_set().dispatch(Stretch {
+        let (inputs, gradients) = scratch.split_at_mut(v.len());
+        ctx.instruction_set().dispatch(TileStretch {
             input,
             gradient,
-            tiles,
+            tiles: part * stretch..tiles.min((part + 1) * stretch),
             v,
-            transformed,
+            inputs,
             z,
             gradients,
+            // SAFETY: a block within one part of the buffer.
+            to: unsafe { to.at(part * sums.len() + sums.at(columns.start, 0)) },
+            columns,
             sums,
-            // SAFETY: one part of the buffer.
-            to: unsafe { to.at(part * sums.len()) },
         });
     });
-    back(ctx, dw, &buffer, sums, parts);
-}
-
-fn back(ctx: &Context, dw: &WeightGradient, buffer: &[f32], sums: Layout, parts: usize) {
-    let in_blocks = sums.rows / LANES;
-    ctx.run(in_blocks * sums.blocks, |task, _| {
-        ctx.instruction_set().dispatch(Back { dw, block: (task % in_blocks, task / in_blocks), buffer, sums, parts });
+    ctx.run(sums.blocks, |out_block, _| {
+        // SAFETY: a block within the buffer.
+        let from = unsafe { to.at(sums.at(out_block, 0)) };
+        ctx.instruction_set().dispatch(TransformBack { dw, out_block, from, sums, parts });
     });
 }
 
-struct Back<'a> {
-    dw: &'a WeightGradient<'a>,
-    block: (usize, usize),
-    buffer: &'a [f32],
-    sums: Layout,
-    parts: usize,
-}
-
-impl Algorithm for Back<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: F32x16>(self) {
-        let Self { dw, block: (in_block, out_block), buffer, sums, parts } = self;
-        unsafe {
-            let from = buffer.as_ptr().add(sums.at(out_block, in_block * LANES));
-            dw.transform::<V>(in_block, out_block, from, sums, parts);
-        }
-    }
-}
-
-struct Stretch<'a> {
+/// Adds up the products of a stretch of tiles.
+struct TileStretch<'a> {
     input: &'a Input<'a>,
     gradient: &'a Input<'a>,
     tiles: Range<usize>,
     v: Layout,
-    transformed: &'a mut [f32],
+    inputs: &'a mut [f32],
     z: Layout,
     gradients: &'a mut [f32],
-    sums: Layout,
+    /// Blocks of output channels.
+    columns: Range<usize>,
+    /// The sums of the first of them.
     to: *mut f32,
+    sums: Layout,
 }
 
-impl Algorithm for Stretch<'_> {
+impl Algorithm for TileStretch<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let Self { input, gradient, tiles, v, transformed, z, gradients, sums, to } = self;
+        let Self { input, gradient, tiles, v, inputs, z, gradients, columns, to, sums } = self;
         for first in tiles.clone().step_by(v.rows) {
-            let rows = v.rows.min(tiles.end - first);
-            for row in 0..rows {
-                for block in 0..v.blocks {
-                    unsafe {
-                        let to = transformed.as_mut_ptr().add(v.at(block, row));
-                        input.transform_patch::<V>(first + row, block, to, v.frequency(), LANES);
-                    }
-                }
-                for block in 0..z.blocks {
-                    unsafe {
-                        let to = gradients.as_mut_ptr().add(z.at(block, row));
-                        gradient.transform_gradient::<V>(first + row, block, to, z.frequency(), LANES);
-                    }
-                }
-            }
-            for frequency in 0..FREQUENCIES {
-                unsafe {
-                    let v_ = Blocks { start: transformed.as_ptr().add(frequency * v.frequency()), stride: v.block() };
-                    let z_ = Blocks { start: gradients.as_ptr().add(frequency * z.frequency()), stride: z.block() };
-                    let u_ = Blocks { start: to.add(frequency * sums.frequency()), stride: sums.block() };
-                    lanes_by_columns::<V>((v.blocks, z.blocks), rows, v_, z_, u_, first > tiles.start);
+            let block = first..tiles.end.min(first + v.rows);
+            // SAFETY: `inputs` and `gradients` have the layouts `v` and `z`, with rows for a block of tiles, `to`
+            // has `sums`; no other task touches these columns of this part.
+            unsafe {
+                input.transform_patches::<V>(block.clone(), inputs.as_mut_ptr(), v);
+                gradient.transform_gradients::<V>(block.clone(), columns.clone(), gradients.as_mut_ptr(), z);
+                let next = block.end..tiles.end.min(block.end + v.rows);
+                for frequency in 0..FREQUENCIES {
+                    input.prefetch(next.clone(), frequency);
+                    gradient.prefetch(next.clone(), frequency);
+                    let v = v.matrix(inputs.as_ptr(), frequency, 0, 0);
+                    let z = z.matrix(gradients.as_ptr(), frequency, 0, 0);
+                    let u = sums.matrix_mut(to, frequency, 0, 0);
+                    let size = (sums.rows / LANES, columns.len());
+                    lanes_by_columns::<V>(size, block.len(), v, z, u, first > tiles.start);
                 }
             }
         }
     }
 }
 
+/// Transforms the sum of all parts back, for one block of output channels.
+struct TransformBack<'a> {
+    dw: &'a WeightGradient<'a>,
+    out_block: usize,
+    from: *const f32,
+    sums: Layout,
+    parts: usize,
+}
+
+impl Algorithm for TransformBack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let Self { dw, out_block, from, sums, parts } = self;
+        let in_blocks = 0..sums.rows / LANES;
+        // SAFETY: `from` is this block in the first of `parts` with the layout `sums`; these output channels are
+        // this task's alone.
+        unsafe { dw.transform::<V>(in_blocks, out_block, from, sums, parts) };
+        dw.finish();
+    }
+}
+
+/// The order for many channels and few tiles.
+fn by_channels(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient, v: Layout, z: Layout) {
+    let tiles = input.tiles.count;
+    let mut inputs = ctx.buffer(v.len());
+    let mut gradients = ctx.buffer(z.len());
+    let (to_v, to_z) = (Shared(inputs.as_mut_ptr()), Shared(gradients.as_mut_ptr()));
+    ctx.run(tiles.div_ceil(TRANSFORM_TILES), |task, _| {
+        let tiles = task * TRANSFORM_TILES..tiles.min((task + 1) * TRANSFORM_TILES);
+        // SAFETY: a row within each buffer.
+        let (to_v, to_z) = unsafe { (to_v.at(tiles.start * LANES), to_z.at(tiles.start * LANES)) };
+        ctx.instruction_set().dispatch(TransformInput { input, tiles: tiles.clone(), to: to_v, layout: v });
+        ctx.instruction_set().dispatch(TransformGradient { gradient, tiles, to: to_z, layout: z });
+    });
+    let sums = Layout { blocks: CHANNEL_BLOCK, rows: CHANNEL_BLOCK * LANES };
+    let across = z.blocks.div_ceil(CHANNEL_BLOCK);
+    ctx.run(v.blocks.div_ceil(CHANNEL_BLOCK) * across, |task, _| {
+        let part =
+            |index: usize, blocks: usize| index * CHANNEL_BLOCK..blocks.min((index + 1) * CHANNEL_BLOCK);
+        ctx.instruction_set().dispatch(ChannelBlock {
+            dw,
+            in_blocks: part(task / across, v.blocks),
+            out_blocks: part(task % across, z.blocks),
+            v,
+            inputs: &inputs,
+            z,
+            gradients: &gradients,
+            sums,
+            scratch: &mut ctx.buffer(sums.len()),
+        });
+    });
+}
+
+/// Transforms all channels of some tiles' gradients.
 struct TransformGradient<'a> {
     gradient: &'a Input<'a>,
-    first: usize,
-    rows: Range<usize>,
-    to: Shared,
-    z: Layout,
+    tiles: Range<usize>,
+    to: *mut f32,
+    layout: Layout,
 }
 
 impl Algorithm for TransformGradient<'_> {
@@ -151,126 +195,51 @@ impl Algorithm for TransformGradient<'_> {
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let Self { gradient, first, rows, to, z } = self;
-        for row in rows {
-            for block in 0..z.blocks {
-                unsafe { gradient.transform_gradient::<V>(first + row, block, to.at(z.at(block, row)), z.frequency(), LANES) }
-            }
-        }
+        let Self { gradient, tiles, to, layout } = self;
+        // SAFETY: rows of a buffer with this layout, which no other task writes.
+        unsafe { gradient.transform_gradients::<V>(tiles, 0..layout.blocks, to, layout) }
     }
 }
 
-fn whole(ctx: &Context, input: &Input, gradient: &Input, tiles: &Range<usize>, v: Layout, z: Layout, vb: Shared, zb: Shared) {
-    let first = tiles.start;
-    const T: usize = 4;
-    ctx.run(tiles.len().div_ceil(T), |task, _| {
-        let rows = task * T..tiles.len().min((task + 1) * T);
-        ctx.instruction_set().dispatch(TransformInput { input, first, rows: rows.clone(), to: vb, v });
-        ctx.instruction_set().dispatch(TransformGradient { gradient, first, rows, to: zb, z });
-    });
-}
-
-fn by_frequencies(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient, sums: Layout) {
-    let tiles = input.tiles.count;
-    let most = 512;
-    let mut buffer = ctx.buffer(sums.len());
-    let u = Shared(buffer.as_mut_ptr());
-    for first in (0..tiles).step_by(most) {
-        let tiles = first..tiles.min(first + most);
-        let rows = tiles.len();
-        let (v, z) = (Layout { blocks: input.blocks(), rows }, Layout { blocks: gradient.blocks(), rows });
-        let (mut vb, mut zb) = (ctx.buffer(v.len()), ctx.buffer(z.len()));
-        let (vp, zp) = (Shared(vb.as_mut_ptr()), Shared(zb.as_mut_ptr()));
-        whole(ctx, input, gradient, &tiles, v, z, vp, zp);
-        ctx.run(FREQUENCIES, |frequency, _| {
-            ctx.instruction_set().dispatch(Frequency { v, vp, z, zp, sums, u, frequency, add: first > 0 });
-        });
-    }
-    back(ctx, dw, &buffer, sums, 1);
-}
-
-struct Frequency {
-    v: Layout,
-    vp: Shared,
-    z: Layout,
-    zp: Shared,
-    sums: Layout,
-    u: Shared,
-    frequency: usize,
-    add: bool,
-}
-
-impl Algorithm for Frequency {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: F32x16>(self) {
-        let Self { v, vp, z, zp, sums, u, frequency, add } = self;
-        const T: usize = 128;
-        for first in (0..v.rows).step_by(T) {
-            unsafe {
-                let v_ = Blocks { start: vp.at(frequency * v.frequency() + first * LANES).cast_const(), stride: v.block() };
-                let z_ = Blocks { start: zp.at(frequency * z.frequency() + first * LANES).cast_const(), stride: z.block() };
-                let u_ = Blocks { start: u.at(frequency * sums.frequency()), stride: sums.block() };
-                lanes_by_columns::<V>((v.blocks, z.blocks), T.min(v.rows - first), v_, z_, u_, add || first > 0);
-            }
-        }
-    }
-}
-
-fn by_channels(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient) {
-    let tiles = input.tiles.count;
-    // TODO several parts
-    let tiles = 0..tiles;
-    let rows = tiles.len();
-    let (v, z) = (Layout { blocks: input.blocks(), rows }, Layout { blocks: gradient.blocks(), rows });
-    let (mut vb, mut zb) = (ctx.buffer(v.len()), ctx.buffer(z.len()));
-    let (vp, zp) = (Shared(vb.as_mut_ptr()), Shared(zb.as_mut_ptr()));
-    whole(ctx, input, gradient, &tiles, v, z, vp, zp);
-    let (bi, bo) = (env("BI", 2), env("BO", 2));
-    let sums = Layout { blocks: bo, rows: bi * LANES };
-    let (ni, no) = (v.blocks.div_ceil(bi), z.blocks.div_ceil(bo));
-    ctx.run(ni * no, |task, _| {
-        let mut scratch = ctx.buffer(sums.len());
-        let (ib, ob) = (task / no * bi, task % no * bo);
-        ctx.instruction_set().dispatch(Channels { dw, v, vp, z, zp, sums, scratch: &mut scratch,
-            ins: ib..v.blocks.min(ib + bi), outs: ob..z.blocks.min(ob + bo) });
-    });
-}
-
-struct Channels<'a> {
+/// The gradient of the weights from a block of input channels to a block of output channels.
+struct ChannelBlock<'a> {
     dw: &'a WeightGradient<'a>,
+    in_blocks: Range<usize>,
+    out_blocks: Range<usize>,
     v: Layout,
-    vp: Shared,
+    inputs: &'a [f32],
     z: Layout,
-    zp: Shared,
+    gradients: &'a [f32],
     sums: Layout,
     scratch: &'a mut [f32],
-    ins: Range<usize>,
-    outs: Range<usize>,
 }
 
-impl Algorithm for Channels<'_> {
+impl Algorithm for ChannelBlock<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let Self { dw, v, vp, z, zp, sums, scratch, ins, outs } = self;
-        const T: usize = 512;
-        for first in (0..v.rows).step_by(T) {
+        let Self { dw, in_blocks, out_blocks, v, inputs, z, gradients, sums, scratch } = self;
+        let size = (in_blocks.len(), out_blocks.len());
+        for first in (0..v.rows).step_by(DEPTH) {
+            let depth = DEPTH.min(v.rows - first);
             for frequency in 0..FREQUENCIES {
+                // SAFETY: the operands have these layouts.
                 unsafe {
-                    let v_ = Blocks { start: vp.at(frequency * v.frequency() + v.at(ins.start, first)).cast_const(), stride: v.block() };
-                    let z_ = Blocks { start: zp.at(frequency * z.frequency() + z.at(outs.start, first)).cast_const(), stride: z.block() };
-                    let u_ = Blocks { start: scratch.as_mut_ptr().add(frequency * sums.frequency()), stride: sums.block() };
-                    lanes_by_columns::<V>((ins.len(), outs.len()), T.min(v.rows - first), v_, z_, u_, first > 0);
+                    let v = v.matrix(inputs.as_ptr(), frequency, in_blocks.start, first);
+                    let z = z.matrix(gradients.as_ptr(), frequency, out_blocks.start, first);
+                    let u = sums.matrix_mut(scratch.as_mut_ptr(), frequency, 0, 0);
+                    lanes_by_columns::<V>(size, depth, v, z, u, first > 0);
                 }
             }
         }
-        for (o, out) in outs.clone().enumerate() {
-            for (i, in_) in ins.clone().enumerate() {
-                unsafe { dw.transform::<V>(in_, out, scratch.as_ptr().add(sums.at(o, i * LANES)), sums, 1) }
+        for (column, out_block) in out_blocks.enumerate() {
+            // SAFETY: a block of `scratch`, which has the layout `sums`; these channels are this task's alone.
+            unsafe {
+                let from = scratch.as_ptr().add(sums.at(column, 0));
+                dw.transform::<V>(in_blocks.clone(), out_block, from, sums, 1);
             }
         }
+        dw.finish();
     }
 }

@@ -1,12 +1,17 @@
 //! `y` and `dx`: transform, 36 matrix products, transform back, in one of two orders.
 //!
-//! - While the transformed weight is small, it is made first and whole; tasks then take blocks of tiles from
-//!   input to output, whose transformed data stay in the core's own cache.
-//! - A large one would have to be read from afar for every block of tiles. There the input is transformed whole,
-//!   and tasks take sixteen output channels each, transforming these channels' weights just before their use.
+//! - Where the transformed weight is small and tiles are many, it is made first and whole; tasks then take
+//!   blocks of tiles from input to output, whose transformed data stay in the core's own cache.
+//! - A large one would have to be read from afar for every block of tiles. There the input is transformed
+//!   whole, and tasks take sixteen output channels each, transforming these channels' weights just before
+//!   their use.
+//!
+//! Both orders sum in the same order, so they give the same results.
 
-use super::image::{Input, Output};
-use super::product::{Blocks, Columns, rows_by_columns};
+use std::ops::Range;
+
+use super::image::{Input, Output, TransformInput};
+use super::product::{Columns, rows_by_columns};
 use super::weight::Weight;
 use super::{FREQUENCIES, Layout, Shared};
 use crate::Context;
@@ -20,49 +25,58 @@ const TILE_BLOCK: usize = 80 << 10;
 const WHOLE_INPUT: usize = 4 << 20;
 /// Blocks of input channels whose weights are transformed at a time.
 const CHUNK: usize = 10;
+/// Tasks for each thread, from which on they are made of more than one block of tiles.
+const TASKS: usize = 8;
 /// Tiles of a task that only transforms.
 const TRANSFORM_TILES: usize = 4;
 
 /// `output = conv(input, weight)`.
 pub(super) fn convolve(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
-    let weights = Layout { blocks: output.blocks(), rows: input.channels };
-    if weights.len() <= WHOLE_WEIGHT {
-        by_tiles(ctx, input, weight, output, weights);
-    } else {
-        by_channels(ctx, input, weight, output);
-    }
-}
-
-/// The order for small weights.
-fn by_tiles(ctx: &Context, input: &Input, weight: &Weight, output: &Output, weights: Layout) {
-    let mut buffer = ctx.buffer(weights.len());
-    let u = Shared(buffer.as_mut_ptr());
-    ctx.run(output.blocks(), |out_block, _| {
-        ctx.instruction_set().dispatch(TransformWeights { weight, blocks: (0, input.blocks()), out_block, u, weights });
-    });
-
     let columns = if output.blocks() > 1 { Columns::Pairs } else { Columns::Single };
     let multiple = columns.rows(ctx.instruction_set());
     let tile_len = FREQUENCIES * (input.blocks() + output.blocks()) * LANES;
     let rows = (TILE_BLOCK / tile_len / multiple).max(1) * multiple;
+    let weights = Layout { blocks: output.blocks(), rows: input.channels };
+    // With fewer blocks of tiles than of channels, there is more to share out in the other order.
+    if weights.len() > WHOLE_WEIGHT || input.tiles.count.div_ceil(rows) < output.blocks() {
+        by_channels(ctx, input, weight, output);
+    } else {
+        by_tiles(ctx, input, weight, output, columns, rows);
+    }
+}
+
+/// The order for small weights, in blocks of `rows` tiles.
+fn by_tiles(ctx: &Context, input: &Input, weight: &Weight, output: &Output, columns: Columns, rows: usize) {
+    let weights = Layout { blocks: output.blocks(), rows: input.channels };
+    let mut buffer = ctx.buffer(weights.len());
+    let u = Shared(buffer.as_mut_ptr());
+    ctx.run(output.blocks(), |block, _| {
+        // SAFETY: a block of columns within the buffer.
+        let to = unsafe { u.at(weights.at(block, 0)) };
+        ctx.instruction_set().dispatch(TransformWeights { weight, block, to, layout: weights });
+    });
+
     let (v, m) = (Layout { blocks: input.blocks(), rows }, Layout { blocks: output.blocks(), rows });
     let tiles = input.tiles.count;
-    ctx.run(tiles.div_ceil(rows), |task, _| {
+    // Several blocks in a row let each have the next one's pixels fetched; few enough that threads end
+    // together.
+    let stretch = rows * (tiles / (rows * TASKS * ctx.threads())).max(1);
+    ctx.run(tiles.div_ceil(stretch), |task, _| {
         let mut scratch = ctx.buffer(v.len() + m.len());
         let (transformed, products) = scratch.split_at_mut(v.len());
-        let tiles = task * rows..tiles.min((task + 1) * rows);
-        let block = TileBlock { input, output, columns, u: &buffer, weights, tiles, v, transformed, m, products };
-        ctx.instruction_set().dispatch(block);
+        let tiles = task * stretch..tiles.min((task + 1) * stretch);
+        let stretch =
+            TileStretch { input, output, columns, u: &buffer, weights, tiles, v, transformed, m, products };
+        ctx.instruction_set().dispatch(stretch);
     });
 }
 
-/// Transforms the weights from some blocks of input channels to one block of output channels.
+/// Transforms the weights to one block of output channels.
 struct TransformWeights<'a> {
     weight: &'a Weight<'a>,
-    blocks: (usize, usize),
-    out_block: usize,
-    u: Shared,
-    weights: Layout,
+    block: usize,
+    to: *mut f32,
+    layout: Layout,
 }
 
 impl Algorithm for TransformWeights<'_> {
@@ -70,66 +84,53 @@ impl Algorithm for TransformWeights<'_> {
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let Self { weight, blocks, out_block, u, weights } = self;
-        for block in blocks.0..blocks.1 {
-            // SAFETY: rows within `u`, which has the layout `weights`; no other task writes this block of columns.
-            unsafe {
-                let to = u.at(weights.at(out_block, block * LANES));
-                weight.transform::<V>(block, out_block, to, weights.frequency());
-            }
-        }
+        let Self { weight, block, to, layout } = self;
+        let in_blocks = layout.rows.div_ceil(LANES);
+        // SAFETY: a block of columns of a buffer with this layout, which no other task writes.
+        unsafe { weight.transform::<V>(0..in_blocks, block, to, layout) }
     }
 }
 
-/// A block of tiles, from input to output.
-struct TileBlock<'a> {
+/// A stretch of tiles, block by block from input to output.
+struct TileStretch<'a> {
     input: &'a Input<'a>,
     output: &'a Output<'a>,
     columns: Columns,
     u: &'a [f32],
     weights: Layout,
-    tiles: std::ops::Range<usize>,
+    tiles: Range<usize>,
     v: Layout,
     transformed: &'a mut [f32],
     m: Layout,
     products: &'a mut [f32],
 }
 
-impl Algorithm for TileBlock<'_> {
+impl Algorithm for TileStretch<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
         let Self { input, output, columns, u, weights, tiles, v, transformed, m, products } = self;
-        for (row, tile) in tiles.clone().enumerate() {
-            for block in 0..v.blocks {
-                // SAFETY: a row of `transformed`, which has the layout `v`.
-                unsafe {
-                    let to = transformed.as_mut_ptr().add(v.at(block, row));
-                    input.prefetch(tile + if v.blocks < 4 { 4 / v.blocks } else { 1 }, block);
-                    input.transform_patch::<V>(tile, block, to, v.frequency(), LANES);
-                }
-            }
-        }
-        for frequency in 0..FREQUENCIES {
-            // SAFETY: a frequency of each operand, in its layout; `v` and `m` have whole register blocks of rows.
+        for first in tiles.clone().step_by(v.rows) {
+            let block = first..tiles.end.min(first + v.rows);
+            // SAFETY: `u`, `transformed` and `products` have the layouts `weights`, `v` and `m`, the latter two with
+            // whole register blocks of rows; the tiles are this task's alone.
             unsafe {
-                let size = (tiles.len(), input.channels, m.blocks);
-                let v = Blocks { start: transformed.as_ptr().add(frequency * v.frequency()), stride: v.block() };
-                let u = Blocks { start: u.as_ptr().add(frequency * weights.frequency()), stride: weights.block() };
-                let m = Blocks { start: products.as_mut_ptr().add(frequency * m.frequency()), stride: m.block() };
-                rows_by_columns::<V>(size, columns, v, u, m, false);
-            }
-        }
-        for (row, tile) in tiles.enumerate() {
-            for block in 0..m.blocks {
-                // SAFETY: a row of `products`, which has the layout `m`; the tile is this task's alone.
-                unsafe {
-                    let from = products.as_ptr().add(m.at(block, row));
-                    output.transform::<V>(tile, block, from, m.frequency());
+                input.transform_patches::<V>(block.clone(), transformed.as_mut_ptr(), v);
+                let next = block.end..tiles.end.min(block.end + v.rows);
+                for frequency in 0..FREQUENCIES {
+                    input.prefetch(next.clone(), frequency);
+                    output.prefetch(block.clone(), frequency);
+                    let size = (block.len(), input.channels, m.blocks);
+                    let v = v.matrix(transformed.as_ptr(), frequency, 0, 0);
+                    let u = weights.matrix(u.as_ptr(), frequency, 0, 0);
+                    let m = m.matrix_mut(products.as_mut_ptr(), frequency, 0, 0);
+                    rows_by_columns::<V>(size, columns, v, u, m, false);
                 }
+                output.transform_tiles::<V>(block, 0..m.blocks, products.as_ptr(), m);
             }
         }
+        output.finish();
     }
 }
 
@@ -145,8 +146,11 @@ fn by_channels(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
         let mut buffer = ctx.buffer(v.len());
         let to = Shared(buffer.as_mut_ptr());
         ctx.run(tiles.len().div_ceil(TRANSFORM_TILES), |task, _| {
-            let rows = task * TRANSFORM_TILES..tiles.len().min((task + 1) * TRANSFORM_TILES);
-            ctx.instruction_set().dispatch(TransformInput { input, first, rows, to, v });
+            let row = task * TRANSFORM_TILES;
+            let tiles = first + row..tiles.end.min(first + row + TRANSFORM_TILES);
+            // SAFETY: a row within the buffer.
+            let to = unsafe { to.at(row * LANES) };
+            ctx.instruction_set().dispatch(TransformInput { input, tiles, to, layout: v });
         });
         let u = Layout { blocks: 1, rows: CHUNK * LANES };
         let m = Layout { blocks: 1, rows };
@@ -155,36 +159,20 @@ fn by_channels(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
             let (weights, products) = scratch.split_at_mut(u.len());
             let tiles = tiles.clone();
             let panel = ChannelBlock {
-                input, weight, output, block, tiles, v, transformed: &buffer, u, weights, m, products,
+                input,
+                weight,
+                output,
+                block,
+                tiles,
+                v,
+                transformed: &buffer,
+                u,
+                weights,
+                m,
+                products,
             };
             ctx.instruction_set().dispatch(panel);
         });
-    }
-}
-
-/// Transforms all channels of some tiles.
-pub(super) struct TransformInput<'a> {
-    pub input: &'a Input<'a>,
-    /// The tile of row 0.
-    pub first: usize,
-    pub rows: std::ops::Range<usize>,
-    pub to: Shared,
-    pub v: Layout,
-}
-
-impl Algorithm for TransformInput<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: F32x16>(self) {
-        let Self { input, first, rows, to, v } = self;
-        for row in rows {
-            for block in 0..v.blocks {
-                // SAFETY: a row of `to`, which has the layout `v`; no other task writes it.
-                input.prefetch(first + row + 1, block);
-                unsafe { input.transform_patch::<V>(first + row, block, to.at(v.at(block, row)), v.frequency(), LANES) }
-            }
-        }
     }
 }
 
@@ -194,7 +182,7 @@ struct ChannelBlock<'a> {
     weight: &'a Weight<'a>,
     output: &'a Output<'a>,
     block: usize,
-    tiles: std::ops::Range<usize>,
+    tiles: Range<usize>,
     v: Layout,
     transformed: &'a [f32],
     u: Layout,
@@ -211,31 +199,21 @@ impl Algorithm for ChannelBlock<'_> {
         let Self { input, weight, output, block, tiles, v, transformed, u, weights, m, products } = self;
         for first in (0..v.blocks).step_by(CHUNK) {
             let last = v.blocks.min(first + CHUNK);
-            for from in first..last {
-                // SAFETY: rows of `weights`, which has the layout `u`.
-                unsafe {
-                    let to = weights.as_mut_ptr().add(u.at(0, (from - first) * LANES));
-                    weight.transform::<V>(from, block, to, u.frequency());
-                }
-            }
+            // SAFETY: `weights` has the layout `u`, with rows for a chunk.
+            unsafe { weight.transform::<V>(first..last, block, weights.as_mut_ptr(), u) };
             let depth = (input.channels - first * LANES).min(CHUNK * LANES);
             for frequency in 0..FREQUENCIES {
-                // SAFETY: a frequency of each operand, in its layout; `v` and `m` have whole register blocks of rows.
+                // SAFETY: the operands have these layouts, `v` and `m` with whole register blocks of rows.
                 unsafe {
-                    let v_start = transformed.as_ptr().add(frequency * v.frequency() + v.at(first, 0));
-                    let v = Blocks { start: v_start, stride: v.block() };
-                    let u = Blocks { start: weights.as_ptr().add(frequency * u.frequency()), stride: u.block() };
-                    let m = Blocks { start: products.as_mut_ptr().add(frequency * m.frequency()), stride: m.block() };
+                    let v = v.matrix(transformed.as_ptr(), frequency, first, 0);
+                    let u = u.matrix(weights.as_ptr(), frequency, 0, 0);
+                    let m = m.matrix_mut(products.as_mut_ptr(), frequency, 0, 0);
                     rows_by_columns::<V>((tiles.len(), depth, 1), Columns::Single, v, u, m, first > 0);
                 }
             }
         }
-        for (row, tile) in tiles.enumerate() {
-            // SAFETY: a row of `products`, which has the layout `m`; these channels are this task's alone.
-            unsafe {
-                let from = products.as_ptr().add(m.at(0, row));
-                output.transform::<V>(tile, block, from, m.frequency());
-            }
-        }
+        // SAFETY: `products` has the layout `m`; these channels are this task's alone.
+        unsafe { output.transform_tiles::<V>(tiles, block..block + 1, products.as_ptr(), m) };
+        output.finish();
     }
 }

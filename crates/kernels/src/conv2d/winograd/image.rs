@@ -4,10 +4,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::transform::{
-    Frequencies, GradientTransform, InputTransform, OutputTransform, Source, Target, Transform, two_dimensional,
+    Frequencies, GradientTransform, InputTransform, OutputTransform, Source, Target, Transform,
+    two_dimensional,
 };
-use super::{Activation, Conv2dShape, PATCH, Shared, TILE};
-use crate::simd::{F32x16, LANES, prefetch};
+use super::{Activation, Conv2dShape, FREQUENCIES, Layout, PATCH, STREAMED, Shared, TILE};
+use crate::simd::{Algorithm, F32x16, LANES, fence, prefetch};
 
 /// The tiles of a batch of images, counted image by image and row by row. Those at the right and bottom edge
 /// may reach beyond the image.
@@ -31,15 +32,33 @@ impl Tiles {
         if self.count == 0 { 0 } else { self.count / (self.down * self.across) * self.height * self.width }
     }
 
+    /// Hints that the pixels of some tiles, of a tensor at `data`, are read soon: one of 36 shares of them, to be called
+    /// while each frequency's product runs, when memory has nothing else to do.
+    #[inline(always)]
+    fn prefetch(&self, tiles: Range<usize>, share: usize, data: *const f32, channels: usize) {
+        // In rows of a tile, with the row below it that its patch sees.
+        const ROWS: usize = TILE + 1;
+        let rows = tiles.len() * ROWS;
+        for row in rows * share / FREQUENCIES..rows * (share + 1) / FREQUENCIES {
+            let window = self.window::<TILE>(tiles.start + row / ROWS, 0);
+            let start = data.wrapping_add((window.first + row % ROWS * self.width) * channels);
+            for line in (0..TILE * channels).step_by(LANES) {
+                prefetch(start.wrapping_add(line));
+            }
+        }
+    }
+
     /// The square of `SIDE` pixels that begins `margin` before the first pixel of a tile in both directions.
     #[inline(always)]
     fn window<const SIDE: usize>(&self, tile: usize, margin: usize) -> Window {
         let (rest, across) = (tile / self.across, tile % self.across);
         let (image, down) = (rest / self.down, rest % self.down);
         let (row, column) = (down * TILE, across * TILE);
-        let inside = |first: usize, size: usize| margin.saturating_sub(first)..SIDE.min(size + margin - first);
+        let inside =
+            |first: usize, size: usize| margin.saturating_sub(first)..SIDE.min(size + margin - first);
         Window {
-            first: ((image * self.height + row) * self.width + column).wrapping_sub(margin * (self.width + 1)),
+            first: ((image * self.height + row) * self.width + column)
+                .wrapping_sub(margin * (self.width + 1)),
             width: self.width,
             rows: inside(row, self.height),
             columns: inside(column, self.width),
@@ -91,53 +110,60 @@ impl<'a> Input<'a> {
         self.channels.div_ceil(LANES)
     }
 
-    /// Writes `B^T x B` of one tile's patch and one block of channels, frequency by frequency, to `to`,
-    /// `stride` elements apart.
+    /// Writes `B^T x B` of each tile's patch, for all blocks of channels, to consecutive rows.
     ///
     /// # Safety
-    /// `to` is valid for writes of sixteen elements at each of the 36 places.
+    /// `to` is the first of these rows in memory of this layout, which nobody else reads or writes meanwhile.
     #[inline(always)]
-    pub unsafe fn transform_patch<V: F32x16>(&self, tile: usize, block: usize, to: *mut f32, stride: usize, ahead: usize) {
-        let window = self.tiles.window::<PATCH>(tile, 1);
-        // SAFETY: the caller's promise.
-        let to = unsafe { Frequencies::new(to, stride, ahead) };
-        match self.activation {
-            None => self.transform::<V, _, PATCH>(InputTransform, &window, block, None, to),
-            Some(Activation { scale, shift }) => {
-                let lanes = LANES.min(self.channels - block * LANES);
-                // SAFETY: `lanes` of the `channels` elements from the block's first on.
-                let activation: (V, V) = unsafe {
-                    let load = block * LANES;
-                    (V::load_partial(scale.as_ptr().add(load), lanes), V::load_partial(shift.as_ptr().add(load), lanes))
-                };
-                self.transform(InputTransform, &window, block, Some(activation), to);
+    pub unsafe fn transform_patches<V: F32x16>(&self, tiles: Range<usize>, to: *mut f32, layout: Layout) {
+        for (row, tile) in tiles.clone().enumerate() {
+            let window = self.tiles.window::<PATCH>(tile, 1);
+            for block in 0..layout.blocks {
+                // SAFETY: 36 places of the caller's promise.
+                let to = unsafe { Frequencies::new(to.add(layout.at(block, row)), layout.frequency()) };
+                match self.activation {
+                    None => self.transform::<V, _, PATCH>(InputTransform, &window, block, None, to),
+                    Some(Activation { scale, shift }) => {
+                        let lanes = LANES.min(self.channels - block * LANES);
+                        // SAFETY: `lanes` of the `channels` elements from the block's first on.
+                        let activation: (V, V) = unsafe {
+                            let (scale, shift) =
+                                (scale.as_ptr().add(block * LANES), shift.as_ptr().add(block * LANES));
+                            (V::load_partial(scale, lanes), V::load_partial(shift, lanes))
+                        };
+                        self.transform(InputTransform, &window, block, Some(activation), to);
+                    }
+                }
             }
         }
     }
 
-    /// Writes `A dy A^T` of one tile and one block of channels, frequency by frequency, to `to`, `stride`
-    /// elements apart.
+    /// Writes `A dy A^T` of each tile, for some blocks of channels, to consecutive rows.
     ///
     /// # Safety
-    /// `to` is valid for writes of sixteen elements at each of the 36 places.
+    /// `to` is the first of these rows in memory of this layout, which nobody else reads or writes meanwhile.
     #[inline(always)]
-    pub unsafe fn transform_gradient<V: F32x16>(&self, tile: usize, block: usize, to: *mut f32, stride: usize, ahead: usize) {
-        let window = self.tiles.window::<TILE>(tile, 0);
-        // SAFETY: the caller's promise.
-        let to = unsafe { Frequencies::new(to, stride, ahead) };
-        self.transform::<V, _, TILE>(GradientTransform, &window, block, None, to);
-    }
-
-    /// Hints that a tile's pixels are read soon. There need not be such a tile.
-    #[inline(always)]
-    pub fn prefetch(&self, tile: usize, block: usize) {
-        let window = self.tiles.window::<TILE>(tile, 0);
-        let start = self.data.as_ptr().wrapping_add(window.first.wrapping_mul(self.channels) + block * LANES);
-        for row in 0..TILE {
-            for column in 0..TILE {
-                prefetch(start.wrapping_add((row * window.width + column) * self.channels));
+    pub unsafe fn transform_gradients<V: F32x16>(
+        &self,
+        tiles: Range<usize>,
+        blocks: Range<usize>,
+        to: *mut f32,
+        layout: Layout,
+    ) {
+        for (row, tile) in tiles.clone().enumerate() {
+            let window = self.tiles.window::<TILE>(tile, 0);
+            for (column, block) in blocks.clone().enumerate() {
+                // SAFETY: 36 places of the caller's promise.
+                let to = unsafe { Frequencies::new(to.add(layout.at(column, row)), layout.frequency()) };
+                self.transform::<V, _, TILE>(GradientTransform, &window, block, None, to);
             }
         }
+    }
+
+    /// See [`Tiles::prefetch`].
+    #[inline(always)]
+    pub fn prefetch(&self, tiles: Range<usize>, share: usize) {
+        self.tiles.prefetch(tiles, share, self.data.as_ptr(), self.channels);
     }
 
     /// Transforms one window and one block of channels.
@@ -168,6 +194,25 @@ impl<'a> Input<'a> {
         } else {
             two_dimensional(transform, &Pixels { lanes: LANES, ..pixels }, &mut to);
         }
+    }
+}
+
+/// [`Input::transform_patches`] as a task of its own.
+pub(super) struct TransformInput<'a> {
+    pub input: &'a Input<'a>,
+    pub tiles: Range<usize>,
+    /// The row of the first tile.
+    pub to: *mut f32,
+    pub layout: Layout,
+}
+
+impl Algorithm for TransformInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        // SAFETY: rows of a buffer with this layout, which no other task writes.
+        unsafe { self.input.transform_patches::<V>(self.tiles, self.to, self.layout) }
     }
 }
 
@@ -215,6 +260,8 @@ pub(super) struct Output<'a> {
     pub channels: usize,
     add: Option<&'a [f32]>,
     data: Shared,
+    /// Whole tiles are written around the caches; see [`STREAMED`].
+    streamed: bool,
     /// The output is borrowed as long as this lives.
     borrow: PhantomData<&'a mut [f32]>,
 }
@@ -223,7 +270,9 @@ impl<'a> Output<'a> {
     pub fn new(tiles: Tiles, channels: usize, add: Option<&'a [f32]>, data: &'a mut [f32]) -> Self {
         assert_eq!(data.len(), tiles.pixels() * channels);
         assert!(add.is_none_or(|add| add.len() == data.len()));
-        Self { tiles, channels, add, data: Shared(data.as_mut_ptr()), borrow: PhantomData }
+        let aligned = data.as_ptr() as usize % 64 == 0 && channels % LANES == 0;
+        let streamed = aligned && data.len() >= STREAMED;
+        Self { tiles, channels, add, data: Shared(data.as_mut_ptr()), streamed, borrow: PhantomData }
     }
 
     /// Blocks of sixteen channels.
@@ -231,19 +280,39 @@ impl<'a> Output<'a> {
         self.channels.div_ceil(LANES)
     }
 
-    /// Writes `A^T m A` (plus `add`) to one tile and one block of channels, where `m` lies frequency by
-    /// frequency at `from`, `stride` elements apart.
+    /// Writes `A^T m A` (plus `add`) to tiles, for some blocks of channels, where `m` lies in consecutive rows.
     ///
     /// # Safety
-    /// `from` is valid for reads of sixteen elements at each of the 36 places, and no other thread writes or
-    /// reads this tile and block of the output at the same time.
+    /// `from` is the first of these rows in memory of this layout, and no other thread reads or writes these tiles
+    /// and channels of the output meanwhile.
     #[inline(always)]
-    pub unsafe fn transform<V: F32x16>(&self, tile: usize, block: usize, from: *const f32, stride: usize) {
-        let window = &self.tiles.window::<TILE>(tile, 0);
+    pub unsafe fn transform_tiles<V: F32x16>(
+        &self,
+        tiles: Range<usize>,
+        blocks: Range<usize>,
+        from: *const f32,
+        layout: Layout,
+    ) {
+        for (row, tile) in tiles.enumerate() {
+            let window = self.tiles.window::<TILE>(tile, 0);
+            for (column, block) in blocks.clone().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let from = Frequencies::new(from.add(layout.at(column, row)), layout.frequency());
+                    self.transform::<V>(&window, block, from);
+                }
+            }
+        }
+    }
+
+    /// One tile and one block of channels.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn transform<V: F32x16>(&self, window: &Window, block: usize, from: Frequencies<*const f32>) {
         let lanes = LANES.min(self.channels - block * LANES);
         let offset = window.first * self.channels + block * LANES;
-        // SAFETY: the caller's promise.
-        let from = unsafe { Frequencies::new(from, stride, 0) };
         let to = Destination {
             // SAFETY: the window's first pixel is inside the image.
             start: unsafe { self.data.at(offset) },
@@ -254,15 +323,47 @@ impl<'a> Output<'a> {
             window,
             whole: false,
             lanes,
+            streamed: self.streamed,
         };
         // Constants where they matter, so that each case gets its own straight code.
         if lanes < LANES || !window.is_whole::<TILE>() {
-            two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut { to });
-        } else if to.add.is_some() {
-            two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut Destination { whole: true, lanes: LANES, ..to });
-        } else {
-            let mut to = Destination { whole: true, lanes: LANES, add: None, ..to };
-            two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut to);
+            two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut Destination { streamed: false, ..to });
+            return;
+        }
+        let to = Destination { whole: true, lanes: LANES, ..to };
+        match (to.add, self.streamed) {
+            (None, false) => {
+                let mut to = Destination { add: None, streamed: false, ..to };
+                two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut to);
+            }
+            (None, true) => {
+                let mut to = Destination { add: None, streamed: true, ..to };
+                two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut to);
+            }
+            (Some(add), false) => {
+                let mut to = Destination { add: Some(add), streamed: false, ..to };
+                two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut to);
+            }
+            (Some(add), true) => {
+                let mut to = Destination { add: Some(add), streamed: true, ..to };
+                two_dimensional::<V, _, _, _>(OutputTransform, &from, &mut to);
+            }
+        }
+    }
+
+    /// As [`Input::prefetch`], for what is added to the output.
+    #[inline(always)]
+    pub fn prefetch(&self, tiles: Range<usize>, share: usize) {
+        if let Some(add) = self.add {
+            self.tiles.prefetch(tiles, share, add.as_ptr(), self.channels);
+        }
+    }
+
+    /// Makes what this thread wrote visible to those that it tells so.
+    #[inline(always)]
+    pub fn finish(&self) {
+        if self.streamed {
+            fence();
         }
     }
 }
@@ -278,6 +379,7 @@ struct Destination<'a> {
     /// All of the tile is inside the image.
     whole: bool,
     lanes: usize,
+    streamed: bool,
 }
 
 impl<V: F32x16> Target<V> for Destination<'_> {
@@ -296,7 +398,11 @@ impl<V: F32x16> Target<V> for Destination<'_> {
                 None => value,
             };
             let to = self.start.add(offset);
-            if self.whole { sum.store_streaming(to) } else if full { sum.store(to) } else { sum.store_partial(to, lanes) }
+            match full {
+                true if self.streamed => sum.store_streaming(to),
+                true => sum.store(to),
+                false => sum.store_partial(to, lanes),
+            }
         }
     }
 }

@@ -68,6 +68,8 @@ mod tests;
 mod transform;
 mod weight;
 
+use product::Matrix;
+
 use super::{Activation, Conv2dShape};
 use crate::simd::LANES;
 use crate::{Context, Result};
@@ -78,6 +80,10 @@ const TILE: usize = 4;
 const PATCH: usize = TILE + 2;
 /// Positions of a transformed tile: independent matrix products.
 const FREQUENCIES: usize = PATCH * PATCH;
+
+/// Elements from which on an output is written around the caches: it would not stay there until it is read, and
+/// reading the old contents into the cache first costs as much as the write.
+const STREAMED: usize = 1 << 20;
 
 /// `y = conv(act(x), w) + add`; see [`conv2d::forward`](super::forward).
 pub(super) fn forward(
@@ -124,9 +130,14 @@ pub(super) fn backward_weight(
     dw: &mut [f32],
 ) -> Result<()> {
     let tiles = image::Tiles::new(shape);
+    if tiles.count == 0 {
+        dw.fill(0.0);
+        return Ok(());
+    }
     let input = image::Input::new(tiles, shape.in_channels, x, activation);
     let gradient = image::Input::new(tiles, shape.out_channels, dy, None);
-    backward_weight::backward_weight(ctx, &input, &gradient, dw);
+    let dw = weight::WeightGradient::new(shape, dw);
+    backward_weight::backward_weight(ctx, &input, &gradient, &dw);
     Ok(())
 }
 
@@ -158,6 +169,28 @@ impl Layout {
     /// The place of a row's sixteen lanes within a frequency.
     fn at(self, block: usize, row: usize) -> usize {
         block * self.block() + row * LANES
+    }
+
+    /// One frequency of a tensor at `start`, from a block of columns and a row on.
+    ///
+    /// # Safety
+    /// These lie within the memory at `start`.
+    #[inline(always)]
+    unsafe fn matrix(self, start: *const f32, frequency: usize, block: usize, row: usize) -> Matrix<*const f32> {
+        // SAFETY: the caller's promise.
+        let start = unsafe { start.add(frequency * self.frequency() + self.at(block, row)) };
+        Matrix { start, stride: self.block() }
+    }
+
+    /// As [`Self::matrix`], to be written.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn matrix_mut(self, start: *mut f32, frequency: usize, block: usize, row: usize) -> Matrix<*mut f32> {
+        // SAFETY: the caller's promise.
+        let start = unsafe { start.add(frequency * self.frequency() + self.at(block, row)) };
+        Matrix { start, stride: self.block() }
     }
 }
 

@@ -1,15 +1,13 @@
-//! The matrix products of one frequency, between transformed tensors in the order of [`Layout`](super::Layout).
-//!
-//! A matrix here is given by its first element and the distance between its blocks of sixteen columns; the
-//! rows of a block are [`LANES`] apart.
+//! The matrix products of one frequency, between transformed tensors in the order of
+//! [`Layout`](super::Layout).
 
 use crate::InstructionSet;
 use crate::microkernel::{self, Operand};
 use crate::simd::{Algorithm, F32x16, LANES};
 
-/// A matrix in blocks of sixteen columns.
+/// A matrix in blocks of sixteen columns, whose rows follow each other.
 #[derive(Clone, Copy)]
-pub(super) struct Blocks<P> {
+pub(super) struct Matrix<P> {
     pub start: P,
     /// Elements from one block to the next.
     pub stride: usize,
@@ -56,9 +54,9 @@ impl Columns {
 pub(super) unsafe fn rows_by_columns<V: F32x16>(
     (rows, depth, count): (usize, usize, usize),
     columns: Columns,
-    v: Blocks<*const f32>,
-    u: Blocks<*const f32>,
-    m: Blocks<*mut f32>,
+    v: Matrix<*const f32>,
+    u: Matrix<*const f32>,
+    m: Matrix<*mut f32>,
     add: bool,
 ) {
     let (block_rows, block_columns) = columns.block::<V>();
@@ -67,8 +65,8 @@ pub(super) unsafe fn rows_by_columns<V: F32x16>(
         let width = block_columns.min(count - column);
         // SAFETY: blocks `column..column + width` of the operands in the caller's promise.
         unsafe {
-            let u = Blocks { start: u.start.add(column * u.stride), ..u };
-            let m = Blocks { start: m.start.add(column * m.stride), ..m };
+            let u = Matrix { start: u.start.add(column * u.stride), ..u };
+            let m = Matrix { start: m.start.add(column * m.stride), ..m };
             match (block_rows, width) {
                 (16, 1) => strip::<V, 16, 1>(rows, depth, v, u, m, add),
                 (14, 2) => strip::<V, 14, 2>(rows, depth, v, u, m, add),
@@ -90,9 +88,9 @@ pub(super) unsafe fn rows_by_columns<V: F32x16>(
 unsafe fn strip<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
     rows: usize,
     depth: usize,
-    v: Blocks<*const f32>,
-    u: Blocks<*const f32>,
-    m: Blocks<*mut f32>,
+    v: Matrix<*const f32>,
+    u: Matrix<*const f32>,
+    m: Matrix<*mut f32>,
     add: bool,
 ) {
     for row in (0..rows).step_by(ROWS) {
@@ -128,9 +126,9 @@ unsafe fn strip<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
 pub(super) unsafe fn lanes_by_columns<V: F32x16>(
     blocks: (usize, usize),
     depth: usize,
-    v: Blocks<*const f32>,
-    z: Blocks<*const f32>,
-    u: Blocks<*mut f32>,
+    v: Matrix<*const f32>,
+    z: Matrix<*const f32>,
+    u: Matrix<*mut f32>,
     add: bool,
 ) {
     let (block_rows, block_columns) = V::LANE_TILE;
@@ -141,8 +139,8 @@ pub(super) unsafe fn lanes_by_columns<V: F32x16>(
             // SAFETY: rows from `row` and blocks from `column` on of the operands in the caller's promise.
             unsafe {
                 let v = v.start.add(row / LANES * v.stride + row % LANES);
-                let z = Blocks { start: z.start.add(column * z.stride), ..z };
-                let u = Blocks { start: u.start.add(column * u.stride + row * LANES), ..u };
+                let z = Matrix { start: z.start.add(column * z.stride), ..z };
+                let u = Matrix { start: u.start.add(column * u.stride + row * LANES), ..u };
                 match (block_rows, width) {
                     (8, 2) => square::<V, 8, 2>(depth, v, z, u, add),
                     (8, 1) => square::<V, 8, 1>(depth, v, z, u, add),
@@ -164,8 +162,8 @@ pub(super) unsafe fn lanes_by_columns<V: F32x16>(
 unsafe fn square<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
     depth: usize,
     v: *const f32,
-    z: Blocks<*const f32>,
-    u: Blocks<*mut f32>,
+    z: Matrix<*const f32>,
+    u: Matrix<*mut f32>,
     add: bool,
 ) {
     // SAFETY: the caller's promise.

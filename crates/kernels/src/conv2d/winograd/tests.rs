@@ -101,7 +101,7 @@ fn error(a: &[f32], b: &[f64]) -> f64 {
 
 fn contexts() -> Vec<[Context; 2]> {
     let contexts = InstructionSet::available().into_iter();
-    contexts.map(|set| [1, 2].map(|threads| Context::with_instruction_set(threads, set).unwrap())).collect()
+    contexts.map(|set| [1, 5].map(|threads| Context::with_instruction_set(threads, set).unwrap())).collect()
 }
 
 fn check(contexts: &[[Context; 2]], case: &Case) {

@@ -59,7 +59,6 @@ pub(super) fn two_dimensional<V, T, const FROM: usize, const TO: usize>(
 pub(super) struct Frequencies<P> {
     start: P,
     stride: usize,
-    ahead: usize,
 }
 
 impl<P> Frequencies<P> {
@@ -67,8 +66,8 @@ impl<P> Frequencies<P> {
     /// As long as this lives, sixteen elements at each of the 36 places are readable (of a constant pointer) or
     /// writable (of a mutable one).
     #[inline(always)]
-    pub unsafe fn new(start: P, stride: usize, ahead: usize) -> Self {
-        Self { start, stride, ahead }
+    pub unsafe fn new(start: P, stride: usize) -> Self {
+        Self { start, stride }
     }
 }
 
@@ -85,7 +84,6 @@ impl<V: F32x16> Target<V> for Frequencies<*mut f32> {
     fn put(&mut self, row: usize, column: usize, value: V) {
         // SAFETY: one of the places that `new` was promised.
         unsafe { value.store(self.start.add((row * PATCH + column) * self.stride)) }
-        #[cfg(any())] crate::simd::prefetch_write(self.start.wrapping_add((row * PATCH + column) * self.stride + self.ahead));
     }
 }
 

@@ -1,15 +1,18 @@
 //! Weights `[O, C, 3, 3]`, whose channels are not innermost: into transformed rows and back.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::transform::{
     Frequencies, Source, Target, WeightGradientTransform, WeightTransform, two_dimensional,
 };
-use super::{Conv2dShape, Layout, PATCH, Shared};
-use crate::simd::{F32x16, LANES};
+use super::{Conv2dShape, Layout, PATCH, STREAMED, Shared};
+use crate::simd::{F32x16, LANES, fence, prefetch};
 
 /// Elements of a kernel.
 const TAPS: usize = 9;
+/// Rows of a transformed gradient between a prefetch and its use.
+const AHEAD: usize = 4;
 
 /// Which of the weight's channels are summed over, and which way the kernel is turned.
 #[derive(Clone, Copy, PartialEq)]
@@ -28,9 +31,9 @@ pub(super) struct Weight<'a> {
     direction: Direction,
 }
 
-/// Sixteen output channels' kernels for sixteen input channels: element `i` is tap `i % 9` of input channel
-/// `i / 9`, its lanes are the output channels. As rows of memory before, and after transposition of each of the
-/// nine 16 x 16 squares.
+/// The kernels from sixteen input channels to sixteen output channels. In memory, those of one output channel
+/// are nine vectors in a row; here the nine 16 x 16 squares of all output channels are transposed, so that
+/// element `i` is tap `i % 9` of input channel `i / 9`, and its lanes are the output channels.
 type Kernels<V> = [[V; LANES]; TAPS];
 
 impl<'a> Weight<'a> {
@@ -40,58 +43,88 @@ impl<'a> Weight<'a> {
         Self { data, out_channels, in_channels, direction }
     }
 
-    /// Writes `G g G^T` of sixteen by sixteen channels: a row of lanes `to[k]` for each channel of block `from`
-    /// that is summed over, its lanes the channels of block `to_block`; frequencies are `stride` elements apart.
+    /// Writes `G g G^T` for some blocks of the channels that are summed over, whose channels become consecutive
+    /// rows, and one block of the others, which become their lanes.
     ///
     /// # Safety
-    /// `to` is valid for writes of sixteen elements at each row and frequency.
+    /// `to` is the first of these rows in memory of this layout, which nobody else reads or writes meanwhile.
     #[inline(always)]
-    pub unsafe fn transform<V: F32x16>(&self, from: usize, to_block: usize, to: *mut f32, stride: usize) {
-        let forward = self.direction == Direction::Forward;
-        let (in_block, out_block) = if forward { (from, to_block) } else { (to_block, from) };
-        let in_count = LANES.min(self.in_channels - in_block * LANES);
-        let out_count = LANES.min(self.out_channels - out_block * LANES);
-        let kernels = self.read::<V>(in_block, out_block, in_count, out_count);
-        if forward {
-            for row in 0..in_count {
-                // SAFETY: a row of the caller's promise.
-                let mut to = unsafe { Frequencies::new(to.add(row * LANES), stride, LANES) };
-                two_dimensional(WeightTransform, &Kernel { kernels: &kernels, channel: row }, &mut to);
-            }
-        } else {
-            let mut taps = kernels;
-            for (tap, rows) in taps.iter_mut().enumerate() {
-                for (channel, row) in rows.iter_mut().enumerate() {
-                    let index = channel * TAPS + tap;
-                    *row = kernels[index / LANES][index % LANES];
+    pub unsafe fn transform<V: F32x16>(&self, from: Range<usize>, block: usize, to: *mut f32, layout: Layout) {
+        let first = from.start;
+        for from in from {
+            // SAFETY: rows of the caller's promise.
+            unsafe {
+                let to = to.add(layout.at(0, (from - first) * LANES));
+                match self.direction {
+                    Direction::Forward => self.transform_forward::<V>(from, block, to, layout),
+                    Direction::Backward => self.transform_backward::<V>(block, from, to, layout),
                 }
-                V::transpose(rows);
-            }
-            for row in 0..out_count {
-                // SAFETY: a row of the caller's promise.
-                let mut to = unsafe { Frequencies::new(to.add(row * LANES), stride, LANES) };
-                two_dimensional(WeightTransform, &TurnedKernel { taps: &taps, channel: row }, &mut to);
             }
         }
     }
 
-    /// The kernels of a block of output channels (the lanes) for a block of input channels.
+    /// One block of input channels, the rows, by one of output channels, the lanes.
+    ///
+    /// # Safety
+    /// As [`Self::transform`].
     #[inline(always)]
-    fn read<V: F32x16>(&self, in_block: usize, out_block: usize, in_count: usize, out_count: usize) -> Kernels<V> {
+    unsafe fn transform_forward<V: F32x16>(
+        &self,
+        in_block: usize,
+        out_block: usize,
+        to: *mut f32,
+        layout: Layout,
+    ) {
+        let kernels = self.read::<V>(in_block, out_block);
+        for channel in 0..count(self.in_channels, in_block) {
+            // SAFETY: a row of the caller's promise.
+            let mut to = unsafe { Frequencies::new(to.add(channel * LANES), layout.frequency()) };
+            two_dimensional(WeightTransform, &Kernel { kernels: &kernels, channel }, &mut to);
+        }
+    }
+
+    /// One block of output channels, the rows, by one of input channels, the lanes.
+    ///
+    /// # Safety
+    /// As [`Self::transform`].
+    #[inline(always)]
+    unsafe fn transform_backward<V: F32x16>(
+        &self,
+        in_block: usize,
+        out_block: usize,
+        to: *mut f32,
+        layout: Layout,
+    ) {
+        let kernels = self.read::<V>(in_block, out_block);
+        let mut taps = kernels;
+        for (tap, rows) in taps.iter_mut().enumerate() {
+            for (channel, row) in rows.iter_mut().enumerate() {
+                *row = kernels[(channel * TAPS + tap) / LANES][(channel * TAPS + tap) % LANES];
+            }
+            V::transpose(rows);
+        }
+        for channel in 0..count(self.out_channels, out_block) {
+            // SAFETY: a row of the caller's promise.
+            let mut to = unsafe { Frequencies::new(to.add(channel * LANES), layout.frequency()) };
+            two_dimensional(WeightTransform, &TurnedKernel { taps: &taps, channel }, &mut to);
+        }
+    }
+
+    /// The kernels from a block of input channels to a block of output channels, the lanes.
+    #[inline(always)]
+    fn read<V: F32x16>(&self, in_block: usize, out_block: usize) -> Kernels<V> {
         let mut kernels = [[V::zero(); LANES]; TAPS];
-        for row in 0..out_count {
-            let first = ((out_block * LANES + row) * self.in_channels + in_block * LANES) * TAPS;
-            // SAFETY: `in_count` kernels of one output channel lie one after the other from `first` on.
-            unsafe {
-                let from = self.data.as_ptr().add(first);
-                for (part, square) in kernels.iter_mut().enumerate() {
-                    let len = LANES.min((in_count * TAPS).saturating_sub(part * LANES));
-                    square[row] = if len == LANES {
-                        V::load(from.add(part * LANES))
-                    } else {
-                        V::load_partial(from.wrapping_add(part * LANES), len)
-                    };
-                }
+        let len = count(self.in_channels, in_block) * TAPS;
+        for channel in 0..count(self.out_channels, out_block) {
+            let first = ((out_block * LANES + channel) * self.in_channels + in_block * LANES) * TAPS;
+            for (part, square) in kernels.iter_mut().enumerate() {
+                let len = len.saturating_sub(part * LANES);
+                let from = self.data.as_ptr().wrapping_add(first + part * LANES);
+                // SAFETY: the kernels of one output channel for a block of input channels lie one after the other, and
+                // `len` elements of them from `from` on.
+                square[channel] = unsafe {
+                    if len >= LANES { V::load(from) } else { V::load_partial(from, len) }
+                };
             }
         }
         for square in &mut kernels {
@@ -99,6 +132,12 @@ impl<'a> Weight<'a> {
         }
         kernels
     }
+}
+
+/// The channels in a block.
+#[inline(always)]
+fn count(channels: usize, block: usize) -> usize {
+    LANES.min(channels - block * LANES)
 }
 
 /// One input channel's kernels.
@@ -115,8 +154,9 @@ impl<V: F32x16> Source<V> for Kernel<'_, V> {
     }
 }
 
-/// One output channel's kernels, tap by tap, their lanes the input channels, turned by 180 degrees.
+/// One output channel's kernels, turned by 180 degrees; its lanes are the input channels.
 struct TurnedKernel<'a, V> {
+    /// For each tap, a row for each output channel.
     taps: &'a [[V; LANES]; TAPS],
     channel: usize,
 }
@@ -133,58 +173,90 @@ pub(super) struct WeightGradient<'a> {
     data: Shared,
     out_channels: usize,
     in_channels: usize,
+    /// Written around the caches; see [`STREAMED`].
+    streamed: bool,
     /// The gradient is borrowed as long as this lives.
     borrow: PhantomData<&'a mut [f32]>,
 }
 
 impl<'a> WeightGradient<'a> {
-    pub fn new(out_channels: usize, in_channels: usize, data: &'a mut [f32]) -> Self {
+    pub fn new(shape: &Conv2dShape, data: &'a mut [f32]) -> Self {
+        let (out_channels, in_channels) = (shape.out_channels, shape.in_channels);
         assert_eq!(data.len(), out_channels * in_channels * TAPS);
-        Self { data: Shared(data.as_mut_ptr()), out_channels, in_channels, borrow: PhantomData }
+        let aligned = data.as_ptr() as usize % 64 == 0 && in_channels % LANES == 0;
+        let streamed = aligned && data.len() >= STREAMED;
+        Self { data: Shared(data.as_mut_ptr()), out_channels, in_channels, streamed, borrow: PhantomData }
     }
 
-    /// Writes `G^T u G` of sixteen input channels (rows of `from`) and sixteen output channels (their lanes),
-    /// where `u` is the sum of `parts` transforms that lie `layout.len()` apart.
+    /// Writes `G^T u G` for some blocks of input channels, which are consecutive rows of `u`, and one block of
+    /// output channels, their lanes. `u` is the sum of `parts` that follow each other.
     ///
     /// # Safety
-    /// `from` is valid for reads of all rows, frequencies and parts, `data` for writes of the whole weight, and no
-    /// other thread reads or writes these channels' kernels at the same time.
+    /// `from` is the first of these rows in memory of this layout, in the first part; no other thread reads or
+    /// writes the gradient of these channels' kernels meanwhile.
     #[inline(always)]
     pub unsafe fn transform<V: F32x16>(
         &self,
-        in_block: usize,
+        in_blocks: Range<usize>,
         out_block: usize,
         from: *const f32,
         layout: Layout,
         parts: usize,
     ) {
-        let in_count = LANES.min(self.in_channels - in_block * LANES);
-        let out_count = LANES.min(self.out_channels - out_block * LANES);
-        let mut kernels = [[V::zero(); LANES]; TAPS];
-        for row in 0..in_count {
-            // SAFETY: a row of the caller's promise.
-            let from = Parts { start: unsafe { from.add(row * LANES) }, layout, parts };
-            two_dimensional(WeightGradientTransform, &from, &mut KernelTarget { kernels: &mut kernels, channel: row });
+        let first = in_blocks.start;
+        for in_block in in_blocks {
+            let mut kernels = [[V::zero(); LANES]; TAPS];
+            for channel in 0..count(self.in_channels, in_block) {
+                let row = (in_block - first) * LANES + channel;
+                // SAFETY: a row of the caller's promise.
+                let from = Parts { start: unsafe { from.add(layout.at(0, row)) }, layout, parts };
+                let mut to = KernelTarget { kernels: &mut kernels, channel };
+                two_dimensional(WeightGradientTransform, &from, &mut to);
+            }
+            // SAFETY: the caller's promise.
+            unsafe { self.write(in_block, out_block, kernels) };
         }
+    }
+
+    /// Writes the kernels from a block of input channels to a block of output channels, the lanes.
+    ///
+    /// # Safety
+    /// No other thread reads or writes them meanwhile.
+    #[inline(always)]
+    unsafe fn write<V: F32x16>(&self, in_block: usize, out_block: usize, mut kernels: Kernels<V>) {
         for square in &mut kernels {
             V::transpose(square);
         }
-        for row in 0..out_count {
-            let first = ((out_block * LANES + row) * self.in_channels + in_block * LANES) * TAPS;
+        let len = count(self.in_channels, in_block) * TAPS;
+        for channel in 0..count(self.out_channels, out_block) {
+            let first = ((out_block * LANES + channel) * self.in_channels + in_block * LANES) * TAPS;
             for (part, square) in kernels.iter().enumerate() {
-                let len = LANES.min((in_count * TAPS).saturating_sub(part * LANES));
-                // SAFETY: `in_count` kernels of one output channel lie one after the other from `first` on.
+                let len = len.saturating_sub(part * LANES);
+                let to = self.data.0.wrapping_add(first + part * LANES);
+                // SAFETY: the kernels of one output channel for a block of input channels lie one after the other, and
+                // `len` elements of them from `to` on. With whole blocks of input channels, these are 64 bytes times
+                // an integer from the weight's start.
                 unsafe {
-                    let to = self.data.at(first).wrapping_add(part * LANES);
-                    if len == LANES { square[row].store(to) } else { square[row].store_partial(to, len) }
+                    match len {
+                        LANES.. if self.streamed => square[channel].store_streaming(to),
+                        LANES.. => square[channel].store(to),
+                        _ => square[channel].store_partial(to, len),
+                    }
                 }
             }
         }
     }
+
+    /// Makes what this thread wrote visible to those that it tells so.
+    #[inline(always)]
+    pub fn finish(&self) {
+        if self.streamed {
+            fence();
+        }
+    }
 }
 
-
-/// The sum of several transforms.
+/// A row of the sum of several parts.
 struct Parts {
     start: *const f32,
     layout: Layout,
@@ -196,10 +268,16 @@ impl<V: F32x16> Source<V> for Parts {
     fn get(&self, row: usize, column: usize) -> V {
         // SAFETY: `WeightGradient::transform` was promised every frequency and part.
         unsafe {
-            let place = self.start.add((row * PATCH + column) * self.layout.frequency());
+            let mut place = self.start.add((row * PATCH + column) * self.layout.frequency());
             let mut sum = V::load(place);
-            for part in 1..self.parts {
-                sum = sum + V::load(place.add(part * self.layout.len()));
+            if self.parts > 1 {
+                // More than the caches hold.
+                prefetch(place.wrapping_add(AHEAD * LANES));
+            }
+            for _ in 1..self.parts {
+                place = place.add(self.layout.len());
+                sum = sum + V::load(place);
+                prefetch(place.wrapping_add(AHEAD * LANES));
             }
             sum
         }

@@ -1,0 +1,80 @@
+//! What this machine can do at most, measured: the yardsticks of kernels that compute and of kernels that
+//! move memory.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use crate::Context;
+use crate::parallel::for_each;
+use crate::simd::{Algorithm, F32x16, LANES};
+
+/// Repetitions, of which the fastest counts.
+const REPETITIONS: usize = 10;
+
+/// Floating-point operations per second of multiply-adds in registers, on all of a context's threads with its
+/// instruction set. Takes some tens of milliseconds.
+///
+/// ```
+/// use wrn_sam_kernels::{Context, machine};
+/// assert!(machine::multiply_add_rate(Context::shared()) > 1e8);
+/// ```
+pub fn multiply_add_rate(ctx: &Context) -> f64 {
+    const STEPS: usize = 50_000;
+    // Several tasks a thread, so that one that starts late is not waited for.
+    let tasks = 8 * ctx.threads();
+    let once = || {
+        ctx.run(tasks, |_, _| {
+            ctx.instruction_set().dispatch(MultiplyAdd { steps: STEPS });
+        });
+    };
+    (tasks * STEPS * CHAINS * LANES * 2) as f64 / fastest(once).as_secs_f64()
+}
+
+/// Bytes per second, read and written together, of copying between buffers far larger than the caches on all
+/// of a context's threads. Takes some tenths of a second.
+pub fn copy_rate(ctx: &Context) -> f64 {
+    const LEN: usize = 32 << 20;
+    const TASK: usize = 1 << 15;
+    let (from, mut to) = (ctx.zeroed(LEN), ctx.zeroed(LEN));
+    let once =
+        || for_each(ctx, to.chunks_mut(TASK).zip(from.chunks(TASK)), |(to, from)| to.copy_from_slice(from));
+    (2 * LEN * size_of::<f32>()) as f64 / fastest(once).as_secs_f64()
+}
+
+fn fastest(mut run: impl FnMut()) -> Duration {
+    let mut time = || {
+        let start = Instant::now();
+        run();
+        start.elapsed()
+    };
+    (0..REPETITIONS).map(|_| time()).min().unwrap_or_default()
+}
+
+/// Chains of multiply-adds that wait for nothing but themselves: enough to hide the latency of one, few
+/// enough for the registers.
+const CHAINS: usize = 6;
+
+struct MultiplyAdd {
+    steps: usize,
+}
+
+impl Algorithm for MultiplyAdd {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        let (factor, summand) = (V::splat(black_box(0.5)), V::splat(black_box(1.0)));
+        let mut chains = [V::zero(); CHAINS];
+        for _ in 0..self.steps {
+            for chain in &mut chains {
+                *chain = chain.mul_add(factor, summand);
+            }
+        }
+        let mut results = [0f32; LANES];
+        for chain in chains {
+            // SAFETY: sixteen elements.
+            unsafe { chain.store(results.as_mut_ptr()) };
+            black_box(&results);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! One step and one evaluation on their own.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::Optimizer;
+use wrn_sam_data::{Augmentation, Batch, Cifar100, Loader, LoaderConfig, Statistics};
+use wrn_sam_models::{Kind, Parameters, WideResNet};
+use wrn_sam_optim::{Sam, Sgd};
+use wrn_sam_train::{Recipe, evaluate, step};
+
+fn network() -> (Recipe, Parameters, WideResNet) {
+    let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
+    let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
+    let model = WideResNet::new(&recipe.network(100), parameters.var_builder()).unwrap();
+    (recipe, parameters, model)
+}
+
+fn loader(batch_size: usize) -> Loader {
+    let data = Cifar100::synthetic(17, 50, 50);
+    let plain = Augmentation::none(Statistics::of(&data.train).unwrap());
+    let config = LoaderConfig { batch_size, threads: 0, shuffle: false, seed: 17 };
+    Loader::new(&data.test, plain, config).unwrap()
+}
+
+fn weights(parameters: &Parameters) -> Vec<Vec<f32>> {
+    let trainable = parameters.named().into_iter().filter(|(_, kind, _)| *kind == Kind::Trainable);
+    trainable.map(|(_, _, var)| var.flatten_all().unwrap().to_vec1().unwrap()).collect()
+}
+
+#[test]
+fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
+    let (recipe, parameters, model) = network();
+    let sgd = Sgd::new(parameters.trainable(), recipe.sgd()).unwrap();
+    let mut sam = Sam::new(parameters.trainable(), sgd, recipe.sam()).unwrap();
+    let batch = loader(50).epoch(0).next().unwrap().unwrap();
+    let mut losses = Vec::new();
+    for _ in 0..4 {
+        let outcome = step(&model, &mut sam, &batch, recipe.label_smoothing).unwrap();
+        assert_eq!(outcome.loss.dims(), [50]);
+        assert!(outcome.grad_norm > 0.0);
+        losses.push(outcome.loss.mean_all().unwrap().to_scalar::<f32>().unwrap());
+    }
+    assert!(losses.is_sorted_by(|before, after| after < before), "{losses:?}");
+
+    let before = weights(&parameters);
+    let labels = Tensor::full(100u32, 50, &Device::Cpu).unwrap();
+    let error = step(&model, &mut sam, &Batch { labels, ..batch }, recipe.label_smoothing).unwrap_err();
+    assert!(error.to_string().contains("100"), "{error}");
+    assert_eq!(weights(&parameters), before);
+}
+
+#[test]
+fn an_evaluation_is_of_the_images_whatever_the_batches() {
+    let (_, parameters, model) = network();
+    // The classifier begins at zero, where all images have the same loss.
+    for (name, _, var) in parameters.named() {
+        if name.ends_with("classification.weight") {
+            var.set(
+                &(Tensor::arange(0f32, 6400., &Device::Cpu).unwrap().sin().unwrap())
+                    .reshape((100, 64))
+                    .unwrap(),
+            )
+            .unwrap();
+        }
+    }
+    let whole = evaluate(&model, loader(50).epoch(0), 0.1, &Device::Cpu).unwrap();
+    assert_eq!(whole.images, 50);
+    for batch_size in [7, 49] {
+        let parts = evaluate(&model, loader(batch_size).epoch(0), 0.1, &Device::Cpu).unwrap();
+        assert_eq!((parts.images, parts.top1, parts.top5), (whole.images, whole.top1, whole.top5));
+        assert!((parts.loss - whole.loss).abs() < 1e-5 * whole.loss, "{} {}", parts.loss, whole.loss);
+    }
+}
