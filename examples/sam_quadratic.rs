@@ -132,7 +132,7 @@ fn draw(sgd: &[Vec<f64>], sam: &[Vec<f64>], perturbed: &[Vec<f64>]) -> Result<St
         svg += &text(-10.0, y + 5.0, "text-anchor=\"end\"", &tick.to_string());
     }
     for (point, below, label) in
-        [(START, -14.0, "start"), (SHARP, 58.0, "sharp minimum"), (FLAT, 58.0, "flat minimum")]
+        [(START, -14.0, "start"), (SHARP, 64.0, "sharp minimum"), (FLAT, 64.0, "flat minimum")]
     {
         let (x, y) = pixel(&point);
         svg += &text(x, y + below, middle, label);
@@ -151,10 +151,7 @@ fn draw(sgd: &[Vec<f64>], sam: &[Vec<f64>], perturbed: &[Vec<f64>]) -> Result<St
 }
 
 fn text(x: f64, y: f64, attributes: &str, text: &str) -> String {
-    format!(
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"#222\" stroke=\"#fff\" stroke-width=\"4\" \
-         paint-order=\"stroke\" {attributes}>{text}</text>\n"
-    )
+    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"#222\" {attributes}>{text}</text>\n")
 }
 
 fn pixel(point: &[f64]) -> (f64, f64) {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
+use wrn_sam::data::Source;
 use wrn_sam::train::{Outcome, Recipe, Trainer};
 
 use args::Args;
@@ -38,6 +39,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         Args::command().error(ErrorKind::ValueValidation, error).exit();
     }
     let data = data::find(&recipe, &args.data.data_dir)?;
+    let mark = if matches!(data.source, Source::Synthetic { .. }) { " ON SYNTHETIC IMAGES" } else { "" };
 
     // From here on there is something to lose.
     let cancel = Arc::new(AtomicBool::new(false));
@@ -62,9 +64,9 @@ fn run(args: &Args) -> Result<(), AnyError> {
     match outcome {
         Outcome::Completed { metrics } => {
             let best = metrics.iter().map(|row| row.test_top1).fold(0.0, f64::max);
+            let out = out.display();
             say(format_args!(
-                "done    best test top-1 {best:.4}; metrics, curves and weights are in {}",
-                out.display()
+                "done    best test top-1{mark} {best:.4}; metrics, curves and weights are in {out}"
             ));
             Ok(())
         }

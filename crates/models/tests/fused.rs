@@ -82,7 +82,7 @@ fn compare(
 #[test]
 fn basic_units_agree() {
     for (channels, size, batch, dropout) in
-        [(16, 8, 3, 0.0), (3, 5, 2, 0.0), (17, 9, 1, 0.0), (32, 6, 2, 0.4)]
+        [(16, 8, 3, 0.0), (3, 5, 2, 0.0), (17, 9, 1, 0.0), (32, 6, 2, 0.4), (64, 16, 8, 0.0)]
     {
         let parameters = Parameters::new(17, DType::F32, &Device::Cpu);
         let unit = BasicUnit::new(channels, dropout, parameters.var_builder()).unwrap();

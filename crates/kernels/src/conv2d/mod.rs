@@ -13,7 +13,8 @@
 //! the activated tensor never exists in memory.
 //!
 //! - [`reference`](mod@reference): plain loops in `f64`, the oracle of the tests;
-//! - `winograd`: kernel 3, stride 1, padding 1, which is nearly all of a residual network's work;
+//! - `winograd`: kernel 3, stride 1, padding 1, unless the product is very small; nearly all of a residual
+//!   network's work;
 //! - `general`: every other shape, as blocks of an implicit matrix product.
 //!
 //! [`conv2d`] is the same operation on tensors, differentiable.
@@ -60,6 +61,9 @@ pub struct Conv2dShape {
     /// Zeros put around the (activated) input.
     pub padding: usize,
 }
+
+/// The size of a product from which on Winograd's algorithm is used.
+const WINOGRAD_FLOPS: u64 = 1 << 27;
 
 impl Conv2dShape {
     /// Output rows.
@@ -139,8 +143,11 @@ impl Conv2dShape {
 
     fn is_winograd(&self) -> bool {
         // With fewer channels than half a vector, Winograd's lanes idle; the image's three take the general
-        // way.
-        (self.kernel, self.stride, self.padding) == (3, 1, 1) && self.in_channels >= 8
+        // way. So does what is done in less than a millisecond either way: there the direct sum's smaller
+        // rounding error is worth more.
+        (self.kernel, self.stride, self.padding) == (3, 1, 1)
+            && self.in_channels >= 8
+            && self.flops() >= WINOGRAD_FLOPS
     }
 }
 

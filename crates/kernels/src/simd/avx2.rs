@@ -116,7 +116,8 @@ impl F32x16 for Vector {
     #[inline(always)]
     unsafe fn store_partial(self, to: *mut f32, len: usize) {
         let (low, high) = masks(len);
-        // SAFETY: see `Vector`; masked lanes are not written, `wrapping_add` makes no claim about the address.
+        // SAFETY: see `Vector`; masked lanes are not written, `wrapping_add` makes no claim about the
+        // address.
         unsafe {
             _mm256_maskstore_ps(to, low, self.0);
             _mm256_maskstore_ps(to.wrapping_add(8), high, self.1);
@@ -174,22 +175,19 @@ fn transpose_eight(rows: &mut [__m256; 8]) {
     let mut fours = *rows;
     // SAFETY: see `Vector`.
     unsafe {
-        for i in 0..8 {
+        for (i, pair) in pairs.iter_mut().enumerate() {
             let (a, b) = (rows[i & !1], rows[i | 1]);
-            pairs[i] = if i & 1 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) };
+            *pair = if i & 1 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) };
         }
-        for i in 0..8 {
+        for (i, four) in fours.iter_mut().enumerate() {
             let at = (i & !3) | (i >> 1 & 1);
             let (a, b) = (_mm256_castps_pd(pairs[at]), _mm256_castps_pd(pairs[at + 2]));
-            fours[i] = _mm256_castpd_ps(if i & 1 == 0 {
-                _mm256_unpacklo_pd(a, b)
-            } else {
-                _mm256_unpackhi_pd(a, b)
-            });
+            let doubles = if i & 1 == 0 { _mm256_unpacklo_pd(a, b) } else { _mm256_unpackhi_pd(a, b) };
+            *four = _mm256_castpd_ps(doubles);
         }
-        for i in 0..8 {
+        for (i, row) in rows.iter_mut().enumerate() {
             let (a, b) = (fours[i & 3], fours[(i & 3) | 4]);
-            rows[i] = if i & 4 == 0 {
+            *row = if i & 4 == 0 {
                 _mm256_permute2f128_ps::<0x20>(a, b)
             } else {
                 _mm256_permute2f128_ps::<0x31>(a, b)

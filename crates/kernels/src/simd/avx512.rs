@@ -126,29 +126,27 @@ impl F32x16 for Vector {
 
     #[inline(always)]
     fn transpose(rows: &mut [Self; LANES]) {
-        // Four steps of pairing vectors and exchanging halves of ever larger units. `i` counts results.
-        let mut from = *rows;
-        let mut to = *rows;
-        for i in 0..LANES {
-            let (a, b) = (from[i & !1], from[i | 1]);
-            // Single elements: lanes 0 0 2 2 (odd `i`: 1 1 3 3) ... of each quarter.
-            to[i] = if i & 1 == 0 { a.unpack_low(b) } else { a.unpack_high(b) };
+        // Four steps that pair vectors and exchange ever larger units. Single elements:
+        let mut pairs = *rows;
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            let (a, b) = (rows[i & !1], rows[i | 1]);
+            *pair = if i & 1 == 0 { a.unpack_low(b) } else { a.unpack_high(b) };
         }
-        from = to;
-        for i in 0..LANES {
+        // Pairs. Now vector `4 g + c` holds in its quarter `q` column `4 q + c` of rows `4 g ..`.
+        let mut fours = *rows;
+        for (i, four) in fours.iter_mut().enumerate() {
             let at = (i & !3) | (i >> 1 & 1);
-            let (a, b) = (from[at], from[at + 2]);
-            // Pairs: now result `4 g + c` holds in its quarter `q` column `4 q + c` of rows `4 g ..`.
-            to[i] = if i & 1 == 0 { a.unpack_low_pairs(b) } else { a.unpack_high_pairs(b) };
+            let (a, b) = (pairs[at], pairs[at + 2]);
+            *four = if i & 1 == 0 { a.unpack_low_pairs(b) } else { a.unpack_high_pairs(b) };
         }
-        from = to;
-        for i in 0..LANES {
+        // Quarters. Vector `8 h + 4 p + c` holds columns `4 p + c` and `8 + 4 p + c` of rows `8 h ..`.
+        let mut eights = *rows;
+        for (i, eight) in eights.iter_mut().enumerate() {
             let at = (i & 8) | (i & 3);
-            // Quarters: result `8 h + 4 p + c` holds columns `4 p + c` and `8 + 4 p + c` of eight rows.
-            to[i] = from[at].alternate_quarters(from[at + 4], i & 4 != 0);
+            *eight = fours[at].alternate_quarters(fours[at + 4], i & 4 != 0);
         }
-        for i in 0..LANES {
-            rows[i] = to[i & 7].alternate_quarters(to[(i & 7) | 8], i & 8 != 0);
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = eights[i & 7].alternate_quarters(eights[(i & 7) | 8], i & 8 != 0);
         }
     }
 }

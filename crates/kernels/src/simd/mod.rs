@@ -76,10 +76,10 @@ impl InstructionSet {
 
 /// Code over vectors of any instruction set: a closure generic in its vector type.
 ///
-/// `run` and every function it calls that touches a `V` must be `#[inline(always)]`, for the compiler only uses
-/// an instruction set's instructions within the function that enables it. So no closures over vectors (nor
-/// `array::from_fn`, `Option::map` and the like): a closure cannot be marked, and one that is not inlined calls
-/// a function for every operation.
+/// `run` and every function it calls that touches a `V` must be `#[inline(always)]`, for the compiler only
+/// uses an instruction set's instructions within the function that enables it. So no closures over vectors
+/// (nor `array::from_fn`, `Option::map` and the like): a closure cannot be marked, and one that is not
+/// inlined calls a function for every operation.
 pub(crate) trait Algorithm {
     type Output;
 
@@ -168,8 +168,8 @@ pub(crate) fn fence() {
     }
 }
 
-/// Hints that the cache line at `address` is read soon, but not at once: it is fetched to the second-level cache.
-/// Any address will do.
+/// Hints that the cache line at `address` is read soon, but not at once: it is fetched to the second-level
+/// cache. Any address will do.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]

@@ -107,8 +107,8 @@ impl Algorithm for TileStretch<'_> {
         let Self { input, gradient, tiles, v, inputs, z, gradients, columns, to, sums } = self;
         for first in tiles.clone().step_by(v.rows) {
             let block = first..tiles.end.min(first + v.rows);
-            // SAFETY: `inputs` and `gradients` have the layouts `v` and `z`, with rows for a block of tiles, `to`
-            // has `sums`; no other task touches these columns of this part.
+            // SAFETY: `inputs` and `gradients` have the layouts `v` and `z`, with rows for a block of tiles,
+            // `to` has `sums`; no other task touches these columns of this part.
             unsafe {
                 input.transform_patches::<V>(block.clone(), inputs.as_mut_ptr(), v);
                 gradient.transform_gradients::<V>(block.clone(), columns.clone(), gradients.as_mut_ptr(), z);
@@ -143,8 +143,8 @@ impl Algorithm for TransformBack<'_> {
     fn run<V: F32x16>(self) {
         let Self { dw, out_block, from, sums, parts } = self;
         let in_blocks = 0..sums.rows / LANES;
-        // SAFETY: `from` is this block in the first of `parts` with the layout `sums`; these output channels are
-        // this task's alone.
+        // SAFETY: `from` is this block in the first of `parts` with the layout `sums`; these output channels
+        // are this task's alone.
         unsafe { dw.transform::<V>(in_blocks, out_block, from, sums, parts) };
         dw.finish();
     }
@@ -234,7 +234,8 @@ impl Algorithm for ChannelBlock<'_> {
             }
         }
         for (column, out_block) in out_blocks.enumerate() {
-            // SAFETY: a block of `scratch`, which has the layout `sums`; these channels are this task's alone.
+            // SAFETY: a block of `scratch`, which has the layout `sums`; these channels are this task's
+            // alone.
             unsafe {
                 let from = scratch.as_ptr().add(sums.at(column, 0));
                 dw.transform::<V>(in_blocks.clone(), out_block, from, sums, 1);

@@ -113,8 +113,8 @@ impl Algorithm for TileStretch<'_> {
         let Self { input, output, columns, u, weights, tiles, v, transformed, m, products } = self;
         for first in tiles.clone().step_by(v.rows) {
             let block = first..tiles.end.min(first + v.rows);
-            // SAFETY: `u`, `transformed` and `products` have the layouts `weights`, `v` and `m`, the latter two with
-            // whole register blocks of rows; the tiles are this task's alone.
+            // SAFETY: `u`, `transformed` and `products` have the layouts `weights`, `v` and `m`, the latter
+            // two with whole register blocks of rows; the tiles are this task's alone.
             unsafe {
                 input.transform_patches::<V>(block.clone(), transformed.as_mut_ptr(), v);
                 let next = block.end..tiles.end.min(block.end + v.rows);

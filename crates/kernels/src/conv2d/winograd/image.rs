@@ -7,7 +7,7 @@ use super::transform::{
     Frequencies, GradientTransform, InputTransform, OutputTransform, Source, Target, Transform,
     two_dimensional,
 };
-use super::{Activation, Conv2dShape, FREQUENCIES, Layout, PATCH, STREAMED, Shared, TILE};
+use super::{Activation, Conv2dShape, FREQUENCIES, Layout, PATCH, Shared, TILE, is_streamed};
 use crate::simd::{Algorithm, F32x16, LANES, fence, prefetch};
 
 /// The tiles of a batch of images, counted image by image and row by row. Those at the right and bottom edge
@@ -32,8 +32,8 @@ impl Tiles {
         if self.count == 0 { 0 } else { self.count / (self.down * self.across) * self.height * self.width }
     }
 
-    /// Hints that the pixels of some tiles, of a tensor at `data`, are read soon: one of 36 shares of them, to be called
-    /// while each frequency's product runs, when memory has nothing else to do.
+    /// Hints that the pixels of some tiles, of a tensor at `data`, are read soon: one of 36 shares of them,
+    /// to be called while each frequency's product runs, when memory has nothing else to do.
     #[inline(always)]
     fn prefetch(&self, tiles: Range<usize>, share: usize, data: *const f32, channels: usize) {
         // In rows of a tile, with the row below it that its patch sees.
@@ -260,7 +260,7 @@ pub(super) struct Output<'a> {
     pub channels: usize,
     add: Option<&'a [f32]>,
     data: Shared,
-    /// Whole tiles are written around the caches; see [`STREAMED`].
+    /// Whole tiles are written around the caches; see [`is_streamed`].
     streamed: bool,
     /// The output is borrowed as long as this lives.
     borrow: PhantomData<&'a mut [f32]>,
@@ -270,8 +270,7 @@ impl<'a> Output<'a> {
     pub fn new(tiles: Tiles, channels: usize, add: Option<&'a [f32]>, data: &'a mut [f32]) -> Self {
         assert_eq!(data.len(), tiles.pixels() * channels);
         assert!(add.is_none_or(|add| add.len() == data.len()));
-        let aligned = data.as_ptr() as usize % 64 == 0 && channels % LANES == 0;
-        let streamed = aligned && data.len() >= STREAMED;
+        let streamed = is_streamed(data, channels);
         Self { tiles, channels, add, data: Shared(data.as_mut_ptr()), streamed, borrow: PhantomData }
     }
 
@@ -280,11 +279,12 @@ impl<'a> Output<'a> {
         self.channels.div_ceil(LANES)
     }
 
-    /// Writes `A^T m A` (plus `add`) to tiles, for some blocks of channels, where `m` lies in consecutive rows.
+    /// Writes `A^T m A` (plus `add`) to tiles, for some blocks of channels, where `m` lies in consecutive
+    /// rows.
     ///
     /// # Safety
-    /// `from` is the first of these rows in memory of this layout, and no other thread reads or writes these tiles
-    /// and channels of the output meanwhile.
+    /// `from` is the first of these rows in memory of this layout, and no other thread reads or writes these
+    /// tiles and channels of the output meanwhile.
     #[inline(always)]
     pub unsafe fn transform_tiles<V: F32x16>(
         &self,

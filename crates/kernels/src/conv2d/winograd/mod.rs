@@ -81,10 +81,6 @@ const PATCH: usize = TILE + 2;
 /// Positions of a transformed tile: independent matrix products.
 const FREQUENCIES: usize = PATCH * PATCH;
 
-/// Elements from which on an output is written around the caches: it would not stay there until it is read, and
-/// reading the old contents into the cache first costs as much as the write.
-const STREAMED: usize = 1 << 20;
-
 /// `y = conv(act(x), w) + add`; see [`conv2d::forward`](super::forward).
 pub(super) fn forward(
     ctx: &Context,
@@ -176,7 +172,13 @@ impl Layout {
     /// # Safety
     /// These lie within the memory at `start`.
     #[inline(always)]
-    unsafe fn matrix(self, start: *const f32, frequency: usize, block: usize, row: usize) -> Matrix<*const f32> {
+    unsafe fn matrix(
+        self,
+        start: *const f32,
+        frequency: usize,
+        block: usize,
+        row: usize,
+    ) -> Matrix<*const f32> {
         // SAFETY: the caller's promise.
         let start = unsafe { start.add(frequency * self.frequency() + self.at(block, row)) };
         Matrix { start, stride: self.block() }
@@ -187,11 +189,25 @@ impl Layout {
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn matrix_mut(self, start: *mut f32, frequency: usize, block: usize, row: usize) -> Matrix<*mut f32> {
+    unsafe fn matrix_mut(
+        self,
+        start: *mut f32,
+        frequency: usize,
+        block: usize,
+        row: usize,
+    ) -> Matrix<*mut f32> {
         // SAFETY: the caller's promise.
         let start = unsafe { start.add(frequency * self.frequency() + self.at(block, row)) };
         Matrix { start, stride: self.block() }
     }
+}
+
+/// Whether a result is written around the caches: where it is so large that it would not stay there until it
+/// is read, reading its old contents into the cache first would cost as much as the write. That takes whole
+/// cache lines.
+fn is_streamed(data: &[f32], channels: usize) -> bool {
+    const LEN: usize = 1 << 20;
+    data.len() >= LEN && data.as_ptr().addr().is_multiple_of(64) && channels.is_multiple_of(LANES)
 }
 
 /// A pointer that tasks share; each writes places that no other task touches.

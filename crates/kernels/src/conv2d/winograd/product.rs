@@ -49,7 +49,8 @@ impl Columns {
 ///
 /// # Safety
 /// `v` is readable, and `m` writable (to add, readable too), for `rows` rounded up to a multiple of
-/// [`Columns::rows`]; `v` for `depth` columns, `u` for `depth` rows and `count` blocks, `m` for `count` blocks.
+/// [`Columns::rows`]; `v` for `depth` columns, `u` for `depth` rows and `count` blocks, `m` for `count`
+/// blocks.
 #[inline(always)]
 pub(super) unsafe fn rows_by_columns<V: F32x16>(
     (rows, depth, count): (usize, usize, usize),
@@ -120,8 +121,8 @@ unsafe fn strip<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
 /// rows and columns: a sum over the rows of both operands. Row `16 i + j` is lane `j` of `v`'s block `i`.
 ///
 /// # Safety
-/// `v` and `z` are readable for `depth` rows, `u` is writable (to add, readable too) for `blocks.0 * 16` rows,
-/// and they have `blocks.0` and `blocks.1` blocks of columns.
+/// `v` and `z` are readable for `depth` rows, `u` is writable (to add, readable too) for `blocks.0 * 16`
+/// rows, and they have `blocks.0` and `blocks.1` blocks of columns.
 #[inline(always)]
 pub(super) unsafe fn lanes_by_columns<V: F32x16>(
     blocks: (usize, usize),

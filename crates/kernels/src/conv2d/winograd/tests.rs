@@ -146,6 +146,42 @@ fn large_channel_counts_take_the_other_order() {
     check(&contexts, &case(2, 4, 3, 70, 650));
 }
 
+/// Tiles do not know of each other, so an image's results are the same to the last bit in any batch: whichever
+/// order a batch's size leads to, in however many parts, written around the caches or not.
+#[test]
+fn images_do_not_depend_on_their_batch() {
+    for [ctx, _] in contexts() {
+        for (batch, size, in_channels, out_channels) in [(12, 16, 650, 70), (9, 8, 64, 80), (64, 32, 16, 16)]
+        {
+            let Case { shape, x, w, dy, .. } = case(batch, size, size, in_channels, out_channels);
+            let (mut y, mut dx) = (ctx.buffer(dy.len()), ctx.buffer(x.len()));
+            forward(&ctx, &shape, &x, None, &w, None, &mut y).unwrap();
+            backward_input(&ctx, &shape, &dy, &w, None, &mut dx).unwrap();
+            let one = Conv2dShape { batch: 1, ..shape };
+            let (in_len, out_len) = (x.len() / batch, dy.len() / batch);
+            let (mut one_y, mut one_dx) = (vec![0.0; out_len], vec![0.0; in_len]);
+            for image in [0, batch / 2, batch - 1] {
+                let (x, dy) = (&x[image * in_len..][..in_len], &dy[image * out_len..][..out_len]);
+                forward(&ctx, &one, x, None, &w, None, &mut one_y).unwrap();
+                backward_input(&ctx, &one, dy, &w, None, &mut one_dx).unwrap();
+                assert_eq!(y[image * out_len..][..out_len], one_y, "{shape:?} on {ctx:?}");
+                assert_eq!(dx[image * in_len..][..in_len], one_dx, "{shape:?} on {ctx:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_weight_gradient_is_the_same_at_any_address() {
+    for [ctx, _] in contexts() {
+        let Case { shape, x, w, dy, .. } = case(1, 4, 4, 352, 336);
+        let (mut aligned, mut shifted) = (ctx.buffer(w.len()), ctx.buffer(w.len() + 1));
+        backward_weight(&ctx, &shape, &x, None, &dy, &mut aligned).unwrap();
+        backward_weight(&ctx, &shape, &x, None, &dy, &mut shifted[1..]).unwrap();
+        assert_eq!(aligned[..], shifted[1..]);
+    }
+}
+
 #[test]
 fn an_empty_batch_has_empty_outputs_and_no_weight_gradient() {
     let [y, dx, dw] = products(&Context::new(2), &case(0, 8, 8, 16, 16), None, false);

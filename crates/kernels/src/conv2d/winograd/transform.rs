@@ -63,8 +63,8 @@ pub(super) struct Frequencies<P> {
 
 impl<P> Frequencies<P> {
     /// # Safety
-    /// As long as this lives, sixteen elements at each of the 36 places are readable (of a constant pointer) or
-    /// writable (of a mutable one).
+    /// As long as this lives, sixteen elements at each of the 36 places are readable (of a constant pointer)
+    /// or writable (of a mutable one).
     #[inline(always)]
     pub unsafe fn new(start: P, stride: usize) -> Self {
         Self { start, stride }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::transform::{
     Frequencies, Source, Target, WeightGradientTransform, WeightTransform, two_dimensional,
 };
-use super::{Conv2dShape, Layout, PATCH, STREAMED, Shared};
+use super::{Conv2dShape, Layout, PATCH, Shared, is_streamed};
 use crate::simd::{F32x16, LANES, fence, prefetch};
 
 /// Elements of a kernel.
@@ -43,13 +43,19 @@ impl<'a> Weight<'a> {
         Self { data, out_channels, in_channels, direction }
     }
 
-    /// Writes `G g G^T` for some blocks of the channels that are summed over, whose channels become consecutive
-    /// rows, and one block of the others, which become their lanes.
+    /// Writes `G g G^T` for some blocks of the channels that are summed over, whose channels become
+    /// consecutive rows, and one block of the others, which become their lanes.
     ///
     /// # Safety
     /// `to` is the first of these rows in memory of this layout, which nobody else reads or writes meanwhile.
     #[inline(always)]
-    pub unsafe fn transform<V: F32x16>(&self, from: Range<usize>, block: usize, to: *mut f32, layout: Layout) {
+    pub unsafe fn transform<V: F32x16>(
+        &self,
+        from: Range<usize>,
+        block: usize,
+        to: *mut f32,
+        layout: Layout,
+    ) {
         let first = from.start;
         for from in from {
             // SAFETY: rows of the caller's promise.
@@ -120,11 +126,10 @@ impl<'a> Weight<'a> {
             for (part, square) in kernels.iter_mut().enumerate() {
                 let len = len.saturating_sub(part * LANES);
                 let from = self.data.as_ptr().wrapping_add(first + part * LANES);
-                // SAFETY: the kernels of one output channel for a block of input channels lie one after the other, and
-                // `len` elements of them from `from` on.
-                square[channel] = unsafe {
-                    if len >= LANES { V::load(from) } else { V::load_partial(from, len) }
-                };
+                // SAFETY: the kernels of one output channel for a block of input channels lie one after the
+                // other, and `len` elements of them from `from` on.
+                square[channel] =
+                    unsafe { if len >= LANES { V::load(from) } else { V::load_partial(from, len) } };
             }
         }
         for square in &mut kernels {
@@ -173,7 +178,7 @@ pub(super) struct WeightGradient<'a> {
     data: Shared,
     out_channels: usize,
     in_channels: usize,
-    /// Written around the caches; see [`STREAMED`].
+    /// Written around the caches; see [`is_streamed`].
     streamed: bool,
     /// The gradient is borrowed as long as this lives.
     borrow: PhantomData<&'a mut [f32]>,
@@ -183,17 +188,16 @@ impl<'a> WeightGradient<'a> {
     pub fn new(shape: &Conv2dShape, data: &'a mut [f32]) -> Self {
         let (out_channels, in_channels) = (shape.out_channels, shape.in_channels);
         assert_eq!(data.len(), out_channels * in_channels * TAPS);
-        let aligned = data.as_ptr() as usize % 64 == 0 && in_channels % LANES == 0;
-        let streamed = aligned && data.len() >= STREAMED;
+        let streamed = is_streamed(data, in_channels);
         Self { data: Shared(data.as_mut_ptr()), out_channels, in_channels, streamed, borrow: PhantomData }
     }
 
-    /// Writes `G^T u G` for some blocks of input channels, which are consecutive rows of `u`, and one block of
-    /// output channels, their lanes. `u` is the sum of `parts` that follow each other.
+    /// Writes `G^T u G` for some blocks of input channels, which are consecutive rows of `u`, and one block
+    /// of output channels, their lanes. `u` is the sum of `parts` that follow each other.
     ///
     /// # Safety
-    /// `from` is the first of these rows in memory of this layout, in the first part; no other thread reads or
-    /// writes the gradient of these channels' kernels meanwhile.
+    /// `from` is the first of these rows in memory of this layout, in the first part; no other thread reads
+    /// or writes the gradient of these channels' kernels meanwhile.
     #[inline(always)]
     pub unsafe fn transform<V: F32x16>(
         &self,
@@ -233,9 +237,9 @@ impl<'a> WeightGradient<'a> {
             for (part, square) in kernels.iter().enumerate() {
                 let len = len.saturating_sub(part * LANES);
                 let to = self.data.0.wrapping_add(first + part * LANES);
-                // SAFETY: the kernels of one output channel for a block of input channels lie one after the other, and
-                // `len` elements of them from `to` on. With whole blocks of input channels, these are 64 bytes times
-                // an integer from the weight's start.
+                // SAFETY: the kernels of one output channel for a block of input channels lie one after the
+                // other, and `len` elements of them from `to` on. With whole blocks of input channels, these
+                // are 64 bytes times an integer from the weight's start.
                 unsafe {
                     match len {
                         LANES.. if self.streamed => square[channel].store_streaming(to),
