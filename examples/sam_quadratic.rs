@@ -39,7 +39,7 @@ fn descend_with_sgd(config: SgdConfig) -> Result<Vec<Vec<f64>>> {
 }
 
 /// SAM around the same; returns the points it visits, and where it took each step's gradient.
-fn descend_with_sam(config: SgdConfig, sam: SamConfig) -> Result<(Vec<Vec<f64>>, Vec<Vec<f64>>)> {
+fn descend_with_sam(config: SgdConfig, sam: SamConfig) -> Result<[Vec<Vec<f64>>; 2]> {
     let w = Var::new(&START, &Device::Cpu)?;
     let base = Sgd::new(vec![w.clone()], config)?;
     let mut sam = Sam::new(vec![w.clone()], base, sam)?;
@@ -53,7 +53,7 @@ fn descend_with_sam(config: SgdConfig, sam: SamConfig) -> Result<(Vec<Vec<f64>>,
         })?;
         path.push(w.to_vec1()?);
     }
-    Ok((path, perturbed))
+    Ok([path, perturbed])
 }
 
 /// SAM and gradient descent on a two-dimensional function; draws their paths to DIR/sam_quadratic.svg.
@@ -68,7 +68,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let Options { dir } = Options::parse();
     let config = SgdConfig { learning_rate: 0.1, ..SgdConfig::default() };
     let sgd = descend_with_sgd(config)?;
-    let (sam, perturbed) = descend_with_sam(config, SamConfig { rho: 0.3, ..SamConfig::default() })?;
+    let [sam, perturbed] = descend_with_sam(config, SamConfig { rho: 0.3, ..SamConfig::default() })?;
 
     for (name, path) in [("SGD", &sgd), ("SAM", &sam)] {
         let end = path.last().ok_or("a path has a start")?;

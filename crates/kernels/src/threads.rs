@@ -203,7 +203,7 @@ impl Shared {
                 return generation;
             }
             looks += 1;
-            if looks % 64 != 0 {
+            if !looks.is_multiple_of(64) {
                 std::hint::spin_loop();
             } else if start.elapsed() < WATCH {
                 std::thread::yield_now();
@@ -232,7 +232,7 @@ impl Drop for Close<'_> {
         let mut looks = 0u32;
         while shared.gate.load(Ordering::Acquire) != 0 {
             looks += 1;
-            if looks % 256 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if looks.is_multiple_of(256) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
     }
 }

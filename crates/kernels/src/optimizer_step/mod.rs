@@ -210,14 +210,9 @@ fn check(w: &Var, what: &'static str, tensor: &Tensor) -> Result<()> {
     let describe = |tensor: &Tensor| {
         format!("{:?} {:?} on {:?}", tensor.shape(), tensor.dtype(), tensor.device().location())
     };
-    let alike = tensor.shape() == w.shape()
-        && tensor.dtype() == w.dtype()
-        && tensor.device().same_device(w.device());
-    if alike {
-        Ok(())
-    } else {
-        Err(Error::Shape { what, expected: describe(w), found: describe(tensor) })
-    }
+    let alike =
+        tensor.shape() == w.shape() && tensor.dtype() == w.dtype() && tensor.device().same_device(w.device());
+    if alike { Ok(()) } else { Err(Error::Shape { what, expected: describe(w), found: describe(tensor) }) }
 }
 
 /// Checks that `state` is like `w` and not `w` itself.

@@ -20,13 +20,7 @@ pub(super) fn power_sums(ball: &Neighborhood, parameters: &[(&Var, &Tensor)]) ->
     Ok(Tensor::stack(&sums, 0)?.to_dtype(DType::F64)?.to_vec1()?)
 }
 
-pub(super) fn perturb(
-    w: &Var,
-    old: &Var,
-    gradient: &Tensor,
-    ball: &Neighborhood,
-    scale: f64,
-) -> Result<()> {
+pub(super) fn perturb(w: &Var, old: &Var, gradient: &Tensor, ball: &Neighborhood, scale: f64) -> Result<()> {
     old.set(&w.as_detached_tensor())?;
     let weights = old.as_detached_tensor();
     let u = direction_of(ball, &weights, gradient)?;

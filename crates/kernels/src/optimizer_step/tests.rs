@@ -49,14 +49,8 @@ const LENGTHS: [usize; 7] = [1, 15, 16, 17, 1000, 16 << 10, 100_003];
 
 const SGD: SgdStep =
     SgdStep { learning_rate: 0.1, momentum: 0.9, dampening: 0.2, nesterov: false, weight_decay: 5e-4 };
-const ADAMW: AdamWStep = AdamWStep {
-    learning_rate: 0.01,
-    beta1: 0.9,
-    beta2: 0.999,
-    epsilon: 1e-8,
-    weight_decay: 0.05,
-    step: 3,
-};
+const ADAMW: AdamWStep =
+    AdamWStep { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.05, step: 3 };
 
 /// The same variable in `f64`, which takes the reference.
 fn wide(var: &Var) -> Var {
