@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Time SAM steps of this project against PyTorch's on the same CPU, in interleaved runs.
 
-usage: compare_cpu.py --peer ../shared/peer/sam_step.py --python PYTHON [--pairs 5] [NETWORK ...]
+usage: compare_cpu.py --peer ../shared/peer/sam_step.py --python PYTHON [--pairs 5] [--forward] [NETWORK ...]
 
 NETWORK is DEPTH,WIDTH,BATCH; by default the four of docs/benchmarking.md. PYTHON is an interpreter that has PyTorch.
 Build first: cargo build --release --example throughput. Leave the machine otherwise idle.
+
+With --forward, evaluation instead of a step: the peer is then tools/peer_forward.py.
 
 Each pair runs PyTorch in both of its layouts and this project once, in turn; the ratio is that of the better layout's
 median step to ours. Prints a Markdown table of medians over the pairs, with the smallest and largest ratio.
@@ -31,6 +33,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--forward", action="store_true")
     args = parser.parse_args()
     print("| network, batch | PyTorch s | ours s | PyTorch / ours (min to max) | PyTorch MiB | ours MiB |")
     print("|---|---|---|---|---|---|")
@@ -43,7 +46,8 @@ def main():
                 run([args.python, args.peer, depth, width, batch, *options, "--layout", layout])
                 for layout in ("nhwc", "nchw")
             ]
-            ours = run([args.ours, depth, width, batch, *options])
+            forward = ["--forward"] if args.forward else []
+            ours = run([args.ours, depth, width, batch, *options, *forward])
             peer = min(peers, key=lambda row: row["seconds_per_step"])
             rows.append((peer, ours, peer["seconds_per_step"] / ours["seconds_per_step"]))
         median = lambda values: statistics.median(list(values))

@@ -12,6 +12,53 @@
 //! Work runs under a [`Context`]: a number of threads, an [`InstructionSet`] and an arena of reused
 //! buffers. Results do not depend on the number of threads: work and reductions are partitioned by shape
 //! alone.
+//!
+//! # In a candle program
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use wrn_sam_kernels::{backward, batch_norm::{EPS, batch_norm_relu}, conv2d::conv2d};
+//!
+//! let x = Tensor::randn(0f32, 1., (8, 16, 12, 12), &Device::Cpu)?;
+//! let (gamma, beta) = (Var::new(&[1f32; 16], &Device::Cpu)?, Var::new(&[0f32; 16], &Device::Cpu)?);
+//! let w = Var::randn(0f32, 0.1, (32, 16, 3, 3), &Device::Cpu)?;
+//! let (activated, _mean, _var) = batch_norm_relu(&x, &gamma, &beta, EPS)?;
+//! let y = conv2d(&activated, &w, 1, 1)?; // stride 1, padding 1
+//! let gradients = backward(&y.sqr()?.mean_all()?)?; // or .backward(), as ever
+//! assert_eq!(gradients.get(&w).unwrap().dims(), [32, 16, 3, 3]);
+//! # Ok::<(), wrn_sam_kernels::Error>(())
+//! ```
+//!
+//! # Fused, on slices
+//!
+//! Batch norm, ReLU, convolution and residual sum in one pass, without the activated tensor in memory:
+//!
+//! ```
+//! use wrn_sam_kernels::{Context, batch_norm::{self, EPS}};
+//! use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape};
+//!
+//! let ctx = Context::shared();
+//! let shape = Conv2dShape {
+//!     batch: 2, height: 8, width: 8, in_channels: 16, out_channels: 16, kernel: 3, stride: 1, padding: 1,
+//! };
+//! let x: Vec<f32> = (0..shape.input_len()).map(|i| (i as f32).sin()).collect();
+//! let w: Vec<f32> = (0..shape.weight_len()).map(|i| (i as f32).cos()).collect();
+//!
+//! let (mut mean, mut var) = ([0.; 16], [0.; 16]);
+//! batch_norm::statistics(ctx, &x, &mut mean, &mut var)?;
+//! let (scale, shift) = batch_norm::scale_shift(&[1.; 16], &[0.; 16], &mean, &var, EPS);
+//! let activation = Activation { scale: &scale, shift: &shift };
+//! let mut y = ctx.buffer(shape.output_len());
+//! conv2d::forward(ctx, &shape, &x, Some(activation), &w, Some(&x), &mut y)?; // x + conv(relu(norm(x)))
+//!
+//! // The same in three steps.
+//! let mut activated = vec![0.; x.len()];
+//! batch_norm::apply(ctx, &x, activation, &mut activated)?;
+//! let mut plain = vec![0.; y.len()];
+//! conv2d::forward(ctx, &shape, &activated, None, &w, None, &mut plain)?;
+//! assert!(y.iter().zip(plain.iter().zip(&x)).all(|(y, (conv, x))| (y - (conv + x)).abs() < 1e-4));
+//! # Ok::<(), wrn_sam_kernels::Error>(())
+//! ```
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
