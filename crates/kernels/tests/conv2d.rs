@@ -203,7 +203,7 @@ fn what_does_not_fit_is_an_error_that_says_why() {
         ("batch", Conv2dShape { batch: usize::MAX / 8, ..shape }),
         ("batch", Conv2dShape { padding: usize::MAX / 2 + 1, ..shape }),
     ] {
-        let error = message(conv2d::backward_input(ctx, &bad, &y.clone(), &w, None, &mut vec![0.; 32]));
+        let error = message(conv2d::backward_input(ctx, &bad, &y.clone(), &w, None, &mut [0.; 32]));
         assert!(error.starts_with(what), "{error}");
     }
     let x = Tensor::zeros((1, 2, 4, 4), DType::F32, &Device::Cpu).unwrap();

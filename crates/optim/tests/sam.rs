@@ -36,7 +36,7 @@ fn a_quadratic_follows_the_closed_form() -> Result<()> {
     let w = Var::new(&expected, CPU)?;
     let curvature = Tensor::new(&a, CPU)?;
     let config = SamConfig { rho: 0.3, ..SamConfig::default() };
-    let mut sam = Sam::new(vec![w.clone()], sgd(&[w.clone()], 0.1)?, config)?;
+    let mut sam = Sam::new(vec![w.clone()], sgd(std::slice::from_ref(&w), 0.1)?, config)?;
     for _ in 0..20 {
         let loss = sam.step(|_| ((&curvature * w.sqr()?)?.sum_all()? * 0.5)?.contiguous())?;
         let value: f64 = (0..3).map(|i| a[i] * expected[i] * expected[i] / 2.0).sum();
@@ -161,7 +161,7 @@ fn a_parameter_may_join_later() -> Result<()> {
 fn weights_set_between_steps_are_the_ones_restored() -> Result<()> {
     let w = Var::new(&[1f32, 2.0], CPU)?;
     let view = w.as_detached_tensor();
-    let mut sam = Sam::new(vec![w.clone()], sgd(&[w.clone()], 0.1)?, SamConfig::default())?;
+    let mut sam = Sam::new(vec![w.clone()], sgd(std::slice::from_ref(&w), 0.1)?, SamConfig::default())?;
     for values in [[3f32, 4.0], [-1.0, 0.5]] {
         w.set(&Tensor::new(&values, CPU)?)?;
         let perturbed = sam.first_step(&w.sqr()?.sum_all()?.backward()?)?;
