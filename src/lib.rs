@@ -1,4 +1,4 @@
-//! Train Wide ResNets with Sharpness-Aware Minimization on CIFAR-100, on [candle](candle).
+//! Train Wide ResNets with Sharpness-Aware Minimization on CIFAR-100, on [candle].
 //!
 //! This crate re-exports the parts, each of which is a crate of its own and useful alone. In the order in which the data
 //! go through them:

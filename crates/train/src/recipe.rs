@@ -161,7 +161,7 @@ impl Recipe {
 
     /// The reference's values with a small network and few epochs: it visibly learns within minutes on two CPU cores.
     pub fn quick() -> Self {
-        Self { depth: 10, width_factor: 1, epochs: 5, ..Self::reference() }
+        Self { depth: 10, width_factor: 1, epochs: 4, ..Self::reference() }
     }
 
     /// Reads and validates a recipe; what `text` leaves out has the reference's value.
