@@ -33,6 +33,16 @@ pub enum Error {
     /// This machine's processor lacks the instruction set asked for.
     #[error("this processor has no {0:?}; InstructionSet::available() lists what it has")]
     InstructionSet(crate::InstructionSet),
+    /// A GPU, its driver or one of its libraries is missing or failed.
+    #[error("{operation}: {library} reports {status}")]
+    Device {
+        /// What was tried, with its shape.
+        operation: String,
+        /// CUDA or cuDNN.
+        library: &'static str,
+        /// What the library says, and what may help.
+        status: String,
+    },
 }
 
 impl From<Error> for candle_core::Error {
