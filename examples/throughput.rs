@@ -1,12 +1,14 @@
 //! Times one SAM step (two forward and backward passes, ascent, restore, SGD) on random images and prints one JSON line:
 //! `cargo run --release --example throughput -- 16 2 128`.
 
+#[path = "support/profile.rs"]
+mod profile;
 #[path = "support/mod.rs"]
 mod support;
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
@@ -19,6 +21,7 @@ use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
 use wrn_sam::train::step;
 
+use profile::Profile;
 use support::{AnyError, DeviceChoice};
 
 /// Time a SAM step of a Wide ResNet on random images: seconds, images per second and peak memory as one JSON line.
@@ -52,6 +55,9 @@ struct Args {
     /// A forward pass in evaluation mode instead of a SAM step
     #[arg(long)]
     forward: bool,
+    /// Also print a table of the kernels: their time beside the least that this machine needs for them
+    #[arg(long)]
+    profile: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum, Serialize)]
@@ -87,9 +93,14 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), AnyError> {
     let device = args.device.device()?;
     let mut work = work(args, &device)?;
+    let profile = Profile::default();
+    if args.profile {
+        tracing::subscriber::set_global_default(profile.clone())?;
+    }
     for _ in 0..args.warmup {
         work()?;
     }
+    profile.clear();
     let mut times = Vec::new();
     for _ in 0..args.steps {
         device.synchronize()?;
@@ -97,6 +108,10 @@ fn run(args: &Args) -> Result<(), AnyError> {
         work()?;
         device.synchronize()?;
         times.push(began.elapsed().as_secs_f64());
+    }
+    if args.profile {
+        let total = Duration::from_secs_f64(times.iter().sum());
+        writeln!(std::io::stdout(), "{}", profile.table(&context(args), args.steps, total))?;
     }
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
@@ -118,6 +133,11 @@ fn run(args: &Args) -> Result<(), AnyError> {
     Ok(())
 }
 
+/// The threads that were asked for.
+fn context(args: &Args) -> Context {
+    if args.threads == 0 { Context::shared().clone() } else { Context::new(args.threads) }
+}
+
 /// What is timed, ready to be done again and again.
 fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), AnyError>>, AnyError> {
     let (depth, width_factor) = (args.depth, args.width);
@@ -125,7 +145,7 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
     let parameters = Parameters::new(17, DType::F32, device);
     let mut model = WideResNet::new(&network, parameters.var_builder())?;
     if args.threads != 0 {
-        model = model.with_context(Context::new(args.threads));
+        model = model.with_context(context(args));
     }
     // A classifier of zeros, which training begins with, would leave all other gradients zero.
     if let Some(var) = parameters.get("f.8_classification.weight") {

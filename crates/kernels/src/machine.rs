@@ -27,7 +27,8 @@ pub fn multiply_add_rate(ctx: &Context) -> f64 {
             ctx.instruction_set().dispatch(MultiplyAdd { steps: STEPS });
         });
     };
-    (tasks * STEPS * CHAINS * LANES * 2) as f64 / fastest(once).as_secs_f64()
+    let flops = ctx.instruction_set().dispatch(MultiplyAdd { steps: 0 }) * STEPS;
+    (tasks * flops) as f64 / fastest(once).as_secs_f64()
 }
 
 /// Bytes per second, read and written together, of copying between buffers far larger than the caches on all
@@ -50,31 +51,40 @@ fn fastest(mut run: impl FnMut()) -> Duration {
     (0..REPETITIONS).map(|_| time()).min().unwrap_or_default()
 }
 
-/// Chains of multiply-adds that wait for nothing but themselves: enough to hide the latency of one, few
-/// enough for the registers.
-const CHAINS: usize = 6;
-
+/// Steps of multiply-adds in chains that wait for nothing but themselves: as many as the registers hold sums
+/// of a matrix product, which is enough to hide the latency of one. Returns the operations of a step.
 struct MultiplyAdd {
     steps: usize,
 }
 
 impl Algorithm for MultiplyAdd {
-    type Output = ();
+    type Output = usize;
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
-        let (factor, summand) = (V::splat(black_box(0.5)), V::splat(black_box(1.0)));
-        let mut chains = [V::zero(); CHAINS];
-        for _ in 0..self.steps {
-            for chain in &mut chains {
-                *chain = chain.mul_add(factor, summand);
-            }
-        }
-        let mut results = [0f32; LANES];
-        for chain in chains {
-            // SAFETY: sixteen elements.
-            unsafe { chain.store(results.as_mut_ptr()) };
-            black_box(&results);
+    fn run<V: F32x16>(self) -> usize {
+        match V::NARROW_TILE.0 {
+            16 => chains::<V, 16>(self.steps),
+            6 => chains::<V, 6>(self.steps),
+            2 => chains::<V, 2>(self.steps),
+            _ => unreachable!("every register block has its code"),
         }
     }
+}
+
+#[inline(always)]
+fn chains<V: F32x16, const CHAINS: usize>(steps: usize) -> usize {
+    let (factor, summand) = (V::splat(black_box(0.5)), V::splat(black_box(1.0)));
+    let mut chains = [V::zero(); CHAINS];
+    for _ in 0..steps {
+        for chain in &mut chains {
+            *chain = chain.mul_add(factor, summand);
+        }
+    }
+    let mut results = [0f32; LANES];
+    for chain in chains {
+        // SAFETY: sixteen elements.
+        unsafe { chain.store(results.as_mut_ptr()) };
+        black_box(&results);
+    }
+    CHAINS * LANES * 2
 }

@@ -83,6 +83,25 @@ fn wide_channels() {
     }
 }
 
+/// Every shape of WRN-28-10, and so of WRN-34-10, for one image: the most channels that errors add up over.
+#[test]
+fn the_shapes_of_a_wide_network() {
+    for (size, channels, kernel, stride) in [
+        (32, [3, 16], 3, 1),
+        (32, [16, 160], 3, 1),
+        (32, [16, 160], 1, 1),
+        (32, [160, 160], 3, 1),
+        (32, [160, 320], 3, 2),
+        (32, [160, 320], 1, 2),
+        (16, [320, 320], 3, 1),
+        (16, [320, 640], 3, 2),
+        (16, [320, 640], 1, 2),
+        (8, [640, 640], 3, 1),
+    ] {
+        check_shape(&shape(1, size, channels, kernel, stride));
+    }
+}
+
 #[test]
 fn no_images_and_uncommon_geometry() {
     check_shape(&shape(0, 4, [16, 16], 3, 2));

@@ -33,6 +33,7 @@ pub mod reference;
 pub use op::{batch_norm_relu, batch_norm_relu_with};
 
 use crate::conv2d::{Activation, check_len};
+use crate::span::{self, Cost};
 use crate::{Context, Error, Result};
 
 /// What is added to the variance unless the caller says otherwise, as in PyTorch.
@@ -105,6 +106,11 @@ pub fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [f32]) -
     if x.is_empty() {
         return Err(Error::Shape { what: "x", expected: "at least one row".into(), found: "none".into() });
     }
+    let _span = span::enter(
+        "batch_norm statistics",
+        format_args!("{} channels", mean.len()),
+        Cost::passes(1, x.len()),
+    );
     cpu::statistics(ctx, x, mean, var);
     Ok(())
 }
@@ -119,6 +125,8 @@ pub fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f32]) ->
     check_rows("x", channels, x.len())?;
     activation.check(channels)?;
     check_len("y", x.len(), y.len())?;
+    let _span =
+        span::enter("batch_norm apply", format_args!("{channels} channels"), Cost::passes(2, x.len()));
     cpu::apply(ctx, x, activation, y);
     Ok(())
 }
@@ -153,6 +161,10 @@ pub fn backward(
     add.map_or(Ok(()), |add| check_len("add", forward.x.len(), add.len()))?;
     check_len("dgamma", channels, dgamma.len())?;
     check_len("dbeta", channels, dbeta.len())?;
+    // Both of its passes read x and the gradient; the second also writes it.
+    let streams = 5 + usize::from(add.is_some());
+    let cost = Cost::passes(streams, forward.x.len());
+    let _span = span::enter("batch_norm backward", format_args!("{channels} channels"), cost);
     cpu::backward(ctx, forward, grad, add, dgamma, dbeta);
     Ok(())
 }

@@ -38,6 +38,9 @@ mod winograd;
 
 pub use op::conv2d;
 
+use std::fmt;
+
+use crate::span::{self, Cost};
 use crate::{Context, Error, Result};
 
 /// The shape of a convolution with a square kernel, the same stride in both directions and the same zero
@@ -141,6 +144,17 @@ impl Conv2dShape {
         Ok(())
     }
 
+    /// What each of the three products costs, with one more pass over its result where something is added.
+    fn cost(&self, add: Option<&[f32]>) -> Cost {
+        let elements = self.input_len() + self.weight_len() + self.output_len() + add.map_or(0, <[f32]>::len);
+        let flops = self.flops();
+        Cost {
+            flops,
+            computed: if self.is_winograd() { flops / 4 } else { flops },
+            ..Cost::passes(1, elements)
+        }
+    }
+
     fn is_winograd(&self) -> bool {
         // With fewer channels than half a vector, Winograd's lanes idle; the image's three take the general
         // way. So does what is done in less than a millisecond either way: there the direct sum's smaller
@@ -148,6 +162,13 @@ impl Conv2dShape {
         (self.kernel, self.stride, self.padding) == (3, 1, 1)
             && self.in_channels >= 8
             && self.flops() >= WINOGRAD_FLOPS
+    }
+}
+
+impl fmt::Display for Conv2dShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { batch, height, width, in_channels, out_channels, kernel, stride, .. } = self;
+        write!(f, "{batch} x {height}x{width}, {in_channels} -> {out_channels}, k{kernel} s{stride}")
     }
 }
 
@@ -198,6 +219,7 @@ pub fn forward(
     check_len("y", shape.output_len(), y.len())?;
     add.map_or(Ok(()), |add| check_len("add", shape.output_len(), add.len()))?;
     activation.map_or(Ok(()), |activation| activation.check(shape.in_channels))?;
+    let _span = span::enter("conv2d forward", shape, shape.cost(add));
     if shape.is_winograd() {
         winograd::forward(ctx, shape, x, activation, w, add, y)
     } else {
@@ -226,6 +248,7 @@ pub fn backward_input(
     check_len("w", shape.weight_len(), w.len())?;
     check_len("dx", shape.input_len(), dx.len())?;
     add.map_or(Ok(()), |add| check_len("add", shape.input_len(), add.len()))?;
+    let _span = span::enter("conv2d backward_input", shape, shape.cost(add));
     if shape.is_winograd() {
         winograd::backward_input(ctx, shape, dy, w, add, dx)
     } else {
@@ -254,6 +277,7 @@ pub fn backward_weight(
     check_len("dy", shape.output_len(), dy.len())?;
     check_len("dw", shape.weight_len(), dw.len())?;
     activation.map_or(Ok(()), |activation| activation.check(shape.in_channels))?;
+    let _span = span::enter("conv2d backward_weight", shape, shape.cost(None));
     if shape.is_winograd() {
         winograd::backward_weight(ctx, shape, x, activation, dy, dw)
     } else {

@@ -15,6 +15,7 @@ mod tests;
 
 use candle_core::{DType, Storage, Tensor, Var};
 
+use crate::span::{self, Cost};
 use crate::{Context, Error, Result};
 
 /// The ball ‖e‖ₚ ≤ ρ around the weights in which SAM looks for the largest loss
@@ -102,6 +103,8 @@ pub fn power_sums(ctx: &Context, ball: &Neighborhood, parameters: &[(&Var, &Tens
     let mut rest = Vec::new();
     for (index, (w, gradient)) in parameters.iter().enumerate() {
         if is_fused(w) {
+            let streams = if ball.adaptive { 2 } else { 1 };
+            let _span = span::enter("power_sums", "all parameters", Cost::passes(streams, w.elem_count()));
             sums[index] = cpu::power_sum(ctx, ball, w, &gradient.contiguous()?)?;
         } else {
             rest.push(index);
@@ -144,6 +147,7 @@ pub fn perturb(
     check_state(w, "old", old)?;
     let gradient = operand(w, gradient)?;
     if is_fused(w) {
+        let _span = span::enter("perturb", "all parameters", Cost::passes(3, w.elem_count()));
         cpu::perturb(ctx, w, old, &gradient, ball, scale)
     } else {
         reference::perturb(w, old, &gradient, ball, scale)
@@ -173,6 +177,8 @@ pub fn sgd(ctx: &Context, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step
     buffer.map_or(Ok(()), |buffer| check_state(w, "momentum buffer", buffer))?;
     let gradient = operand(w, gradient)?;
     if is_fused(w) {
+        let streams = if buffer.is_some() { 5 } else { 3 };
+        let _span = span::enter("sgd", "all parameters", Cost::passes(streams, w.elem_count()));
         cpu::sgd(ctx, w, &gradient, buffer, step)
     } else {
         reference::sgd(w, &gradient, buffer, step)
@@ -194,6 +200,7 @@ pub fn adamw(ctx: &Context, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: 
     check_state(m, "second moment", v)?;
     let gradient = operand(w, gradient)?;
     if is_fused(w) {
+        let _span = span::enter("adamw", "all parameters", Cost::passes(7, w.elem_count()));
         cpu::adamw(ctx, w, &gradient, m, v, step)
     } else {
         reference::adamw(w, &gradient, m, v, step)

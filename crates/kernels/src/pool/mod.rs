@@ -4,6 +4,7 @@ mod cpu;
 pub mod reference;
 
 use crate::conv2d::{Activation, check_len};
+use crate::span::{self, Cost};
 use crate::{Context, Error, Result};
 
 /// The shape of an average pooling whose stride is its window.
@@ -74,6 +75,8 @@ pub fn forward(
     check_len("x", shape.input_len(), x.len())?;
     check_len("y", shape.output_len(), y.len())?;
     activation.map_or(Ok(()), |activation| activation.check(shape.channels))?;
+    let _span =
+        span::enter("pool forward", format_args!("{} channels", shape.channels), Cost::passes(1, x.len()));
     cpu::forward(ctx, shape, x, activation, y);
     Ok(())
 }
@@ -87,6 +90,8 @@ pub fn backward(ctx: &Context, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) ->
     shape.check()?;
     check_len("dy", shape.output_len(), dy.len())?;
     check_len("dx", shape.input_len(), dx.len())?;
+    let _span =
+        span::enter("pool backward", format_args!("{} channels", shape.channels), Cost::passes(1, dx.len()));
     cpu::backward(ctx, shape, dy, dx);
     Ok(())
 }

@@ -1,0 +1,30 @@
+//! The average pool before the classifier, with the batch norm and ReLU in front of it: GB/s of reading its input
+//! (writing its gradient), and as a part of what copying large buffers reaches on this machine.
+//!
+//! `cargo bench --bench pool`.
+
+mod support;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use wrn_sam::kernels::Context;
+use wrn_sam::kernels::conv2d::Activation;
+use wrn_sam::kernels::pool::{self, PoolShape};
+
+use support::{Bench, NETWORKS, Yardstick, numbers};
+
+fn bench(criterion: &mut Criterion) {
+    let ctx = Context::shared();
+    for (network, batch, width) in NETWORKS {
+        let mut bench = Bench::new(criterion, format!("pool {network} batch {batch}"), Yardstick::Bytes);
+        let shape = PoolShape { batch, height: 8, width: 8, channels: 64 * width, window: 8 };
+        let (mut x, mut y) = (numbers(shape.input_len()), numbers(shape.output_len()));
+        let (scale, shift) = (numbers(shape.channels), numbers(shape.channels));
+        let activation = Some(Activation { scale: &scale, shift: &shift });
+        let (bytes, name) = (size_of_val(&x[..]) as u64, format!("8x8 {}", shape.channels));
+        bench.operation("forward", &name, bytes, || pool::forward(ctx, &shape, &x, activation, &mut y));
+        bench.operation("backward", &name, bytes, || pool::backward(ctx, &shape, &y, &mut x));
+    }
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);
