@@ -16,8 +16,12 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, DType, Device, Layout, Shape, Tensor};
+use candle_core::op::BackpropOp;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp3, DType, Device, Layout, Shape, Storage, Tensor,
+};
 
 /// The backward pass of a [`node`].
 pub trait Backward: Send + Sync + 'static {
@@ -32,6 +36,13 @@ pub trait Backward: Send + Sync + 'static {
     /// # Errors
     /// Whatever the computation reports.
     fn backward(&self, grad_output: &Tensor, needed: &[bool]) -> candle_core::Result<Vec<Option<Tensor>>>;
+
+    /// Whether the gradients of variables are to be had from [`backward`] alone. Plain `loss.backward()` is then an error,
+    /// and a pass is spared a few kernels on one-element tensors for every variable, which a GPU takes as long for as for
+    /// larger ones. Default false.
+    fn hands_over_variables(&self) -> bool {
+        false
+    }
 }
 
 thread_local! {
@@ -72,15 +83,15 @@ pub fn backward(loss: &Tensor) -> candle_core::Result<GradStore> {
     Ok(gradients)
 }
 
-/// Makes one node of candle's graph, on the CPU, out of the `output` of a computation, the `inputs` it was
-/// computed from and its `backward` pass. If no input tracks gradients, the result does not either, and
-/// `backward` is dropped.
+/// Makes one node of candle's graph out of the `output` of a computation, the `inputs` it was computed from and its
+/// `backward` pass. If no input tracks gradients, the result does not either, and `backward` is dropped. Output and
+/// inputs lie on one device.
 ///
 /// # Errors
-/// If `shape` and the output's length differ.
+/// If `shape` and the output's length differ (where that can be known, on the CPU), or an input lies elsewhere.
 ///
 /// ```
-/// use candle_core::{CpuStorage, Device, Result, Tensor, Var};
+/// use candle_core::{CpuStorage, Device, Result, Storage, Tensor, Var};
 /// use wrn_sam_kernels::autograd::{Backward, node};
 ///
 /// /// The sum of any number of vectors.
@@ -94,72 +105,102 @@ pub fn backward(loss: &Tensor) -> candle_core::Result<GradStore> {
 ///
 /// let w = (0..5).map(|i| Var::new(&[i as f32, 1.], &Device::Cpu)).collect::<Result<Vec<_>>>()?;
 /// let inputs: Vec<&Tensor> = w.iter().map(|w| w.as_tensor()).collect();
-/// let sum = node(CpuStorage::F32(vec![10., 5.]), 2, &inputs, Sum(5))?;
+/// let sum = node(Storage::Cpu(CpuStorage::F32(vec![10., 5.])), 2, &inputs, Sum(5))?;
 /// let gradients = sum.sqr()?.sum_all()?.backward()?;
 /// assert_eq!(gradients.get(&w[4]).unwrap().to_vec1::<f32>()?, [20., 10.]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn node(
-    output: CpuStorage,
+    output: Storage,
     shape: impl Into<Shape>,
     inputs: &[&Tensor],
     backward: impl Backward,
 ) -> candle_core::Result<Tensor> {
     let shape = shape.into();
-    let found = match &output {
-        CpuStorage::F32(values) => values.len(),
-        CpuStorage::F64(values) => values.len(),
-        other => candle_core::bail!(
-            "a node's output is f32 or f64, not {:?}",
-            candle_core::backend::BackendStorage::dtype(other)
-        ),
+    check_output(&output, &shape)?;
+    if !inputs.iter().any(|input| input.track_op()) {
+        return constant(output, shape);
+    }
+    let gradients = Gradients::default();
+    let token = tie_all(inputs, &gradients, &output.device(), backward.hands_over_variables())?;
+    token.apply_op1(Node {
+        name: backward.name(),
+        inputs: inputs.iter().map(|&input| input.clone()).collect(),
+        output: Mutex::new(Some((output, shape))),
+        backward: Box::new(backward),
+        gradients,
+    })
+}
+
+/// A tensor of a storage, outside of any graph.
+///
+/// # Errors
+/// If `shape` and the storage's length differ (where that can be known, on the CPU).
+pub fn constant(storage: Storage, shape: impl Into<Shape>) -> candle_core::Result<Tensor> {
+    let shape = shape.into();
+    check_output(&storage, &shape)?;
+    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+}
+
+fn check_output(output: &Storage, shape: &Shape) -> candle_core::Result<()> {
+    let found = match output {
+        Storage::Cpu(CpuStorage::F32(values)) => values.len(),
+        Storage::Cpu(CpuStorage::F64(values)) => values.len(),
+        Storage::Cpu(other) => candle_core::bail!("a node's output is f32 or f64, not {:?}", other.dtype()),
+        // A device's allocation may be longer than what is in it.
+        _ => return Ok(()),
     };
     if found != shape.elem_count() {
         candle_core::bail!("a node of shape {shape:?} has {found} elements");
     }
-    let name = backward.name();
-    let gradients = Gradients::default();
-    let tracked = inputs.iter().any(|input| input.track_op());
-    let token = if tracked { tie_all(inputs, &gradients)? } else { token()? };
-    token.apply_op1(Node {
-        name,
-        inputs: if tracked { inputs.iter().map(|&input| input.clone()).collect() } else { Vec::new() },
-        output: Mutex::new(Some((output, shape))),
-        backward: tracked.then(|| Box::new(backward) as Box<dyn Backward>),
-        gradients,
-    })
+    Ok(())
 }
 
 /// The gradients on their way from the node to its inputs.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-fn token() -> candle_core::Result<Tensor> {
-    Tensor::zeros(1, DType::F32, &Device::Cpu)
+fn token(device: &Device) -> candle_core::Result<Tensor> {
+    Tensor::zeros(1, DType::F32, device)
 }
 
-/// Ties the inputs into one token.
-fn tie_all(inputs: &[&Tensor], gradients: &Gradients) -> candle_core::Result<Tensor> {
-    let mut tokens = tie(inputs, Some(gradients))?;
-    while tokens.len() > 1 {
-        tokens = tie(&tokens.iter().collect::<Vec<_>>(), None)?;
-    }
-    tokens.pop().map_or_else(token, Ok)
-}
-
-fn tie(tensors: &[&Tensor], gradients: Option<&Gradients>) -> candle_core::Result<Vec<Tensor>> {
-    let padding = token()?;
-    let ties = tensors.chunks(3).enumerate().map(|(chunk, tensors)| {
-        let at = |i: usize| tensors.get(i).copied().unwrap_or(&padding);
-        let inputs = gradients.map(|gradients| (gradients.clone(), 3 * chunk));
-        at(0).apply_op3(at(1), at(2), Tie { inputs })
+/// Ties the inputs into one token. Where variables are only handed over, one of them stands for all.
+fn tie_all(
+    inputs: &[&Tensor],
+    gradients: &Gradients,
+    device: &Device,
+    only_handed_over: bool,
+) -> candle_core::Result<Tensor> {
+    let indexed = inputs.iter().copied().enumerate();
+    let (variables, others): (Vec<_>, Vec<_>) =
+        indexed.clone().partition(|(_, input)| only_handed_over && input.is_variable());
+    let tied: Vec<_> = variables.into_iter().take(1).chain(others).collect();
+    let ties = tied.chunks(3).map(|inputs| {
+        let indices = inputs.iter().map(|(index, _)| *index).collect();
+        tie(inputs.iter().map(|(_, input)| *input), device, Some((gradients.clone(), indices)))
     });
-    ties.collect()
+    let mut tokens = ties.collect::<candle_core::Result<Vec<_>>>()?;
+    while tokens.len() > 1 {
+        let ties = tokens.chunks(3).map(|tokens| tie(tokens.iter(), device, None));
+        tokens = ties.collect::<candle_core::Result<Vec<_>>>()?;
+    }
+    tokens.pop().map_or_else(|| token(device), Ok)
 }
 
-/// Ties three inputs, or three tokens, into a token.
+fn tie<'a>(
+    mut tensors: impl Iterator<Item = &'a Tensor>,
+    device: &Device,
+    inputs: Option<(Gradients, Vec<usize>)>,
+) -> candle_core::Result<Tensor> {
+    let padding = token(device)?;
+    let mut next = || tensors.next().unwrap_or(&padding).clone();
+    let (first, second, third) = (next(), next(), next());
+    first.apply_op3(&second, &third, Tie { inputs })
+}
+
+/// Ties up to three inputs, or three tokens, into a token.
 struct Tie {
-    /// For inputs: where their gradients will be, and the first one's index.
-    inputs: Option<(Gradients, usize)>,
+    /// For inputs: where their gradients will be, and their indices there.
+    inputs: Option<(Gradients, Vec<usize>)>,
 }
 
 impl Tie {
@@ -167,8 +208,9 @@ impl Tie {
         if !tensor.track_op() {
             return Ok(None);
         }
-        let Some((gradients, first)) = &self.inputs else { return token().map(Some) };
-        let gradient = lock(gradients).get_mut(first + i).and_then(Option::take);
+        let Some((gradients, indices)) = &self.inputs else { return token(tensor.device()).map(Some) };
+        let index = indices.get(i).copied();
+        let gradient = index.and_then(|index| lock(gradients).get_mut(index).and_then(Option::take));
         match gradient {
             None if !tensor.is_variable() => tensor.zeros_like().map(Some),
             gradient => Ok(gradient),
@@ -193,6 +235,19 @@ impl CustomOp3 for Tie {
         Ok((CpuStorage::F32(vec![0.0]), Shape::from(1)))
     }
 
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = Shape::from(1);
+        Ok((input.device().zeros_impl(&shape, DType::F32)?, shape))
+    }
+
     fn bwd(
         &self,
         first: &Tensor,
@@ -209,9 +264,8 @@ impl CustomOp3 for Tie {
 struct Node {
     name: &'static str,
     inputs: Vec<Tensor>,
-    output: Mutex<Option<(CpuStorage, Shape)>>,
-    /// `None` where no input tracks gradients.
-    backward: Option<Box<dyn Backward>>,
+    output: Mutex<Option<(Storage, Shape)>>,
+    backward: Box<dyn Backward>,
     gradients: Gradients,
 }
 
@@ -222,13 +276,27 @@ impl CustomOp1 for Node {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         match lock(&self.output).take() {
-            Some(output) => Ok(output),
-            None => candle_core::bail!("{}: a node is applied once", self.name),
+            Some((Storage::Cpu(output), shape)) => Ok((output, shape)),
+            _ => candle_core::bail!("{}: a node is applied once", self.name),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        match lock(&self.output).take() {
+            Some((Storage::Cuda(output), shape)) => Ok((output, shape)),
+            _ => candle_core::bail!("{}: a node is applied once", self.name),
         }
     }
 
     fn bwd(&self, token: &Tensor, _: &Tensor, grad_output: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let Some(backward) = &self.backward else { return Ok(None) };
+        let backward = &self.backward;
+        if backward.hands_over_variables() && HANDED_OVER.with_borrow(Option::is_none) {
+            candle_core::bail!(
+                "{}: this network hands its parameters' gradients over to wrn_sam_kernels::backward(&loss) alone; call \
+                 that in the place of loss.backward()",
+                self.name
+            );
+        }
         let needed: Vec<bool> = self.inputs.iter().map(Tensor::track_op).collect();
         let mut gradients = backward.backward(grad_output, &needed)?;
         if gradients.len() != self.inputs.len() {
@@ -268,7 +336,7 @@ mod tests {
     use super::*;
 
     /// y = sum_i (i + 1) w_i, from any number of vectors of two.
-    struct Weighted(usize);
+    struct Weighted(usize, bool);
 
     impl Backward for Weighted {
         fn name(&self) -> &'static str {
@@ -281,24 +349,28 @@ mod tests {
                 |(i, needed): (usize, &bool)| needed.then(|| grad.affine(i as f64 + 1.0, 0.0)).transpose();
             needed.iter().enumerate().map(weighted).collect()
         }
+
+        fn hands_over_variables(&self) -> bool {
+            self.1
+        }
     }
 
-    fn weighted(inputs: &[&Tensor]) -> Result<Tensor> {
+    fn weighted(inputs: &[&Tensor], hands_over: bool) -> Result<Tensor> {
         let mut sum = vec![0f32; 2];
         for (i, input) in inputs.iter().enumerate() {
             let values = input.to_vec1::<f32>()?;
             (0..2).for_each(|j| sum[j] += (i + 1) as f32 * values[j]);
         }
-        node(CpuStorage::F32(sum), 2, inputs, Weighted(inputs.len()))
+        node(Storage::Cpu(CpuStorage::F32(sum)), 2, inputs, Weighted(inputs.len(), hands_over))
     }
 
     /// A network with a node on top of a candle operation, a shared variable and a constant among the inputs.
-    fn loss(vars: &[Var], constant: &Tensor) -> Result<Tensor> {
+    fn loss(vars: &[Var], constant: &Tensor, hands_over: bool) -> Result<Tensor> {
         let hidden = (vars[0].as_tensor() * 3.0)?;
         let mut inputs: Vec<&Tensor> = vars.iter().map(Var::as_tensor).collect();
         inputs.extend([&hidden, constant]);
-        let first = weighted(&inputs)?;
-        let second = weighted(&[&first, vars[1].as_tensor()])?;
+        let first = weighted(&inputs, hands_over)?;
+        let second = weighted(&[&first, vars[1].as_tensor()], hands_over)?;
         (second.sqr()? + vars[2].as_tensor().sqr()?)?.sum_all()
     }
 
@@ -319,15 +391,17 @@ mod tests {
             let vars = (0..count).map(var).collect::<Result<Vec<_>>>()?;
             let constant = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
             let expected = plain_loss(&vars, &constant)?.backward()?;
-            let loss = loss(&vars, &constant)?;
+            let only_handed_over = loss(&vars, &constant, true)?;
+            let loss = loss(&vars, &constant, false)?;
             for _twice in 0..2 {
-                let (handed_over, plain) = (backward(&loss)?, loss.backward()?);
-                for var in &vars {
+                let ways = [backward(&loss)?, loss.backward()?, backward(&only_handed_over)?];
+                for (var, way) in vars.iter().flat_map(|var| ways.iter().map(move |way| (var, way))) {
                     let expected = expected.get(var).unwrap().to_vec1::<f32>()?;
-                    assert_eq!(handed_over.get(var).unwrap().to_vec1::<f32>()?, expected);
-                    assert_eq!(plain.get(var).unwrap().to_vec1::<f32>()?, expected);
+                    assert_eq!(way.get(var).unwrap().to_vec1::<f32>()?, expected);
                 }
             }
+            let error = only_handed_over.backward().unwrap_err().to_string();
+            assert!(error.contains("call that in the place of loss.backward()"), "{error}");
         }
         Ok(())
     }
@@ -335,7 +409,7 @@ mod tests {
     #[test]
     fn a_node_of_constants_tracks_nothing() -> Result<()> {
         let constant = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
-        let sum = weighted(&[&constant, &constant])?;
+        let sum = weighted(&[&constant, &constant], false)?;
         assert!(!sum.track_op());
         assert_eq!(sum.to_vec1::<f32>()?, [3., 6.]);
         Ok(())
@@ -343,6 +417,6 @@ mod tests {
 
     #[test]
     fn a_wrong_length_is_an_error() {
-        assert!(node(CpuStorage::F32(vec![0.0; 3]), 2, &[], Weighted(0)).is_err());
+        assert!(node(Storage::Cpu(CpuStorage::F32(vec![0.0; 3])), 2, &[], Weighted(0, false)).is_err());
     }
 }

@@ -70,12 +70,14 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod autograd;
+pub mod backend;
 pub mod batch_norm;
 mod buffer;
 mod context;
 pub mod conv2d;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod dropout;
 mod error;
 mod gemm;
 pub mod linear;
@@ -91,6 +93,7 @@ mod tensor;
 mod threads;
 
 pub use autograd::backward;
+pub use backend::Backend;
 pub use buffer::Buffer;
 pub use context::Context;
 pub use error::{Error, Result};

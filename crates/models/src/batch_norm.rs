@@ -1,5 +1,6 @@
 use candle_core::{DType, Tensor, Var};
 use candle_nn::VarBuilder;
+use wrn_sam_kernels::batch_norm::track;
 
 use crate::error::{Error, Result};
 use crate::init;
@@ -77,7 +78,8 @@ impl BatchNorm {
             let centred = input.broadcast_sub(&mean)?;
             let variance = mean_per_channel(&centred.sqr()?)?;
             let values_per_channel = x.elem_count() / channels;
-            self.track(&mean.detach(), &variance.detach(), values_per_channel, mode)?;
+            let moves = mode.moves_statistics();
+            track(&self.state(), &mean.detach(), &variance.detach(), values_per_channel, moves)?;
             (centred, variance)
         } else {
             let mean = column(&self.running_mean.as_detached_tensor())?;
@@ -105,24 +107,6 @@ impl BatchNorm {
     pub(crate) fn check_count(&self, dims: &[usize], mode: Mode) -> Result<()> {
         if mode.is_training() && dims.iter().product::<usize>() == self.channels() {
             return Err(Error::TooFewValues { layer: self.layer(), found: dims.to_vec() });
-        }
-        Ok(())
-    }
-
-    /// Counts the batch, and moves the running statistics where the mode says so. `mean` and the biased `variance`
-    /// have one value per channel, in any shape.
-    pub(crate) fn track(&self, mean: &Tensor, variance: &Tensor, values: usize, mode: Mode) -> Result<()> {
-        if mode.is_training() {
-            let count = self.num_batches_tracked.as_detached_tensor();
-            self.num_batches_tracked.set(&(&count + count.ones_like()?)?)?;
-        }
-        if mode.moves_statistics() {
-            let unbiased = (variance * (values as f64 / (values as f64 - 1.0)))?;
-            for (running, batch) in [(&self.running_mean, mean), (&self.running_var, &unbiased)] {
-                let old = accumulated(&running.as_detached_tensor())?;
-                let new = ((old * (1.0 - MOMENTUM))? + (batch.reshape(running.shape())? * MOMENTUM)?)?;
-                running.set(&new.to_dtype(running.dtype())?)?;
-            }
         }
         Ok(())
     }

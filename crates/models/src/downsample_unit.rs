@@ -1,12 +1,14 @@
+use std::sync::OnceLock;
+
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Backend;
 
 use crate::batch_norm::BatchNorm;
 use crate::conv::Conv2d;
 use crate::dropout::Dropout;
 use crate::error::{Error, Result};
-use crate::fused;
+use crate::fused::{Compute, Network};
 use crate::mode::Mode;
 use crate::relu::relu_plain;
 
@@ -28,6 +30,8 @@ pub struct DownsampleUnit {
     pub(crate) dropout: Dropout,
     pub(crate) second_convolution: Conv2d,
     pub(crate) projection: Conv2d,
+    /// What runs the unit alone.
+    compute: OnceLock<Compute>,
 }
 
 impl DownsampleUnit {
@@ -53,22 +57,31 @@ impl DownsampleUnit {
             dropout: Dropout::new(dropout, block.pp("3_dropout").prefix())?,
             second_convolution: Conv2d::new(out_channels, out_channels, 3, 1, block.pp("4_convolution"))?,
             projection: Conv2d::new(in_channels, out_channels, 1, stride, vb.pp("downsample"))?,
+            compute: OnceLock::new(),
         })
     }
 
     /// `x` [N, I, H, W] of the parameters' float dtype, on their device.
     ///
-    /// In f32 on the CPU this is the project's own forward and backward pass on all cores, a single node of candle's
-    /// graph, and builds no graph in [`Mode::Eval`]; elsewhere it is [`forward_plain`](Self::forward_plain).
+    /// In f32 on the CPU, and with the feature `cuda` on a GPU, this is the project's own forward and backward pass, a
+    /// single node of candle's graph, and builds no graph in [`Mode::Eval`]; elsewhere it is
+    /// [`forward_plain`](Self::forward_plain).
     ///
     /// # Errors
     /// As [`BatchNorm::forward`].
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        if !fused::serves(x) {
-            return self.forward_plain(x, mode);
+        match Compute::of(&self.compute, &self.input_normalization.weight)? {
+            Compute::Cpu(context) => self.run(context, x, mode),
+            #[cfg(feature = "cuda")]
+            Compute::Cuda(engine) => self.run(engine, x, mode),
+            Compute::Plain => self.forward_plain(x, mode),
         }
+    }
+
+    fn run<B: Backend>(&self, backend: &B, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.input_normalization.check_input(x, mode)?;
-        Ok(fused::run(Context::shared(), &[self], x, mode)?.permute((0, 3, 1, 2))?)
+        let network = Network { layers: &[self], head: None, hands_over_variables: false };
+        Ok(network.run(backend, x, mode)?.permute((0, 3, 1, 2))?)
     }
 
     /// As [`forward`](Self::forward), from stock candle operations.

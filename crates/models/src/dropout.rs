@@ -2,7 +2,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 use rand_chacha::rand_core::Rng;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::dropout::Mask;
 
 use crate::error::{Error, Result};
 use crate::mode::Mode;
@@ -52,9 +52,7 @@ impl Dropout {
             position
         };
         let key = stream(seed, *b"dropout.", &self.name, pass).next_u64();
-        // Probabilities below 1 stay below 2^64.
-        let threshold = (self.probability * 2f64.powi(64)) as u64;
-        Some(Mask { key, threshold, scale: (1.0 / (1.0 - self.probability)) as f32 })
+        Some(Mask::new(key, self.probability))
     }
 
     pub(crate) fn forward_plain(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -65,42 +63,6 @@ impl Dropout {
         let mask = Tensor::from_vec(values, (n, h, w, c), x.device())?.permute((0, 3, 1, 2))?;
         Ok((x * mask.to_dtype(x.dtype())?)?)
     }
-}
-
-/// The factors of one pass through one layer. Elements are numbered channels last: ((n H + y) W + x) C + c.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mask {
-    key: u64,
-    threshold: u64,
-    scale: f32,
-}
-
-impl Mask {
-    /// Multiplies channels-last values, all of the layer's, by their factors.
-    pub(crate) fn apply(&self, ctx: &Context, values: &mut [f32]) {
-        const CHUNK: usize = 4096;
-        ctx.for_each_chunk(values, CHUNK, |index, chunk| {
-            let mut factors = [0.0; CHUNK];
-            self.fill((index * CHUNK) as u64, &mut factors[..chunk.len()]);
-            chunk.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
-        });
-    }
-
-    /// The factors, 0 or 1 / (1 - p), of the elements from `first` on.
-    pub(crate) fn fill(&self, first: u64, factors: &mut [f32]) {
-        for (element, factor) in (first..).zip(factors) {
-            *factor = if splitmix64(self.key, element) < self.threshold { 0.0 } else { self.scale };
-        }
-    }
-}
-
-/// Number `index` of the SplitMix64 generator begun at `key` (Steele, Lea and Flood, 2014): any element's number is at
-/// hand without those before it, so that the mask does not depend on who computes which part.
-fn splitmix64(key: u64, index: u64) -> u64 {
-    let mut z = key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
@@ -153,23 +115,6 @@ mod tests {
         let other = Dropout::new(0.5, "b".into()).unwrap();
         other.seek(17, 0);
         assert_ne!(values(&other, Mode::Train), passes[0]);
-    }
-
-    #[test]
-    fn a_mask_can_be_filled_in_pieces() {
-        let mask = Dropout::new(0.3, "d".into()).unwrap().next_mask(Mode::Train).unwrap();
-        let (mut whole, mut pieces) = ([0.0; 100], [0.0; 100]);
-        mask.fill(5, &mut whole);
-        mask.fill(45, &mut pieces[40..]);
-        mask.fill(5, &mut pieces[..40]);
-        assert_eq!(whole, pieces);
-    }
-
-    #[test]
-    fn splitmix64_is_the_published_generator() {
-        // The first two numbers of the reference implementation from state 1234567.
-        assert_eq!(splitmix64(1_234_567, 0), 6_457_827_717_110_365_317);
-        assert_eq!(splitmix64(1_234_567, 1), 3_203_168_211_198_807_973);
     }
 
     #[test]

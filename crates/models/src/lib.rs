@@ -70,3 +70,4 @@ pub use mode::Mode;
 pub use parameters::{Kind, Parameters};
 pub use summary::{LayerSummary, Summary, summary};
 pub use wide_resnet::WideResNet;
+pub use wrn_sam_kernels::Precision;

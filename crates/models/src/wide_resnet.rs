@@ -1,6 +1,6 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::{Backend, Context, Precision};
 
 use crate::basic_unit::BasicUnit;
 use crate::batch_norm::BatchNorm;
@@ -8,7 +8,7 @@ use crate::config::WideResNetConfig;
 use crate::conv::Conv2d;
 use crate::downsample_unit::DownsampleUnit;
 use crate::error::{Error, Result};
-use crate::fused;
+use crate::fused::{Compute, Head, Layer, Network};
 use crate::init;
 use crate::mode::Mode;
 use crate::relu::relu_plain;
@@ -30,7 +30,8 @@ pub struct WideResNet {
     pub(crate) normalization: BatchNorm,
     pub(crate) classifier_weight: Tensor,
     pub(crate) classifier_bias: Tensor,
-    context: Context,
+    compute: Compute,
+    hands_over_gradients: bool,
 }
 
 /// Residual units of one width.
@@ -79,26 +80,55 @@ impl WideResNet {
         ];
         let normalization = BatchNorm::new(widths[3], vb.pp("4_normalization"))?;
         let classification = vb.pp("8_classification");
+        let classifier_weight =
+            classification.get_with_hints((config.labels, widths[3]), "weight", init::ZERO)?;
+        let classifier_bias = classification.get_with_hints(config.labels, "bias", init::ZERO)?;
+        let compute = Compute::new(&classifier_weight, Precision::F32)?;
         Ok(Self {
             config: config.clone(),
             convolution,
             groups,
             normalization,
-            classifier_weight: classification.get_with_hints(
-                (config.labels, widths[3]),
-                "weight",
-                init::ZERO,
-            )?,
-            classifier_bias: classification.get_with_hints(config.labels, "bias", init::ZERO)?,
-            context: Context::shared().clone(),
+            classifier_weight,
+            classifier_bias,
+            compute,
+            hands_over_gradients: false,
         })
     }
 
-    /// Runs on the threads and instruction set of `context` instead of [`Context::shared`]'s. Results do not depend
-    /// on the number of threads.
+    /// On the CPU, runs on the threads and instruction set of `context` instead of [`Context::shared`]'s. Results do not
+    /// depend on the number of threads.
     #[must_use]
     pub fn with_context(self, context: Context) -> Self {
-        Self { context, ..self }
+        match self.compute {
+            Compute::Cpu(_) => Self { compute: Compute::Cpu(context), ..self },
+            _ => self,
+        }
+    }
+
+    /// Computes in the given precision. The parameters stay f32, and so do their gradients, the running statistics and
+    /// the logits.
+    ///
+    /// # Errors
+    /// [`Error::Kernels`] where the parameters are not f32 on a CUDA device, unless it is [`Precision::F32`].
+    pub fn with_precision(self, precision: Precision) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Compute::Cuda(engine) = &self.compute
+            && engine.precision() == precision
+        {
+            return Ok(self);
+        }
+        match (&self.compute, precision) {
+            (Compute::Cpu(_) | Compute::Plain, Precision::F32) => Ok(self),
+            _ => Ok(Self { compute: Compute::new(&self.classifier_weight, precision)?, ..self }),
+        }
+    }
+
+    /// Gives the parameters' gradients to [`wrn_sam_kernels::backward`] alone, and makes `loss.backward()` an error.
+    /// That spares a training pass some small kernels for each parameter, of which a GPU feels the number.
+    #[must_use]
+    pub fn with_handed_over_gradients(self) -> Self {
+        Self { hands_over_gradients: true, ..self }
     }
 
     /// The hyper-parameters it was built with.
@@ -109,31 +139,37 @@ impl WideResNet {
     /// Logits [N, labels] of normalised images [N, in_channels, 32, 32], of the parameters' float dtype and on their
     /// device.
     ///
-    /// In f32 on the CPU this is the project's own forward and backward pass, a single node of candle's graph, and
-    /// builds no graph in [`Mode::Eval`]; elsewhere it is [`forward_plain`](Self::forward_plain). For the quickest
-    /// gradients call [`wrn_sam_kernels::backward`] on the loss; `loss.backward()` gives the same ones.
+    /// In f32 on the CPU, and with the feature `cuda` on a GPU, this is the project's own forward and backward pass, a
+    /// single node of candle's graph, and builds no graph in [`Mode::Eval`]; elsewhere it is
+    /// [`forward_plain`](Self::forward_plain). For the quickest gradients call [`wrn_sam_kernels::backward`] on the loss;
+    /// `loss.backward()` gives the same ones.
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::InputDType`]; [`Error::Candle`] where an operation fails. After an error in
     /// [`Mode::Train`] the running statistics of the layers already passed have moved.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        if !fused::serves(images) {
-            return self.forward_plain(images, mode);
+        match &self.compute {
+            Compute::Cpu(context) => self.run(context, images, mode),
+            #[cfg(feature = "cuda")]
+            Compute::Cuda(engine) => self.run(engine, images, mode),
+            Compute::Plain => self.forward_plain(images, mode),
         }
+    }
+
+    fn run<B: Backend>(&self, backend: &B, images: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_input(images)?;
-        let head = fused::Head {
+        let head = Head {
             normalization: &self.normalization,
             weight: &self.classifier_weight,
             bias: &self.classifier_bias,
         };
-        let mut layers: Vec<&dyn fused::Layer> = vec![&self.convolution];
+        let mut layers: Vec<&dyn Layer<B>> = vec![&self.convolution];
         for group in &self.groups {
             layers.push(&group.downsample);
-            layers.extend(group.basics.iter().map(|unit| unit as &dyn fused::Layer));
+            layers.extend(group.basics.iter().map(|unit| unit as &dyn Layer<B>));
         }
-        layers.push(&head);
-        let logits = fused::run(&self.context, &layers, images, mode)?;
-        Ok(logits.reshape((images.dim(0)?, self.config.labels))?)
+        let hands_over_variables = self.hands_over_gradients;
+        Network { layers: &layers, head: Some(&head), hands_over_variables }.run(backend, images, mode)
     }
 
     /// As [`forward`](Self::forward), from stock candle operations alone, on any device and in any float dtype that

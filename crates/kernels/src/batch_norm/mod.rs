@@ -32,6 +32,9 @@ pub mod reference;
 
 pub use op::{batch_norm_relu, batch_norm_relu_with};
 
+use candle_core::{DType, Tensor};
+
+use crate::backend::BatchNormState;
 use crate::conv2d::{Activation, check_len};
 use crate::span::{self, Cost};
 use crate::{Context, Error, Result};
@@ -67,6 +70,40 @@ pub fn scale_shift(gamma: &[f32], beta: &[f32], mean: &[f32], var: &[f32], eps: 
             (scale, (f64::from(beta) - f64::from(mean) * f64::from(scale)) as f32)
         })
         .unzip()
+}
+
+/// Counts a batch, and moves the running statistics where `moves` says so: `running = (1 - momentum) running + momentum
+/// batch`, with the unbiased variance. `mean` and the biased `variance` have one value per channel, in any shape, of
+/// `values` elements each, at least two. In candle's operations, for any device and float type.
+///
+/// # Errors
+/// candle's, where an operand does not fit.
+pub fn track(
+    norm: &BatchNormState,
+    mean: &Tensor,
+    variance: &Tensor,
+    values: usize,
+    moves: bool,
+) -> candle_core::Result<()> {
+    let count = norm.num_batches_tracked.as_detached_tensor();
+    norm.num_batches_tracked.set(&(&count + count.ones_like()?)?)?;
+    if moves {
+        let unbiased = (variance * (values as f64 / (values as f64 - 1.0)))?;
+        for (running, batch) in [(norm.running_mean, mean), (norm.running_var, &unbiased)] {
+            let old = accumulated(&running.as_detached_tensor())?;
+            let new = ((old * (1.0 - norm.momentum))? + (batch.reshape(running.shape())? * norm.momentum)?)?;
+            running.set(&new.to_dtype(running.dtype())?)?;
+        }
+    }
+    Ok(())
+}
+
+/// In the type that sums are taken in: f32 for the half-width ones.
+fn accumulated(x: &Tensor) -> candle_core::Result<Tensor> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
+    }
 }
 
 /// Where the mean and variance of a forward pass came from, which decides whether gradients flow through

@@ -1,61 +1,42 @@
 use candle_core::Tensor;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::backend::{Backend, Input};
 
-use super::normalization::Normalization;
-use super::{Convolution, Images, Layer, Saved};
+use super::{BoxedSaved, Convolution, Filters, Gradients, Images, Layer, Saved};
 use crate::basic_unit::BasicUnit;
-use crate::dropout::Mask;
 use crate::error::Result;
 use crate::mode::Mode;
 
-/// The tail that both kinds of unit share: `conv(dropout(relu(norm(x)))) + residual`.
-pub(super) struct Tail {
-    x: Images,
-    normalization: Normalization,
-    convolution: Convolution,
-    /// The mask, and the activated and masked images it made.
-    dropped: Option<(Mask, Images)>,
+/// The end that both kinds of unit share: `conv(dropout(relu(norm(x)))) + residual`.
+pub(super) struct Tail<B: Backend> {
+    x: Images<B>,
+    activated: B::Activated,
+    convolution: Convolution<B>,
 }
 
-impl Tail {
+impl<B: Backend> Tail<B> {
     pub(super) fn forward(
-        ctx: &Context,
-        (normalization, mask, convolution): (Normalization, Option<Mask>, Convolution),
-        x: Images,
-        residual: &Images,
-    ) -> Result<(Images, Self)> {
-        let dropped = match mask {
-            Some(mask) => {
-                let mut activated = normalization.apply(ctx, &x)?;
-                mask.apply(ctx, &mut activated.values);
-                Some((mask, activated))
-            }
-            None => None,
-        };
-        let y = match &dropped {
-            Some((_, activated)) => convolution.forward(ctx, activated, None, Some(residual))?,
-            None => convolution.forward(ctx, &x, normalization.activation(), Some(residual))?,
-        };
-        Ok((y, Self { x, normalization, convolution, dropped }))
+        backend: &B,
+        x: Images<B>,
+        activated: B::Activated,
+        convolution: Convolution<B>,
+        residual: &Images<B>,
+    ) -> Result<(Images<B>, Self)> {
+        let y = convolution.forward(backend, Input::Activated(&x.values, &activated), Some(residual))?;
+        Ok((y, Self { x, activated, convolution }))
     }
 
     /// The gradient of `x`, and those of the norm's weight and bias and of the convolution.
-    pub(super) fn backward(&self, ctx: &Context, dy: &Images) -> Result<(Images, [Tensor; 3])> {
-        let (input, activation) = match &self.dropped {
-            Some((_, activated)) => (activated, None),
-            None => (&self.x, self.normalization.activation()),
-        };
-        let convolution = self.convolution.backward_weight(ctx, input, activation, dy)?;
-        let mut grad = self.convolution.backward_input(ctx, dy, None)?;
-        if let Some((mask, _)) = &self.dropped {
-            mask.apply(ctx, &mut grad.values);
-        }
-        let [weight, bias] = self.normalization.backward(ctx, &self.x, &mut grad, None)?;
+    pub(super) fn backward(&self, backend: &B, dy: &Images<B>) -> Result<(Images<B>, [B::Gradient; 3])> {
+        let input = Input::Activated(&self.x.values, &self.activated);
+        let convolution = self.convolution.backward_weight(backend, input, dy)?;
+        let mut grad = self.convolution.backward_input(backend, dy, None)?;
+        let [weight, bias] =
+            backend.backward_normalize(&self.x.values, &self.activated, &mut grad.values, None)?;
         Ok((grad, [weight, bias, convolution]))
     }
 }
 
-impl Layer for BasicUnit {
+impl<B: Backend> Layer<B> for BasicUnit {
     fn parameters(&self) -> Vec<&Tensor> {
         let (first, second) = (&self.first_normalization, &self.second_normalization);
         vec![
@@ -68,41 +49,40 @@ impl Layer for BasicUnit {
         ]
     }
 
-    fn forward(&self, ctx: &Context, x: Images, mode: Mode) -> Result<(Images, Option<Box<dyn Saved>>)> {
-        let normalization = Normalization::new(ctx, &self.first_normalization, &x, mode)?;
-        let convolution = Convolution::new(&self.first_convolution, &x)?;
-        let hidden = convolution.forward(ctx, &x, normalization.activation(), None)?;
-        let tail = (
-            Normalization::new(ctx, &self.second_normalization, &hidden, mode)?,
-            self.dropout.next_mask(mode),
-            Convolution::new(&self.second_convolution, &hidden)?,
-        );
-        let (y, tail) = Tail::forward(ctx, tail, hidden, &x)?;
-        let saved =
-            mode.is_training().then(|| Box::new(SavedUnit { x, normalization, convolution, tail }) as _);
-        Ok((y, saved))
+    fn forward(
+        &self,
+        backend: &B,
+        filters: &mut Filters<B>,
+        mut x: Images<B>,
+        mode: Mode,
+    ) -> Result<(Images<B>, Option<BoxedSaved<B>>)> {
+        let activated = x.normalize(backend, &self.first_normalization, None, mode)?;
+        let convolution = Convolution::new(&self.first_convolution, filters, &x)?;
+        let mut hidden = convolution.forward(backend, Input::Activated(&x.values, &activated), None)?;
+        let mask = self.dropout.next_mask(mode);
+        let second = hidden.normalize(backend, &self.second_normalization, mask, mode)?;
+        let second_convolution = Convolution::new(&self.second_convolution, filters, &hidden)?;
+        let (y, tail) = Tail::forward(backend, hidden, second, second_convolution, &x)?;
+        let saved = SavedUnit { x, activated, convolution, tail };
+        Ok((y, mode.is_training().then(|| Box::new(saved) as _)))
     }
 }
 
-struct SavedUnit {
-    x: Images,
-    normalization: Normalization,
-    convolution: Convolution,
-    tail: Tail,
+struct SavedUnit<B: Backend> {
+    x: Images<B>,
+    activated: B::Activated,
+    convolution: Convolution<B>,
+    tail: Tail<B>,
 }
 
-impl Saved for SavedUnit {
-    fn backward(
-        &self,
-        ctx: &Context,
-        dy: Images,
-        needs_input: bool,
-    ) -> Result<(Option<Images>, Vec<Tensor>)> {
-        let (grad, tail) = self.tail.backward(ctx, &dy)?;
-        let activation = self.normalization.activation();
-        let convolution = self.convolution.backward_weight(ctx, &self.x, activation, &grad)?;
-        let mut dx = self.convolution.backward_input(ctx, &grad, None)?;
-        let [weight, bias] = self.normalization.backward(ctx, &self.x, &mut dx, Some(&dy))?;
+impl<B: Backend> Saved<B> for SavedUnit<B> {
+    fn backward(&self, backend: &B, dy: Images<B>, needs_input: bool) -> Result<Gradients<B>> {
+        let (grad, tail) = self.tail.backward(backend, &dy)?;
+        let input = Input::Activated(&self.x.values, &self.activated);
+        let convolution = self.convolution.backward_weight(backend, input, &grad)?;
+        let mut dx = self.convolution.backward_input(backend, &grad, None)?;
+        let [weight, bias] =
+            backend.backward_normalize(&self.x.values, &self.activated, &mut dx.values, Some(&dy.values))?;
         let gradients = [weight, bias, convolution].into_iter().chain(tail).collect();
         Ok((needs_input.then_some(dx), gradients))
     }

@@ -1,14 +1,13 @@
 use candle_core::Tensor;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::backend::{Backend, Input};
 
 use super::basic_unit::Tail;
-use super::normalization::Normalization;
-use super::{Convolution, Images, Layer, Saved};
+use super::{BoxedSaved, Convolution, Filters, Gradients, Images, Layer, Saved};
 use crate::downsample_unit::DownsampleUnit;
 use crate::error::Result;
 use crate::mode::Mode;
 
-impl Layer for DownsampleUnit {
+impl<B: Backend> Layer<B> for DownsampleUnit {
     fn parameters(&self) -> Vec<&Tensor> {
         let (first, second) = (&self.input_normalization, &self.second_normalization);
         vec![
@@ -22,46 +21,47 @@ impl Layer for DownsampleUnit {
         ]
     }
 
-    fn forward(&self, ctx: &Context, x: Images, mode: Mode) -> Result<(Images, Option<Box<dyn Saved>>)> {
-        let normalization = Normalization::new(ctx, &self.input_normalization, &x, mode)?;
-        let convolution = Convolution::new(&self.first_convolution, &x)?;
-        let projection = Convolution::new(&self.projection, &x)?;
-        let hidden = convolution.forward(ctx, &x, normalization.activation(), None)?;
-        let projected = projection.forward(ctx, &x, normalization.activation(), None)?;
-        let tail = (
-            Normalization::new(ctx, &self.second_normalization, &hidden, mode)?,
-            self.dropout.next_mask(mode),
-            Convolution::new(&self.second_convolution, &hidden)?,
-        );
-        let (y, tail) = Tail::forward(ctx, tail, hidden, &projected)?;
-        let saved = SavedUnit { x, normalization, convolution, projection, tail };
+    fn forward(
+        &self,
+        backend: &B,
+        filters: &mut Filters<B>,
+        mut x: Images<B>,
+        mode: Mode,
+    ) -> Result<(Images<B>, Option<BoxedSaved<B>>)> {
+        let activated = x.normalize(backend, &self.input_normalization, None, mode)?;
+        let projection = Convolution::new(&self.projection, filters, &x)?;
+        let convolution = Convolution::new(&self.first_convolution, filters, &x)?;
+        let input = Input::Activated(&x.values, &activated);
+        let mut hidden = convolution.forward(backend, input, None)?;
+        let projected = projection.forward(backend, input, None)?;
+        let mask = self.dropout.next_mask(mode);
+        let second = hidden.normalize(backend, &self.second_normalization, mask, mode)?;
+        let second_convolution = Convolution::new(&self.second_convolution, filters, &hidden)?;
+        let (y, tail) = Tail::forward(backend, hidden, second, second_convolution, &projected)?;
+        let saved = SavedUnit { x, activated, convolution, projection, tail };
         Ok((y, mode.is_training().then(|| Box::new(saved) as _)))
     }
 }
 
-struct SavedUnit {
-    x: Images,
-    normalization: Normalization,
-    convolution: Convolution,
-    projection: Convolution,
-    tail: Tail,
+struct SavedUnit<B: Backend> {
+    x: Images<B>,
+    activated: B::Activated,
+    convolution: Convolution<B>,
+    projection: Convolution<B>,
+    tail: Tail<B>,
 }
 
-impl Saved for SavedUnit {
-    fn backward(
-        &self,
-        ctx: &Context,
-        dy: Images,
-        needs_input: bool,
-    ) -> Result<(Option<Images>, Vec<Tensor>)> {
-        let (grad, tail) = self.tail.backward(ctx, &dy)?;
-        let activation = self.normalization.activation();
-        let projection = self.projection.backward_weight(ctx, &self.x, activation, &dy)?;
-        let convolution = self.convolution.backward_weight(ctx, &self.x, activation, &grad)?;
-        let through_projection = self.projection.backward_input(ctx, &dy, None)?;
+impl<B: Backend> Saved<B> for SavedUnit<B> {
+    fn backward(&self, backend: &B, dy: Images<B>, needs_input: bool) -> Result<Gradients<B>> {
+        let (grad, tail) = self.tail.backward(backend, &dy)?;
+        let input = Input::Activated(&self.x.values, &self.activated);
+        let projection = self.projection.backward_weight(backend, input, &dy)?;
+        let convolution = self.convolution.backward_weight(backend, input, &grad)?;
+        let through_projection = self.projection.backward_input(backend, &dy, None)?;
         drop(dy);
-        let mut dx = self.convolution.backward_input(ctx, &grad, Some(&through_projection))?;
-        let [weight, bias] = self.normalization.backward(ctx, &self.x, &mut dx, None)?;
+        let mut dx = self.convolution.backward_input(backend, &grad, Some(&through_projection))?;
+        let [weight, bias] =
+            backend.backward_normalize(&self.x.values, &self.activated, &mut dx.values, None)?;
         let gradients = [weight, bias, projection, convolution].into_iter().chain(tail).collect();
         Ok((needs_input.then_some(dx), gradients))
     }

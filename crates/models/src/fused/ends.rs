@@ -1,43 +1,43 @@
 //! The network's two ends: the convolution that takes the images, and the classifier.
 
-use candle_core::{Device, Tensor};
-use wrn_sam_kernels::Context;
-use wrn_sam_kernels::linear::{self, LinearShape};
-use wrn_sam_kernels::pool::{self, PoolShape};
+use candle_core::Tensor;
+use wrn_sam_kernels::backend::{Backend, Input};
+use wrn_sam_kernels::linear::LinearShape;
+use wrn_sam_kernels::pool::PoolShape;
 
-use super::normalization::Normalization;
-use super::{Convolution, Images, Layer, Saved, read};
+use super::{BoxedSaved, Convolution, Filters, Gradients, Images, Layer, Saved};
 use crate::batch_norm::BatchNorm;
 use crate::conv::Conv2d;
 use crate::error::Result;
 use crate::mode::Mode;
 
-impl Layer for Conv2d {
+impl<B: Backend> Layer<B> for Conv2d {
     fn parameters(&self) -> Vec<&Tensor> {
         vec![&self.weight]
     }
 
-    fn forward(&self, ctx: &Context, x: Images, mode: Mode) -> Result<(Images, Option<Box<dyn Saved>>)> {
-        let convolution = Convolution::new(self, &x)?;
-        let y = convolution.forward(ctx, &x, None, None)?;
+    fn forward(
+        &self,
+        backend: &B,
+        filters: &mut Filters<B>,
+        x: Images<B>,
+        mode: Mode,
+    ) -> Result<(Images<B>, Option<BoxedSaved<B>>)> {
+        let convolution = Convolution::new(self, filters, &x)?;
+        let y = convolution.forward(backend, Input::Plain(&x.values), None)?;
         Ok((y, mode.is_training().then(|| Box::new(SavedStem { x, convolution }) as _)))
     }
 }
 
-struct SavedStem {
-    x: Images,
-    convolution: Convolution,
+struct SavedStem<B: Backend> {
+    x: Images<B>,
+    convolution: Convolution<B>,
 }
 
-impl Saved for SavedStem {
-    fn backward(
-        &self,
-        ctx: &Context,
-        dy: Images,
-        needs_input: bool,
-    ) -> Result<(Option<Images>, Vec<Tensor>)> {
-        let weight = self.convolution.backward_weight(ctx, &self.x, None, &dy)?;
-        let dx = if needs_input { Some(self.convolution.backward_input(ctx, &dy, None)?) } else { None };
+impl<B: Backend> Saved<B> for SavedStem<B> {
+    fn backward(&self, backend: &B, dy: Images<B>, needs_input: bool) -> Result<Gradients<B>> {
+        let weight = self.convolution.backward_weight(backend, Input::Plain(&self.x.values), &dy)?;
+        let dx = if needs_input { Some(self.convolution.backward_input(backend, &dy, None)?) } else { None };
         Ok((dx, vec![weight]))
     }
 }
@@ -49,55 +49,52 @@ pub(crate) struct Head<'a> {
     pub(crate) bias: &'a Tensor,
 }
 
-impl Layer for Head<'_> {
-    fn parameters(&self) -> Vec<&Tensor> {
+impl Head<'_> {
+    /// The parameters, in the order in which [`SavedHead::backward`] gives their gradients.
+    pub(super) fn parameters(&self) -> Vec<&Tensor> {
         vec![&self.normalization.weight, &self.normalization.bias, self.weight, self.bias]
     }
 
-    fn forward(&self, ctx: &Context, x: Images, mode: Mode) -> Result<(Images, Option<Box<dyn Saved>>)> {
-        let normalization = Normalization::new(ctx, self.normalization, &x, mode)?;
+    pub(super) fn labels(&self) -> usize {
+        self.bias.elem_count()
+    }
+
+    /// The logits, and in a training mode what the backward pass needs.
+    pub(super) fn forward<B: Backend>(
+        &self,
+        backend: &B,
+        mut x: Images<B>,
+        mode: Mode,
+    ) -> Result<(B::Features, Option<SavedHead<B>>)> {
+        let activated = x.normalize(backend, self.normalization, None, mode)?;
         let Images { batch, height, width, channels, .. } = x;
         let pool = PoolShape { batch, height, width, channels, window: height };
-        let linear = LinearShape { batch, inputs: channels, outputs: self.bias.elem_count() };
-        let mut pooled = vec![0.0; pool.output_len()];
-        pool::forward(ctx, &pool, &x.values, normalization.activation(), &mut pooled)?;
-        let mut logits = ctx.buffer(batch * linear.outputs);
-        read(self.weight, |w| {
-            read(self.bias, |b| linear::forward(ctx, &linear, &pooled, w, b, &mut logits))
-        })?;
-        let y = Images { values: logits, batch, height: 1, width: 1, channels: linear.outputs };
+        let linear = LinearShape { batch, inputs: channels, outputs: self.labels() };
+        let pooled = backend.pool(&pool, Input::Activated(&x.values, &activated))?;
+        let logits = backend.linear(&linear, &pooled, self.weight, self.bias)?;
         let weight = self.weight.clone();
-        let saved = SavedHead { x, normalization, pool, pooled, linear, weight };
-        Ok((y, mode.is_training().then(|| Box::new(saved) as _)))
+        let saved = SavedHead { x, activated, pool, pooled, linear, weight };
+        Ok((logits, mode.is_training().then_some(saved)))
     }
 }
 
-struct SavedHead {
-    x: Images,
-    normalization: Normalization,
+pub(super) struct SavedHead<B: Backend> {
+    x: Images<B>,
+    activated: B::Activated,
     pool: PoolShape,
-    pooled: Vec<f32>,
+    pooled: B::Features,
     linear: LinearShape,
     weight: Tensor,
 }
 
-impl Saved for SavedHead {
-    fn backward(
-        &self,
-        ctx: &Context,
-        dy: Images,
-        needs_input: bool,
-    ) -> Result<(Option<Images>, Vec<Tensor>)> {
-        let (pool, linear) = (&self.pool, &self.linear);
-        let (mut dw, mut db) = (vec![0.0; linear.inputs * linear.outputs], vec![0.0; linear.outputs]);
-        linear::backward_parameters(ctx, linear, &self.pooled, &dy.values, &mut dw, &mut db)?;
-        let mut dpooled = vec![0.0; self.pooled.len()];
-        read(&self.weight, |w| linear::backward_input(ctx, linear, &dy.values, w, &mut dpooled))?;
-        let mut dx = Images { values: ctx.buffer(pool.input_len()), ..self.x };
-        pool::backward(ctx, pool, &dpooled, &mut dx.values)?;
-        let [gamma, beta] = self.normalization.backward(ctx, &self.x, &mut dx, None)?;
-        let dw = Tensor::from_vec(dw, self.weight.shape(), &Device::Cpu)?;
-        let db = Tensor::from_vec(db, linear.outputs, &Device::Cpu)?;
-        Ok((needs_input.then_some(dx), vec![gamma, beta, dw, db]))
+impl<B: Backend> SavedHead<B> {
+    /// From the logits' gradient: the images' and the parameters'.
+    pub(super) fn backward(&self, backend: &B, dy: &B::Features) -> Result<(Images<B>, Vec<B::Gradient>)> {
+        let (dpooled, [weight, bias]) =
+            backend.backward_linear(&self.linear, &self.pooled, &self.weight, dy)?;
+        let mut values = backend.backward_pool(&self.pool, &dpooled)?;
+        let [gamma, beta] = backend.backward_normalize(&self.x.values, &self.activated, &mut values, None)?;
+        let Images { batch, height, width, channels, .. } = self.x;
+        Ok((Images { values, batch, height, width, channels }, vec![gamma, beta, weight, bias]))
     }
 }

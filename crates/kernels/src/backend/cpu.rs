@@ -1,0 +1,212 @@
+//! The CPU: slices of `f32` from the context's arena, and batch norms that the operation after them applies.
+
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+
+use super::{Backend, BatchNormState, BatchStatistics, Input};
+use crate::batch_norm::{self, Forward, Saved, Statistics};
+use crate::conv2d::{self, Activation, Conv2dShape};
+use crate::dropout::Mask;
+use crate::linear::{self, LinearShape};
+use crate::pool::{self, PoolShape};
+use crate::tensor::{contiguous, cpu_f32, with_f32};
+use crate::{Buffer, Context, Result};
+
+/// A batch norm and ReLU as its reader applies it: `max(0, x * scale + shift)`.
+pub struct Activated {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    saved: Saved,
+    /// The mask, and the activated and masked images it made.
+    dropped: Option<(Mask, Buffer)>,
+}
+
+impl Activated {
+    fn activation(&self) -> Activation<'_> {
+        Activation { scale: &self.scale, shift: &self.shift }
+    }
+}
+
+impl<'a> Input<'a, Context> {
+    fn parts(self) -> (&'a [f32], Option<Activation<'a>>) {
+        match self {
+            Self::Plain(x) => (x, None),
+            Self::Activated(_, Activated { dropped: Some((_, dropped)), .. }) => (dropped, None),
+            Self::Activated(x, activated) => (x, Some(activated.activation())),
+        }
+    }
+}
+
+impl Backend for Context {
+    type Images = Buffer;
+    type Features = Buffer;
+    type Filter = Tensor;
+    type Activated = Activated;
+    type Gradient = Tensor;
+
+    fn images(&self, x: &Tensor) -> Result<Buffer> {
+        x.dims4()?;
+        self.features(&x.permute((0, 2, 3, 1))?)
+    }
+
+    fn features(&self, x: &Tensor) -> Result<Buffer> {
+        let mut values = self.buffer(x.elem_count());
+        read(x, |x| {
+            values.copy_from_slice(x);
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    fn filters(&self, weights: &[&Tensor]) -> Result<Vec<Tensor>> {
+        weights.iter().try_for_each(|weight| cpu_f32("a convolution", weight))?;
+        Ok(weights.iter().map(|&weight| weight.clone()).collect())
+    }
+
+    fn store_images(&self, x: Buffer, _: [usize; 4]) -> Result<Storage> {
+        self.store_features(x)
+    }
+
+    fn store_features(&self, x: Buffer) -> Result<Storage> {
+        Ok(Storage::Cpu(CpuStorage::F32(x.to_vec())))
+    }
+
+    fn gradients(&self, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        Ok(gradients)
+    }
+
+    fn normalize(
+        &self,
+        x: &mut Buffer,
+        rows: usize,
+        norm: &BatchNormState,
+        statistics: BatchStatistics,
+        mask: Option<Mask>,
+    ) -> Result<Activated> {
+        let channels = norm.weight.elem_count();
+        conv2d::check_len("x", rows * channels, x.len())?;
+        let (mut mean, mut var) = (vec![0.0; channels], vec![0.0; channels]);
+        match statistics {
+            BatchStatistics::Batch { moves } => {
+                batch_norm::statistics(self, x, &mut mean, &mut var)?;
+                let tensor = |values: &[f32]| Tensor::from_slice(values, channels, &Device::Cpu);
+                batch_norm::track(norm, &tensor(&mean)?, &tensor(&var)?, rows, moves)?;
+            }
+            BatchStatistics::Running => {
+                for (running, values) in [(norm.running_mean, &mut mean), (norm.running_var, &mut var)] {
+                    read(running, |running| {
+                        conv2d::check_len("running statistics", channels, running.len())?;
+                        values.copy_from_slice(running);
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+        let (scale, shift) = read(norm.weight, |gamma| {
+            read(norm.bias, |beta| Ok(batch_norm::scale_shift(gamma, beta, &mean, &var, norm.epsilon)))
+        })?;
+        let saved = Saved::new(&mean, &var, norm.epsilon);
+        let mut activated = Activated { scale, shift, saved, dropped: None };
+        if let Some(mask) = mask {
+            let mut dropped = self.buffer(x.len());
+            batch_norm::apply(self, x, activated.activation(), &mut dropped)?;
+            mask.apply(self, &mut dropped);
+            activated.dropped = Some((mask, dropped));
+        }
+        Ok(activated)
+    }
+
+    fn backward_normalize(
+        &self,
+        x: &Buffer,
+        activated: &Activated,
+        grad: &mut Buffer,
+        add: Option<&Buffer>,
+    ) -> Result<[Tensor; 2]> {
+        if let Some((mask, _)) = &activated.dropped {
+            mask.apply(self, grad);
+        }
+        let channels = activated.scale.len();
+        let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
+        let (activation, saved) = (activated.activation(), &activated.saved);
+        let forward = Forward { x, activation, saved, statistics: Statistics::Batch };
+        batch_norm::backward(self, forward, grad, add.map(|add| &**add), &mut dgamma, &mut dbeta)?;
+        let tensor = |values| Tensor::from_vec(values, channels, &Device::Cpu);
+        Ok([tensor(dgamma)?, tensor(dbeta)?])
+    }
+
+    fn convolve(
+        &self,
+        shape: &Conv2dShape,
+        x: Input<Self>,
+        filter: &Tensor,
+        add: Option<&Buffer>,
+    ) -> Result<Buffer> {
+        let mut y = self.buffer(shape.output_len());
+        let (x, activation) = x.parts();
+        let add = add.map(|add| &**add);
+        read(filter, |w| conv2d::forward(self, shape, x, activation, w, add, &mut y))?;
+        Ok(y)
+    }
+
+    fn backward_input(
+        &self,
+        shape: &Conv2dShape,
+        dy: &Buffer,
+        filter: &Tensor,
+        add: Option<&Buffer>,
+    ) -> Result<Buffer> {
+        let mut dx = self.buffer(shape.input_len());
+        let add = add.map(|add| &**add);
+        read(filter, |w| conv2d::backward_input(self, shape, dy, w, add, &mut dx))?;
+        Ok(dx)
+    }
+
+    fn backward_weight(&self, shape: &Conv2dShape, x: Input<Self>, dy: &Buffer) -> Result<Tensor> {
+        let mut dw = vec![0.0; shape.weight_len()];
+        let (x, activation) = x.parts();
+        conv2d::backward_weight(self, shape, x, activation, dy, &mut dw)?;
+        let dims = (shape.out_channels, shape.in_channels, shape.kernel, shape.kernel);
+        Ok(Tensor::from_vec(dw, dims, &Device::Cpu)?)
+    }
+
+    fn pool(&self, shape: &PoolShape, x: Input<Self>) -> Result<Buffer> {
+        let mut y = self.buffer(shape.output_len());
+        let (x, activation) = x.parts();
+        pool::forward(self, shape, x, activation, &mut y)?;
+        Ok(y)
+    }
+
+    fn backward_pool(&self, shape: &PoolShape, dy: &Buffer) -> Result<Buffer> {
+        let mut dx = self.buffer(shape.input_len());
+        pool::backward(self, shape, dy, &mut dx)?;
+        Ok(dx)
+    }
+
+    fn linear(&self, shape: &LinearShape, x: &Buffer, w: &Tensor, b: &Tensor) -> Result<Buffer> {
+        let mut y = self.buffer(shape.batch * shape.outputs);
+        read(w, |w| read(b, |b| linear::forward(self, shape, x, w, b, &mut y)))?;
+        Ok(y)
+    }
+
+    fn backward_linear(
+        &self,
+        shape: &LinearShape,
+        x: &Buffer,
+        w: &Tensor,
+        dy: &Buffer,
+    ) -> Result<(Buffer, [Tensor; 2])> {
+        let (mut dw, mut db) = (vec![0.0; shape.inputs * shape.outputs], vec![0.0; shape.outputs]);
+        linear::backward_parameters(self, shape, x, dy, &mut dw, &mut db)?;
+        let mut dx = self.buffer(shape.batch * shape.inputs);
+        read(w, |w| linear::backward_input(self, shape, dy, w, &mut dx))?;
+        let dw = Tensor::from_vec(dw, (shape.outputs, shape.inputs), &Device::Cpu)?;
+        let db = Tensor::from_vec(db, shape.outputs, &Device::Cpu)?;
+        Ok((dx, [dw, db]))
+    }
+}
+
+/// Calls `f` with the values of an `f32` tensor on the CPU, which are copied only where they are not contiguous.
+fn read<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    cpu_f32("the fused layers", tensor)?;
+    with_f32(&tensor.contiguous()?, |values, layout| Ok(f(contiguous(values, layout)?)))?
+}

@@ -1,0 +1,166 @@
+//! What the hand-written layers of a channels-last residual network ask of a device.
+//!
+//! A network's layers are written once, against [`Backend`], and each device does with a step what suits it best. The
+//! CPU ([`Context`](crate::Context)) never stores a normalised and activated tensor: the convolution that reads it
+//! computes it again while it does. On CUDA the same tensor is written once and read by cuDNN.
+//!
+//! A pass over the network begins with [`filters`](Backend::filters) and [`images`](Backend::images), goes through its
+//! layers, and its backward pass ends with [`gradients`](Backend::gradients): what concerns all parameters at once can be
+//! done at once.
+
+mod cpu;
+
+use candle_core::{Storage, Tensor, Var};
+
+use crate::Result;
+use crate::conv2d::Conv2dShape;
+use crate::dropout::Mask;
+use crate::linear::LinearShape;
+use crate::pool::PoolShape;
+
+/// A batch norm's parameters and running statistics, each `[C]` but for the count, which is a scalar `i64`.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNormState<'a> {
+    /// The factor.
+    pub weight: &'a Tensor,
+    /// The summand.
+    pub bias: &'a Tensor,
+    /// The running mean.
+    pub running_mean: &'a Var,
+    /// The running variance, unbiased.
+    pub running_var: &'a Var,
+    /// How many batches were seen in training.
+    pub num_batches_tracked: &'a Var,
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// The batch's share in the running statistics.
+    pub momentum: f64,
+}
+
+/// Which statistics a batch norm takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchStatistics {
+    /// The batch's own; the running ones move where `moves` says so, and the batch is counted.
+    Batch {
+        /// Whether the running mean and variance move.
+        moves: bool,
+    },
+    /// The running ones, which are constants.
+    Running,
+}
+
+/// What a convolution or pool reads: images as they are, or as a batch norm and ReLU (and dropout) made of them.
+pub enum Input<'a, B: Backend> {
+    /// As they are.
+    Plain(&'a B::Images),
+    /// Activated. Both were given to, and came from, [`Backend::normalize`].
+    Activated(&'a B::Images, &'a B::Activated),
+}
+
+impl<B: Backend> Clone for Input<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Input<'_, B> {}
+
+/// A device that runs a channels-last residual network.
+///
+/// Every operation checks that its operands fit the shape it is given.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) where an operand does not fit, [`Error::Unsupported`](crate::Error::Unsupported)
+/// for tensors that are not `f32` on this device, [`Error::Device`](crate::Error::Device) where the device fails.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Images `[N, H, W, C]` on their way through the network, or their gradient.
+    type Images: Send + Sync;
+    /// One row of numbers for each image `[N, I]`, or their gradient.
+    type Features: Send + Sync;
+    /// A convolution's weight, as the products of one pass take it.
+    type Filter: Send + Sync;
+    /// A batch norm and ReLU of given images: the activated images, or how to compute them, and what the backward pass
+    /// needs.
+    type Activated: Send + Sync;
+    /// A parameter's gradient on its way to a tensor.
+    type Gradient: Send;
+
+    /// Reads images `[N, C, H, W]` of any strides.
+    fn images(&self, x: &Tensor) -> Result<Self::Images>;
+    /// Reads rows `[N, I]`.
+    fn features(&self, x: &Tensor) -> Result<Self::Features>;
+    /// Prepares all convolutions' weights, each `[O, I, kernel, kernel]`, for a pass.
+    fn filters(&self, weights: &[&Tensor]) -> Result<Vec<Self::Filter>>;
+
+    /// Images as a tensor's storage of `f32` in the order `[N, H, W, C]`, which are their dimensions.
+    fn store_images(&self, x: Self::Images, dims: [usize; 4]) -> Result<Storage>;
+    /// Rows as a tensor's storage of `f32`.
+    fn store_features(&self, x: Self::Features) -> Result<Storage>;
+    /// All parameters' gradients as tensors of their parameters' shapes.
+    fn gradients(&self, gradients: Vec<Self::Gradient>) -> Result<Vec<Tensor>>;
+
+    /// `relu(norm(x))`, dropped out by `mask` where there is one, for `x` of `rows` pixels.
+    fn normalize(
+        &self,
+        x: &mut Self::Images,
+        rows: usize,
+        norm: &BatchNormState,
+        statistics: BatchStatistics,
+        mask: Option<Mask>,
+    ) -> Result<Self::Activated>;
+    /// Turns the gradient of what [`normalize`](Self::normalize) made from `x`, with the batch's statistics, into that of
+    /// `x`, plus `add`; and gives the gradients of weight and bias.
+    fn backward_normalize(
+        &self,
+        x: &Self::Images,
+        activated: &Self::Activated,
+        grad: &mut Self::Images,
+        add: Option<&Self::Images>,
+    ) -> Result<[Self::Gradient; 2]>;
+
+    /// `conv(x) + add`.
+    fn convolve(
+        &self,
+        shape: &Conv2dShape,
+        x: Input<Self>,
+        filter: &Self::Filter,
+        add: Option<&Self::Images>,
+    ) -> Result<Self::Images>;
+    /// The gradient of a convolution's input, plus `add`.
+    fn backward_input(
+        &self,
+        shape: &Conv2dShape,
+        dy: &Self::Images,
+        filter: &Self::Filter,
+        add: Option<&Self::Images>,
+    ) -> Result<Self::Images>;
+    /// The gradient of a convolution's weight.
+    fn backward_weight(
+        &self,
+        shape: &Conv2dShape,
+        x: Input<Self>,
+        dy: &Self::Images,
+    ) -> Result<Self::Gradient>;
+
+    /// The average over each window; the windows of an image, in order, make its row.
+    fn pool(&self, shape: &PoolShape, x: Input<Self>) -> Result<Self::Features>;
+    /// The gradient of a pool's input.
+    fn backward_pool(&self, shape: &PoolShape, dy: &Self::Features) -> Result<Self::Images>;
+
+    /// `x w^T + b`, with `w` `[O, I]` and `b` `[O]`.
+    fn linear(
+        &self,
+        shape: &LinearShape,
+        x: &Self::Features,
+        w: &Tensor,
+        b: &Tensor,
+    ) -> Result<Self::Features>;
+    /// The gradients of a linear layer's input, and of its weight and bias.
+    fn backward_linear(
+        &self,
+        shape: &LinearShape,
+        x: &Self::Features,
+        w: &Tensor,
+        dy: &Self::Features,
+    ) -> Result<(Self::Features, [Self::Gradient; 2])>;
+}
