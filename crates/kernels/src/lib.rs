@@ -83,6 +83,8 @@ mod gemm;
 pub mod linear;
 pub mod machine;
 mod microkernel;
+#[cfg(all(test, unix))]
+mod on_host;
 pub mod optimizer_step;
 mod parallel;
 pub mod pool;
