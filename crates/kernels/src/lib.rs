@@ -69,6 +69,8 @@
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+#[cfg(any(feature = "cuda", test))]
+mod arguments;
 pub mod autograd;
 pub mod backend;
 pub mod batch_norm;

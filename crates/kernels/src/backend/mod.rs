@@ -9,6 +9,8 @@
 //! done at once.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 use candle_core::{Storage, Tensor, Var};
 

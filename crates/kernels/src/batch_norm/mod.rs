@@ -27,6 +27,8 @@
 //! ```
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod op;
 pub mod reference;
 

@@ -31,6 +31,8 @@
 //! # Ok::<(), wrn_sam_kernels::Error>(())
 //! ```
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod general;
 mod op;
 pub mod reference;
@@ -106,7 +108,7 @@ impl Conv2dShape {
 
     /// Whether the shape is one that a convolution can have: at least one pixel, channel and step, and no
     /// length that overflows.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let error = |what, expected: &str, found: usize| {
             Err(Error::Shape { what, expected: expected.into(), found: found.to_string() })
         };

@@ -5,13 +5,23 @@
 //! for the device. Memory is allocated and freed in that order too, so a buffer may be dropped as soon as the last kernel
 //! that uses it has been launched, and a raw device pointer stays valid for every kernel launched while its owner lives.
 
+pub(crate) mod cudnn;
+mod engine;
 mod kernel;
+mod memory;
 mod tensor;
 
+pub use engine::Engine;
+pub(crate) use engine::{Images, typed};
 pub(crate) use kernel::{Grid, Module, launch, module};
-pub(crate) use tensor::{cuda_device, pointer};
+pub(crate) use memory::{Block, Memory};
+#[allow(unused_imports, reason = "for operations on tensors")]
+pub(crate) use tensor::cuda_device;
+pub(crate) use tensor::pointer;
 
 use candle_core::Device;
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::sys;
 
 use crate::{Error, Result};
 
@@ -33,6 +43,23 @@ pub fn device(ordinal: usize) -> Result<Device> {
         // SAFETY: the context was made just now and has one stream. All memory of it is allocated, used and freed in that
         // stream's order, so there is nothing that events would have to order.
         unsafe { cuda.disable_event_tracking() };
+        keep_freed_memory(cuda);
     }
     Ok(device)
+}
+
+/// Lets the driver's pool keep what is freed. By default it goes back to the system whenever the host waits for the device,
+/// to be mapped anew in the next step. Where the driver declines, allocations only take longer.
+fn keep_freed_memory(device: &CudaDevice) {
+    let stream = device.cuda_stream();
+    let mut pool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    // SAFETY: the device is a live context's; the call writes one handle.
+    let found = unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, stream.context().cu_device()) };
+    if found == sys::CUresult::CUDA_SUCCESS {
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: this attribute is a 64-bit number, which is copied.
+        let _ =
+            unsafe { sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast()) };
+    }
 }

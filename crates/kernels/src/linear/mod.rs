@@ -2,6 +2,8 @@
 //!
 //! A linear layer is a convolution of kernel 1 over an image with a pixel for each row, and computed as one.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod reference;
 
 use crate::conv2d::{self, Conv2dShape, check_len};

@@ -1,6 +1,8 @@
 //! Average pooling over square windows that tile the image, on channels-last data.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod reference;
 
 use crate::conv2d::{Activation, check_len};

@@ -1,0 +1,409 @@
+//! A GPU: channels-last images in the activations' type, batch norms written once for cuDNN to read.
+
+use std::sync::Arc;
+
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtrMut};
+use candle_core::{Storage, Tensor};
+
+use super::{Backend, BatchNormState, BatchStatistics, Input};
+use crate::arguments::{Images as ImagesArguments, Parameter, Parameters, Pixels, pitch};
+use crate::autograd;
+use crate::batch_norm::cuda::{self as batch_norm, Activated};
+use crate::conv2d::Conv2dShape;
+use crate::conv2d::cuda::{Operands, Product};
+use crate::cuda::{Block, Engine, Grid, Images, Module, module, typed};
+use crate::dropout::Mask;
+use crate::linear::{self, LinearShape};
+use crate::pool::{self, PoolShape};
+use crate::{Error, Result};
+
+const LAYOUT: Module = module!("layout");
+/// Parameters begin at multiples of so many elements, so that every access to them may be a wide one.
+const ALIGNMENT: usize = 64;
+
+/// Rows of `f32` for each image.
+pub struct Features {
+    block: Arc<Block>,
+    len: usize,
+}
+
+impl Features {
+    fn check(&self, what: &'static str, expected: usize) -> Result<()> {
+        crate::conv2d::check_len(what, expected, self.len)
+    }
+}
+
+/// A convolution's weight `[O, kernel, kernel, I]` in the activations' type, both channels padded; all of a pass's lie in
+/// one block.
+pub struct Filter {
+    /// Held, so that the address stays this filter's.
+    _block: Arc<Block>,
+    address: u64,
+    dims: [usize; 4],
+}
+
+/// A parameter's gradient.
+pub struct Gradient {
+    block: Arc<Block>,
+    /// Elements before it in the block.
+    skipped: usize,
+    dims: Vec<usize>,
+    /// Whether it is a padded filter in the activations' type; else it is as its tensor will be.
+    filter: bool,
+}
+
+/// The shape that cuDNN sees.
+fn padded(shape: &Conv2dShape) -> Conv2dShape {
+    let (in_channels, out_channels) = (pitch(shape.in_channels), pitch(shape.out_channels));
+    Conv2dShape { in_channels, out_channels, ..*shape }
+}
+
+fn pixels(shape: &Conv2dShape) -> [usize; 2] {
+    [shape.batch * shape.height * shape.width, shape.batch * shape.out_height() * shape.out_width()]
+}
+
+impl Filter {
+    fn check(&self, shape: &Conv2dShape) -> Result<()> {
+        let expected = [shape.out_channels, shape.in_channels, shape.kernel, shape.kernel];
+        if self.dims == expected {
+            return Ok(());
+        }
+        let (expected, found) = (format!("{expected:?}"), format!("{:?}", self.dims));
+        Err(Error::Shape { what: "w", expected, found })
+    }
+}
+
+impl<'a> Input<'a, Engine> {
+    fn images(self) -> &'a Images {
+        match self {
+            Self::Plain(x) => x,
+            Self::Activated(_, activated) => &activated.images,
+        }
+    }
+}
+
+impl Engine {
+    /// Runs one of a convolution's products.
+    fn product(&self, product: Product, shape: &Conv2dShape, x: u64, w: u64, y: u64) -> Result<()> {
+        // SAFETY: the callers have checked their operands against the shape; all have padded channels and begin at
+        // multiples of 16 bytes.
+        self.convolutions(|plans| unsafe { plans.run(product, &padded(shape), Operands { x, w, y }) })
+    }
+
+    /// A new allocation of candle's.
+    fn storage(&self, len: usize) -> Result<(CudaSlice<f32>, u64)> {
+        // SAFETY: the callers write all of it.
+        let mut slice = unsafe { self.device().alloc::<f32>(len.max(1)) }?;
+        let address = {
+            let stream = self.device().cuda_stream();
+            let (address, _synchronised) = slice.device_ptr_mut(&stream);
+            address
+        };
+        Ok((slice, address))
+    }
+}
+
+impl Backend for Engine {
+    type Images = Images;
+    type Features = Features;
+    type Filter = Filter;
+    type Activated = Activated;
+    type Gradient = Gradient;
+
+    fn images(&self, x: &Tensor) -> Result<Images> {
+        let (batch, channels, height, width) = x.dims4()?;
+        // From where the tensor begins; the strides say the rest.
+        let (storage, layout) = x.storage_and_layout();
+        let whole = whole(&storage, self)?;
+        let strides = layout.stride();
+        let images = self.new_images("images", batch * height * width, channels)?;
+        let arguments = ImagesArguments {
+            from: whole + (layout.start_offset() * size_of::<f32>()) as u64,
+            to: images.block.address(),
+            by_image: strides[0] as i64,
+            by_channel: strides[1] as i64,
+            by_row: strides[2] as i64,
+            by_column: strides[3] as i64,
+            pixels: images.pixels as i64,
+            height: height as i32,
+            width: width as i32,
+            channels: channels as i32,
+            pitch: images.pitch as i32,
+        };
+        let grid = Grid::over(images.pixels * images.pitch / 8, 256, 8192);
+        // SAFETY: candle's layout stays within its storage; the images are of that shape.
+        unsafe { self.launch_typed(&LAYOUT, typed!("layout_images"), grid, &arguments) }?;
+        Ok(images)
+    }
+
+    fn features(&self, x: &Tensor) -> Result<Features> {
+        let x = x.contiguous()?;
+        let (len, from) = (x.elem_count(), self.address("features", &x)?);
+        let block = self.block("features", len, size_of::<f32>())?;
+        let to = block.address();
+        // As images of one pixel: the kernel that copies is the one for parameters.
+        self.copy(&[Parameter { from, to, outputs: 1, inputs: len as i32, plain: 1, ..plain(len) }])?;
+        Ok(Features { block, len })
+    }
+
+    fn filters(&self, weights: &[&Tensor]) -> Result<Vec<Filter>> {
+        let mut parameters = Vec::with_capacity(weights.len());
+        let mut len = 0;
+        for weight in weights {
+            let (outputs, inputs, kernel, width) = weight.dims4()?;
+            let from = self.address("a convolution's weight", weight)?;
+            let (padded_outputs, pitch) = (pitch(outputs), pitch(inputs));
+            let parameter = Parameter {
+                from,
+                outputs: outputs as i32,
+                inputs: inputs as i32,
+                window: (kernel * width) as i32,
+                padded_outputs: padded_outputs as i32,
+                pitch: pitch as i32,
+                ..Parameter::default()
+            };
+            parameters.push((parameter, len));
+            len = (len + padded_outputs * kernel * width * pitch).next_multiple_of(ALIGNMENT);
+        }
+        let block = self.block("the convolutions' weights", len, self.element())?;
+        let at = |offset: usize| block.address() + (offset * self.element()) as u64;
+        let placed: Vec<_> = parameters
+            .iter()
+            .map(|(parameter, offset)| Parameter { to: at(*offset), ..*parameter })
+            .collect();
+        for (arguments, blocks) in Parameters::launches(&placed) {
+            let grid = Grid { blocks: (blocks, 1), threads: Parameters::THREADS, shared: 0 };
+            // SAFETY: every weight is a contiguous tensor of its dimensions, and the block has room for each in turn.
+            unsafe { self.launch_typed(&LAYOUT, typed!("layout_filters"), grid, &arguments) }?;
+        }
+        let filters = weights.iter().zip(&placed).map(|(weight, parameter)| {
+            let (outputs, inputs, kernel, width) = weight.dims4()?;
+            Ok(Filter {
+                _block: block.clone(),
+                address: parameter.to,
+                dims: [outputs, inputs, kernel, width],
+            })
+        });
+        filters.collect()
+    }
+
+    fn store_images(&self, mut x: Images, dims: [usize; 4]) -> Result<Storage> {
+        let [batch, height, width, channels] = dims;
+        x.check("images", batch * height * width, channels)?;
+        if let Some(addend) = x.addend.take() {
+            self.add(&x, &addend)?;
+        }
+        let (slice, to) = self.storage(x.pixels * channels)?;
+        let arguments = Pixels {
+            from: x.block.address(),
+            to,
+            pixels: x.pixels as i64,
+            channels: channels as i32,
+            pitch: x.pitch as i32,
+        };
+        let grid = Grid::over(x.pixels * x.pitch / 8, 256, 8192);
+        // SAFETY: images of so many pixels, and as many floats without the padding.
+        unsafe { self.launch_typed(&LAYOUT, typed!("layout_pixels"), grid, &arguments) }?;
+        Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone())))
+    }
+
+    fn store_features(&self, x: Features) -> Result<Storage> {
+        let (slice, to) = self.storage(x.len)?;
+        self.copy(&[Parameter { from: x.block.address(), to, ..plain(x.len) }])?;
+        Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone())))
+    }
+
+    /// All gradients are written by one kernel, into views of one tensor.
+    fn gradients(&self, gradients: Vec<Gradient>) -> Result<Vec<Tensor>> {
+        let mut starts = Vec::with_capacity(gradients.len());
+        let mut len = 0;
+        for gradient in &gradients {
+            starts.push(len);
+            len += gradient.dims.iter().product::<usize>().next_multiple_of(ALIGNMENT);
+        }
+        let (slice, base) = self.storage(len)?;
+        let parameter = |(gradient, &start): (&Gradient, &usize)| {
+            let to = base + (start * size_of::<f32>()) as u64;
+            match (gradient.filter, &gradient.dims[..]) {
+                (true, &[outputs, inputs, kernel, width]) => Parameter {
+                    from: gradient.block.address(),
+                    to,
+                    outputs: outputs as i32,
+                    inputs: inputs as i32,
+                    window: (kernel * width) as i32,
+                    padded_outputs: pitch(outputs) as i32,
+                    pitch: pitch(inputs) as i32,
+                    ..Parameter::default()
+                },
+                _ => {
+                    let from = gradient.block.address() + (gradient.skipped * size_of::<f32>()) as u64;
+                    Parameter { from, to, ..plain(gradient.dims.iter().product()) }
+                }
+            }
+        };
+        self.copy(&gradients.iter().zip(&starts).map(parameter).collect::<Vec<_>>())?;
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone()));
+        let all = autograd::constant(storage, len.max(1))?;
+        let view = |(gradient, &start): (&Gradient, &usize)| {
+            let elements = gradient.dims.iter().product::<usize>();
+            Ok(all.narrow(0, start, elements)?.reshape(gradient.dims.clone())?)
+        };
+        gradients.iter().zip(&starts).map(view).collect()
+    }
+
+    fn normalize(
+        &self,
+        x: &mut Images,
+        rows: usize,
+        norm: &BatchNormState,
+        statistics: BatchStatistics,
+        mask: Option<Mask>,
+    ) -> Result<Activated> {
+        x.check("x", rows, norm.weight.elem_count())?;
+        batch_norm::normalize(self, x, norm, statistics, mask)
+    }
+
+    fn backward_normalize(
+        &self,
+        x: &Images,
+        activated: &Activated,
+        grad: &mut Images,
+        add: Option<&Images>,
+    ) -> Result<[Gradient; 2]> {
+        let block = batch_norm::backward(self, x, activated, grad, add)?;
+        let gradient =
+            |skipped| Gradient { block: block.clone(), skipped, dims: vec![x.channels], filter: false };
+        Ok([gradient(0), gradient(x.pitch)])
+    }
+
+    /// The sum is left to the batch norm that reads the images next.
+    fn convolve(
+        &self,
+        shape: &Conv2dShape,
+        x: Input<Self>,
+        filter: &Filter,
+        add: Option<&Images>,
+    ) -> Result<Images> {
+        let [inputs, outputs] = pixels(shape);
+        let x = x.images();
+        shape.check()?;
+        filter.check(shape)?;
+        x.check("x", inputs, shape.in_channels)?;
+        let mut y = self.new_images("a convolution", outputs, shape.out_channels)?;
+        self.product(Product::Forward, shape, x.address("x")?, filter.address, y.block.address())?;
+        if let Some(add) = add {
+            add.check("add", outputs, shape.out_channels)?;
+            add.address("add")?;
+            y.addend = Some(add.block.clone());
+        }
+        Ok(y)
+    }
+
+    fn backward_input(
+        &self,
+        shape: &Conv2dShape,
+        dy: &Images,
+        filter: &Filter,
+        add: Option<&Images>,
+    ) -> Result<Images> {
+        let [inputs, outputs] = pixels(shape);
+        shape.check()?;
+        filter.check(shape)?;
+        dy.check("dy", outputs, shape.out_channels)?;
+        let dx = self.new_images("a convolution", inputs, shape.in_channels)?;
+        let to = dx.block.address();
+        self.product(Product::BackwardInput, shape, to, filter.address, dy.address("dy")?)?;
+        if let Some(add) = add {
+            add.check("add", inputs, shape.in_channels)?;
+            add.address("add")?;
+            self.add(&dx, &add.block)?;
+        }
+        Ok(dx)
+    }
+
+    fn backward_weight(&self, shape: &Conv2dShape, x: Input<Self>, dy: &Images) -> Result<Gradient> {
+        let [inputs, outputs] = pixels(shape);
+        let x = x.images();
+        shape.check()?;
+        x.check("x", inputs, shape.in_channels)?;
+        dy.check("dy", outputs, shape.out_channels)?;
+        let block = self.block("a convolution", padded(shape).weight_len(), self.element())?;
+        let to = block.address();
+        self.product(Product::BackwardWeight, shape, x.address("x")?, to, dy.address("dy")?)?;
+        let dims = vec![shape.out_channels, shape.in_channels, shape.kernel, shape.kernel];
+        Ok(Gradient { block, skipped: 0, dims, filter: true })
+    }
+
+    fn pool(&self, shape: &PoolShape, x: Input<Self>) -> Result<Features> {
+        let block = pool::cuda::forward(self, shape, x.images())?;
+        Ok(Features { block, len: shape.output_len() })
+    }
+
+    fn backward_pool(&self, shape: &PoolShape, dy: &Features) -> Result<Images> {
+        dy.check("dy", shape.output_len())?;
+        pool::cuda::backward(self, shape, &dy.block)
+    }
+
+    fn linear(&self, shape: &LinearShape, x: &Features, w: &Tensor, b: &Tensor) -> Result<Features> {
+        x.check("x", shape.batch * shape.inputs)?;
+        crate::conv2d::check_len("w", shape.outputs * shape.inputs, w.elem_count())?;
+        crate::conv2d::check_len("b", shape.outputs, b.elem_count())?;
+        let (w, b) = (self.address("linear", w)?, self.address("linear", b)?);
+        let block = linear::cuda::forward(self, shape, &x.block, w, b)?;
+        Ok(Features { block, len: shape.batch * shape.outputs })
+    }
+
+    fn backward_linear(
+        &self,
+        shape: &LinearShape,
+        x: &Features,
+        w: &Tensor,
+        dy: &Features,
+    ) -> Result<(Features, [Gradient; 2])> {
+        x.check("x", shape.batch * shape.inputs)?;
+        dy.check("dy", shape.batch * shape.outputs)?;
+        crate::conv2d::check_len("w", shape.outputs * shape.inputs, w.elem_count())?;
+        let w = self.address("linear", w)?;
+        let [dx, dw, db] = linear::cuda::backward(self, shape, &x.block, w, &dy.block)?;
+        let gradient = |block, dims| Gradient { block, skipped: 0, dims, filter: false };
+        let gradients = [gradient(dw, vec![shape.outputs, shape.inputs]), gradient(db, vec![shape.outputs])];
+        Ok((Features { block: dx, len: shape.batch * shape.inputs }, gradients))
+    }
+}
+
+impl Engine {
+    /// Writes gradients and vectors to where they go.
+    fn copy(&self, parameters: &[Parameter]) -> Result<()> {
+        for (arguments, blocks) in Parameters::launches(parameters) {
+            let grid = Grid { blocks: (blocks, 1), threads: Parameters::THREADS, shared: 0 };
+            // SAFETY: the callers' parameters are as long as they say on both sides.
+            unsafe { self.launch_typed(&LAYOUT, typed!("layout_gradients"), grid, &arguments) }?;
+        }
+        Ok(())
+    }
+}
+
+/// A vector of so many floats.
+fn plain(len: usize) -> Parameter {
+    let (inputs, pitch) = (len as i32, pitch(len) as i32);
+    Parameter { outputs: 1, inputs, window: 1, padded_outputs: 1, pitch, plain: 1, ..Parameter::default() }
+}
+
+/// Where a storage of `f32` begins on the engine's device.
+fn whole(storage: &Storage, engine: &Engine) -> Result<u64> {
+    use candle_core::cuda_backend::cudarc::driver::DevicePtr;
+    let (operation, expected) = ("images", "f32 tensors on the network's CUDA device");
+    match storage {
+        Storage::Cuda(cuda) if cuda.device.id() == engine.device().id() => {
+            let slice = cuda.as_cuda_slice::<f32>()?;
+            let stream = engine.device().cuda_stream();
+            let (address, _synchronised) = slice.device_ptr(&stream);
+            Ok(address)
+        }
+        other => {
+            let found = format!("{:?} on {:?}", other.dtype(), other.device().location());
+            Err(Error::Unsupported { operation, expected, found })
+        }
+    }
+}

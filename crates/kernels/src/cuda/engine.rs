@@ -1,0 +1,183 @@
+//! What a network runs with on a GPU.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Tensor;
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+
+use super::cudnn::Handle;
+use super::memory::{Block, Memory};
+use super::{Grid, Module, launch, pointer};
+use crate::arguments::{Add, pitch};
+use crate::conv2d::cuda::Convolutions;
+use crate::cuda::module;
+use crate::{Error, Precision, Result};
+
+const LAYOUT: Module = module!("layout");
+
+/// A GPU as a [`Backend`](crate::Backend): its stream, a cuDNN handle with the plans of every convolution met so far, and
+/// an arena of reused memory, for one [`Precision`]. Cloning is cheap and shares all of them.
+///
+/// No operation waits for the device, but for a convolution's first: see `conv2d`.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    device: CudaDevice,
+    precision: Precision,
+    memory: Arc<Memory>,
+    convolutions: Mutex<Convolutions>,
+}
+
+impl Engine {
+    /// An engine on a device's stream.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where cuDNN is missing, too old, or fails.
+    pub fn new(device: &CudaDevice, precision: Precision) -> Result<Self> {
+        let memory = Memory::new(device);
+        let convolutions = Convolutions::new(Handle::new(device)?, precision, memory.clone());
+        Ok(Self(Arc::new(Inner {
+            device: device.clone(),
+            precision,
+            memory,
+            convolutions: Mutex::new(convolutions),
+        })))
+    }
+
+    /// The precision it was made for.
+    pub fn precision(&self) -> Precision {
+        self.0.precision
+    }
+
+    /// The device it was made on.
+    pub fn device(&self) -> &CudaDevice {
+        &self.0.device
+    }
+
+    /// Hands the memory of buffers not in use back to the driver.
+    pub fn trim(&self) {
+        self.0.memory.trim();
+    }
+
+    /// Calls `f` with the convolutions' plans.
+    pub(crate) fn convolutions<T>(&self, f: impl FnOnce(&mut Convolutions) -> T) -> T {
+        f(&mut self.0.convolutions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bytes of an element of the activations.
+    pub(crate) fn element(&self) -> usize {
+        if self.0.precision == Precision::Bf16 { 2 } else { 4 }
+    }
+
+    /// Memory for `len` elements of so many bytes, with arbitrary contents.
+    pub(crate) fn block(&self, operation: &'static str, len: usize, bytes: usize) -> Result<Arc<Block>> {
+        Ok(Arc::new(self.0.memory.take(operation, len * bytes)?))
+    }
+
+    /// Images of `pixels` pixels, with arbitrary contents.
+    pub(crate) fn new_images(
+        &self,
+        operation: &'static str,
+        pixels: usize,
+        channels: usize,
+    ) -> Result<Images> {
+        let pitch = pitch(channels);
+        let block = self.block(operation, pixels * pitch, self.element())?;
+        Ok(Images { block, pixels, channels, pitch, addend: None })
+    }
+
+    /// The address of a contiguous `f32` tensor of this device.
+    pub(crate) fn address(&self, operation: &'static str, tensor: &Tensor) -> Result<u64> {
+        pointer::<f32>(operation, &self.0.device, tensor)
+    }
+
+    /// Launches a kernel that is the same for every type.
+    ///
+    /// # Safety
+    /// As [`launch`].
+    pub(crate) unsafe fn launch<T: DeviceRepr>(
+        &self,
+        module: &Module,
+        function: &'static str,
+        grid: Grid,
+        arguments: &T,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { launch(&self.0.device, module, function, grid, arguments) }
+    }
+
+    /// Launches the one of two kernels, for `f32` and for bfloat16, that fits the activations' type; see [`typed`].
+    ///
+    /// # Safety
+    /// As [`launch`].
+    pub(crate) unsafe fn launch_typed<T: DeviceRepr>(
+        &self,
+        module: &Module,
+        [f32, bf16]: [&'static str; 2],
+        grid: Grid,
+        arguments: &T,
+    ) -> Result<()> {
+        let function = if self.0.precision == Precision::Bf16 { bf16 } else { f32 };
+        // SAFETY: the caller's promise.
+        unsafe { launch(&self.0.device, module, function, grid, arguments) }
+    }
+
+    /// `to += from`, for images of one shape.
+    pub(crate) fn add(&self, to: &Images, from: &Block) -> Result<()> {
+        let vectors = to.pixels * to.pitch / 8;
+        let arguments = Add { to: to.block.address(), add: from.address(), vectors: vectors as i64 };
+        let grid = Grid::over(vectors, 256, 4096);
+        // SAFETY: both are `vectors` vectors of the activations' type.
+        unsafe { self.launch_typed(&LAYOUT, typed!("layout_add"), grid, &arguments) }
+    }
+}
+
+/// The names of a kernel's two forms.
+macro_rules! typed {
+    ($name:literal) => {
+        [concat!($name, "_f32"), concat!($name, "_bf16")]
+    };
+}
+pub(crate) use typed;
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("device", &self.0.device)
+            .field("precision", &self.0.precision)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Images on the device, channels last in the activations' type, with their channels padded to the pitch by zeros.
+pub struct Images {
+    pub(crate) block: Arc<Block>,
+    pub(crate) pixels: usize,
+    pub(crate) channels: usize,
+    pub(crate) pitch: usize,
+    /// What is still to be added: the next batch norm does it while it reads.
+    pub(crate) addend: Option<Arc<Block>>,
+}
+
+impl Images {
+    /// That they are of the given shape.
+    pub(crate) fn check(&self, what: &'static str, pixels: usize, channels: usize) -> Result<()> {
+        if (self.pixels, self.channels) == (pixels, channels) {
+            return Ok(());
+        }
+        let describe = |pixels, channels| format!("{pixels} pixels of {channels} channels");
+        let (expected, found) = (describe(pixels, channels), describe(self.pixels, self.channels));
+        Err(Error::Shape { what, expected, found })
+    }
+
+    /// The address of images to which nothing is to be added.
+    pub(crate) fn address(&self, what: &'static str) -> Result<u64> {
+        if self.addend.is_none() {
+            return Ok(self.block.address());
+        }
+        let expected = "images whose residual sum a batch norm has taken".to_string();
+        Err(Error::Shape { what, expected, found: "a sum still to be taken".to_string() })
+    }
+}

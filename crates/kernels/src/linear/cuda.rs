@@ -1,0 +1,69 @@
+//! The linear layer on CUDA: `cuda.cu` has the kernels.
+
+use std::sync::Arc;
+
+use super::LinearShape;
+use crate::Result;
+use crate::arguments::{Product, Sums};
+use crate::cuda::{Block, Engine, Grid, Module, module};
+
+const MODULE: Module = module!("linear");
+const OPERATION: &str = "linear";
+const TILE: usize = 16;
+
+/// `y[row, column] = sum over k of a[row, k] b[column, k]`, plus a bias; the operands with their two strides.
+fn product(
+    engine: &Engine,
+    [rows, columns, depth]: [usize; 3],
+    (a, [a_row, a_k]): (u64, [usize; 2]),
+    (b, [b_column, b_k]): (u64, [usize; 2]),
+    bias: u64,
+) -> Result<Arc<Block>> {
+    let y = engine.block(OPERATION, rows * columns, size_of::<f32>())?;
+    let arguments = Product {
+        a,
+        b,
+        bias,
+        y: y.address(),
+        a_row: a_row as i64,
+        a_k: a_k as i64,
+        b_column: b_column as i64,
+        b_k: b_k as i64,
+        rows: rows as i32,
+        columns: columns as i32,
+        depth: depth as i32,
+        unused: 0,
+    };
+    let blocks = (columns.div_ceil(TILE).max(1), rows.div_ceil(TILE).max(1));
+    let grid = Grid { blocks, threads: TILE * TILE, shared: 0 };
+    // SAFETY: the callers' operands are as long as their strides and the three sizes reach.
+    unsafe { engine.launch(&MODULE, "linear_product", grid, &arguments) }?;
+    Ok(y)
+}
+
+/// `x w^T + b`; addresses of `w` and `b` of the shape.
+pub(crate) fn forward(engine: &Engine, shape: &LinearShape, x: &Block, w: u64, b: u64) -> Result<Arc<Block>> {
+    shape.check()?;
+    let LinearShape { batch, inputs, outputs } = *shape;
+    product(engine, [batch, outputs, inputs], (x.address(), [inputs, 1]), (w, [inputs, 1]), b)
+}
+
+/// dx, dw and db.
+pub(crate) fn backward(
+    engine: &Engine,
+    shape: &LinearShape,
+    x: &Block,
+    w: u64,
+    dy: &Block,
+) -> Result<[Arc<Block>; 3]> {
+    shape.check()?;
+    let LinearShape { batch, inputs, outputs } = *shape;
+    let (x, dy) = (x.address(), dy.address());
+    let dx = product(engine, [batch, inputs, outputs], (dy, [outputs, 1]), (w, [1, inputs]), 0)?;
+    let dw = product(engine, [outputs, inputs, batch], (dy, [1, outputs]), (x, [1, inputs]), 0)?;
+    let db = engine.block(OPERATION, outputs, size_of::<f32>())?;
+    let arguments = Sums { x: dy, sums: db.address(), rows: batch as i32, columns: outputs as i32 };
+    // SAFETY: `batch` rows of `outputs` floats, and as many sums.
+    unsafe { engine.launch(&MODULE, "linear_sums", Grid::over(outputs, 32, usize::MAX), &arguments) }?;
+    Ok([dx, dw, db])
+}

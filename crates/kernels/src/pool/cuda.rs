@@ -1,0 +1,49 @@
+//! Average pooling on CUDA: `cuda.cu` has the kernels.
+
+use std::sync::Arc;
+
+use super::PoolShape;
+use crate::Result;
+use crate::arguments::{Pool, pitch};
+use crate::cuda::{Block, Engine, Grid, Images, Module, module, typed};
+
+const MODULE: Module = module!("pool");
+const OPERATION: &str = "pool";
+
+fn arguments(shape: &PoolShape, images: &Images, features: &Block) -> Pool {
+    Pool {
+        images: images.block.address(),
+        features: features.address(),
+        batch: shape.batch as i32,
+        height: shape.height as i32,
+        width: shape.width as i32,
+        window: shape.window as i32,
+        channels: shape.channels as i32,
+        pitch: pitch(shape.channels) as i32,
+    }
+}
+
+fn pixels(shape: &PoolShape) -> usize {
+    shape.batch * shape.height * shape.width
+}
+
+pub(crate) fn forward(engine: &Engine, shape: &PoolShape, x: &Images) -> Result<Arc<Block>> {
+    shape.check()?;
+    x.check("x", pixels(shape), shape.channels)?;
+    x.address("x")?;
+    let y = engine.block(OPERATION, shape.output_len(), size_of::<f32>())?;
+    let threads = shape.output_len() / shape.channels * x.pitch / 8;
+    let grid = Grid::over(threads, 128, 4096);
+    // SAFETY: images and features of the shape, which its check found sound.
+    unsafe { engine.launch_typed(&MODULE, typed!("pool_forward"), grid, &arguments(shape, x, &y)) }?;
+    Ok(y)
+}
+
+pub(crate) fn backward(engine: &Engine, shape: &PoolShape, dy: &Block) -> Result<Images> {
+    shape.check()?;
+    let dx = engine.new_images(OPERATION, pixels(shape), shape.channels)?;
+    let grid = Grid::over(dx.pixels * dx.pitch / 8, 256, 4096);
+    // SAFETY: images and features of the shape, which its check found sound.
+    unsafe { engine.launch_typed(&MODULE, typed!("pool_backward"), grid, &arguments(shape, &dx, dy)) }?;
+    Ok(dx)
+}
