@@ -80,6 +80,16 @@ arguments! {
     Sums { x: Address, sums: Address, rows: i32, columns: i32 }
 }
 
+impl From<Option<crate::dropout::Mask>> for Mask {
+    fn from(mask: Option<crate::dropout::Mask>) -> Self {
+        mask.map_or_else(Self::default, |mask| Self {
+            key: mask.key,
+            threshold: mask.threshold,
+            scale: mask.scale,
+        })
+    }
+}
+
 /// How many parameters `layout_filters` and `layout_gradients` take in a launch: as many as fit its 4 KiB of arguments.
 pub(crate) const MOST_PARAMETERS: usize = 80;
 

@@ -82,6 +82,8 @@ pub mod cuda;
 pub mod dropout;
 mod error;
 mod gemm;
+#[cfg(test)]
+mod layout;
 pub mod linear;
 pub mod machine;
 mod microkernel;

@@ -42,22 +42,23 @@ static __device__ __forceinline__ Eight channels_of(const float *values, int vec
 struct batch_norm_statistics_arguments {
     void *x;         // rows of channels; where there is an addend, on return their sum
     const void *add; // or null
-    float *partials; // of each block: the channels' means, then their sums of squares around these
+    float *partials; // of each block, a pitch each: a value of every channel, the means less that, and the sums of squares
+                     // around the means
     float *counts;   // of each block: how many rows it saw
     long long rows;
     int pitch;
 };
 
 template <typename T> static __device__ void statistics(const batch_norm_statistics_arguments &p) {
-    __shared__ float means[THREADS * 8], squares[THREADS * 8];
+    // Around the thread's own first row, and then around the block's, so that a mean far from zero costs no digits.
+    __shared__ float origins[THREADS * 8], means[THREADS * 8], squares[THREADS * 8];
     Part at = part(p.pitch);
     int vectors = p.pitch / 8;
+    Eight shift = {}, sum = {}, square = {};
+    int count = 0;
     if (at.active) {
-        // Around the thread's own first row, so that a mean far from zero costs no digits.
-        Eight shift = {}, sum = {}, square = {};
         T *x = (T *)p.x;
         const T *add = (const T *)p.add;
-        int count = 0;
 #pragma unroll 4
         for (long long row = at.first; row < p.rows; row += at.step) {
             long long index = row * vectors + at.vector;
@@ -77,11 +78,19 @@ template <typename T> static __device__ void statistics(const batch_norm_statist
                 square.v[j] = fmaf(distance, distance, square.v[j]);
             }
         }
+        if (at.row == 0) {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) origins[threadIdx.x * 8 + j] = shift.v[j];
+        }
+    }
+    __syncthreads();
+    if (at.active) {
+        int lane = (int)threadIdx.x % at.lanes;
         float share = count ? 1.0f / (float)count : 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             float mean = sum.v[j] * share;
-            means[threadIdx.x * 8 + j] = shift.v[j] + mean;
+            means[threadIdx.x * 8 + j] = (shift.v[j] - origins[lane * 8 + j]) + mean;
             squares[threadIdx.x * 8 + j] = fmaxf(square.v[j] - sum.v[j] * mean, 0.0f);
         }
     }
@@ -99,9 +108,10 @@ template <typename T> static __device__ void statistics(const batch_norm_statist
             square += squares[from] + distance * distance * (count * n / both);
             count = both;
         }
-        long long to = (long long)blockIdx.x * 2 * p.pitch + vector * 8 + c % 8;
-        p.partials[to] = mean;
-        p.partials[to + p.pitch] = square;
+        long long to = (long long)blockIdx.x * 3 * p.pitch + vector * 8 + c % 8;
+        p.partials[to] = origins[c];
+        p.partials[to + p.pitch] = mean;
+        p.partials[to + 2 * p.pitch] = square;
         if (vector == 0 && c == 0) p.counts[blockIdx.x] = count;
     }
 }
@@ -141,10 +151,10 @@ extern "C" __global__ void batch_norm_finish(batch_norm_finish_arguments p) {
     for (int block = part; block < p.blocks; block += THREADS / 8) {
         double n = p.counts[block];
         if (n == 0.0) continue;
-        const float *from = p.partials + (long long)block * 2 * p.pitch + c;
-        double distance = from[0] - mean, both = count + n;
+        const float *from = p.partials + (long long)block * 3 * p.pitch + c;
+        double distance = (double)from[0] + from[p.pitch] - mean, both = count + n;
         mean += distance * (n / both);
-        square += from[p.pitch] + distance * distance * (count * n / both);
+        square += from[2 * p.pitch] + distance * distance * (count * n / both);
         count = both;
     }
     counts[threadIdx.x] = count;

@@ -24,16 +24,6 @@ pub struct Activated {
     mask: Mask,
 }
 
-impl From<Option<dropout::Mask>> for Mask {
-    fn from(mask: Option<dropout::Mask>) -> Self {
-        mask.map_or_else(Self::default, |mask| Self {
-            key: mask.key,
-            threshold: mask.threshold,
-            scale: mask.scale,
-        })
-    }
-}
-
 /// The grid of the kernels that go over all rows.
 fn grid(x: &Images) -> Grid {
     Grid { blocks: batch_norm_blocks(x.pixels, x.pitch), threads: 256, shared: 0 }
@@ -69,7 +59,7 @@ pub(crate) fn normalize(
             }
             let tracked = pointer::<i64>(OPERATION, engine.device(), norm.num_batches_tracked)?;
             let (blocks, _) = grid.blocks;
-            let partials = engine.block(OPERATION, blocks * 2 * pitch, size_of::<f32>())?;
+            let partials = engine.block(OPERATION, blocks * 3 * pitch, size_of::<f32>())?;
             let counts = engine.block(OPERATION, blocks, size_of::<f32>())?;
             let arguments = Statistics {
                 x: address,

@@ -29,6 +29,8 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(all(test, unix))]
+mod cuda_tests;
 mod op;
 pub mod reference;
 

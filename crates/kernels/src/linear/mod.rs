@@ -4,6 +4,8 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(all(test, unix))]
+mod cuda_tests;
 pub mod reference;
 
 use crate::conv2d::{self, Conv2dShape, check_len};

@@ -12,6 +12,8 @@
 //! }
 //! ```
 
+pub(crate) mod images;
+
 use std::ffi::{CString, c_int, c_uint, c_void};
 use std::fmt::Write;
 use std::ops::Deref;

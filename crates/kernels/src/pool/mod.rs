@@ -3,6 +3,8 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(all(test, unix))]
+mod cuda_tests;
 pub mod reference;
 
 use crate::conv2d::{Activation, check_len};

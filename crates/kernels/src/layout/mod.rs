@@ -1,0 +1,5 @@
+//! Between candle's layouts and those of the CUDA layers: the kernels of `cuda.cu`, which
+//! [`Engine`](crate::cuda::Engine) launches.
+
+#[cfg(all(test, unix))]
+mod cuda_tests;
