@@ -69,14 +69,17 @@
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod accuracy;
 #[cfg(any(feature = "cuda", test))]
 mod arguments;
+pub mod augment;
 pub mod autograd;
 pub mod backend;
 pub mod batch_norm;
 mod buffer;
 mod context;
 pub mod conv2d;
+pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod dropout;

@@ -5,15 +5,26 @@
 //! and the return from SAM's ascent moves no memory at all: [`perturb`] leaves the weights in the buffer they
 //! were in and writes the perturbed ones to the other, so that [`restore`] only exchanges the two.
 //!
-//! Contiguous `f32` on the CPU takes these passes (`cpu.rs`); any other device or element type takes the same
-//! arithmetic as plain candle operations (`reference.rs`), which is also what the tests compare with.
+//! Contiguous `f32` on the CPU takes these passes (`cpu.rs`), and on an NVIDIA GPU kernels that take all parameters
+//! at once (`cuda.cu`, by way of [`ascent`], [`perturb_all`], [`sgd_all`] and [`adamw_all`]) and never wait; any other
+//! device or element type takes the same arithmetic as plain candle operations (`reference.rs`), which is also what
+//! the tests compare with.
 
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod arguments;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod found_inf;
+#[cfg(all(test, unix))]
+mod on_host;
 mod reference;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Storage, Tensor, Var};
+use candle_core::{DType, Device, Storage, Tensor, Var};
+
+pub use found_inf::FoundInf;
 
 use crate::span::{self, Cost};
 use crate::{Context, Error, Result};
@@ -160,6 +171,10 @@ pub fn perturb(
 /// As [`perturb`].
 pub fn restore(w: &Var, old: &Var) -> Result<()> {
     check_state(w, "old", old)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device_of([w, old].into_iter())?.is_some() {
+        return cuda::exchange(w, old);
+    }
     if is_fused(w) { cpu::restore(w, old) } else { reference::restore(w, old) }
 }
 
@@ -205,6 +220,143 @@ pub fn adamw(ctx: &Context, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: 
     } else {
         reference::adamw(w, &gradient, m, v, step)
     }
+}
+
+/// How far SAM climbs, known to whoever computed it: to this program, or to a GPU that is not waited for.
+#[derive(Clone, Debug)]
+pub struct Ascent {
+    ball: Neighborhood,
+    scale: Scale,
+    norm: Tensor,
+}
+
+#[derive(Clone, Debug)]
+enum Scale {
+    Here(f64),
+    /// The norm and the scale, and the note of what was not finite.
+    #[cfg(feature = "cuda")]
+    OnGpu {
+        ascent: Tensor,
+        found_inf: Tensor,
+    },
+}
+
+impl Ascent {
+    /// The ascent for the sum over all parameters of [`power_sums`].
+    ///
+    /// # Errors
+    /// If candle has no memory for a number.
+    pub fn new(ball: &Neighborhood, rho: f64, sum: f64) -> Result<Self> {
+        let norm = Tensor::new(sum.powf(1.0 / ball.dual()), &Device::Cpu)?;
+        Ok(Self { ball: *ball, scale: Scale::Here(rho / (sum.powf(1.0 / ball.p) + 1e-12)), norm })
+    }
+
+    /// The norm (Σ|u|^q)^(1/q): a scalar in `f64`, on the device that computed it.
+    pub fn norm(&self) -> &Tensor {
+        &self.norm
+    }
+}
+
+/// The ascent for these parameters and gradients where a GPU can compute it by itself: all of them contiguous `f32` on
+/// one NVIDIA GPU, with the feature `cuda`. Otherwise `None`: see [`power_sums`]. A sum that is not finite goes to
+/// `found_inf`, not to this program. Summed in `f64` in an order that depends on the shapes alone.
+///
+/// # Errors
+/// A gradient of another shape, type or device than its variable's; a launch that fails.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn ascent(
+    ball: &Neighborhood,
+    rho: f64,
+    parameters: &[(&Var, &Tensor)],
+    found_inf: &FoundInf,
+) -> Result<Option<Ascent>> {
+    parameters.iter().try_for_each(|(w, gradient)| check(w, "gradient", gradient))?;
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::device_of(parameters.iter().map(|(w, _)| *w))? {
+        let ascent = cuda::ascent(&device, ball, rho, parameters, found_inf)?;
+        let found_inf = found_inf.on(ascent.device())?;
+        let norm = ascent.get(0)?;
+        return Ok(Some(Ascent { ball: *ball, scale: Scale::OnGpu { ascent, found_inf }, norm }));
+    }
+    Ok(None)
+}
+
+/// [`perturb`] of several parameters, each given as (w, `old`, gradient), by an [`Ascent`].
+///
+/// # Errors
+/// As [`perturb`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
+pub fn perturb_all(ctx: &Context, ascent: &Ascent, parameters: &[(&Var, &Var, &Tensor)]) -> Result<()> {
+    match &ascent.scale {
+        Scale::Here(scale) => parameters
+            .iter()
+            .try_for_each(|(w, old, gradient)| perturb(ctx, w, old, gradient, &ascent.ball, *scale)),
+        #[cfg(feature = "cuda")]
+        Scale::OnGpu { ascent: numbers, found_inf } => {
+            let checked = parameters.iter().map(|&(w, old, gradient)| {
+                check_state(w, "old", old)?;
+                operand(w, gradient).map(|gradient| (w, old, gradient))
+            });
+            let parameters = checked.collect::<Result<Vec<_>>>()?;
+            let Some(device) = cuda::device_of(parameters.iter().flat_map(|(w, old, _)| [*w, *old]))? else {
+                return parameters.first().map_or(Ok(()), |(w, ..)| Err(not_of_the_ascent(w)));
+            };
+            let elements = parameters.iter().map(|(w, ..)| w.elem_count()).sum();
+            let _span = span::enter("perturb", "all parameters", Cost::passes(3, elements));
+            cuda::perturb(&device, &ascent.ball, numbers, found_inf, &parameters)
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn not_of_the_ascent(w: &Var) -> Error {
+    let found = format!("{:?} on {:?}", w.dtype(), w.device().location());
+    Error::Unsupported {
+        operation: "perturb",
+        expected: "the parameters that the ascent was computed of",
+        found,
+    }
+}
+
+/// [`sgd`] of several parameters, each given as (w, gradient, momentum buffer).
+///
+/// # Errors
+/// As [`sgd`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
+pub fn sgd_all(ctx: &Context, parameters: &[(&Var, &Tensor, Option<&Var>)], step: &SgdStep) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Some(device) =
+        cuda::device_of(parameters.iter().flat_map(|(w, _, buffer)| std::iter::once(*w).chain(*buffer)))?
+    {
+        let checked = parameters.iter().map(|&(w, gradient, buffer)| {
+            buffer.map_or(Ok(()), |buffer| check_state(w, "momentum buffer", buffer))?;
+            operand(w, gradient).map(|gradient| (w, gradient, buffer))
+        });
+        let parameters = checked.collect::<Result<Vec<_>>>()?;
+        let elements = parameters.iter().map(|(w, ..)| w.elem_count()).sum();
+        let _span = span::enter("sgd", "all parameters", Cost::passes(5, elements));
+        return cuda::sgd(&device, &parameters, step);
+    }
+    parameters.iter().try_for_each(|&(w, gradient, buffer)| sgd(ctx, w, gradient, buffer, step))
+}
+
+/// [`adamw`] of several parameters at the same step, each given as (w, gradient, m, v).
+///
+/// # Errors
+/// As [`adamw`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
+pub fn adamw_all(ctx: &Context, parameters: &[(&Var, &Tensor, &Var, &Var)], step: &AdamWStep) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::device_of(parameters.iter().flat_map(|(w, _, m, v)| [*w, *m, *v]))? {
+        let checked = parameters.iter().map(|&(w, gradient, m, v)| {
+            check_state(w, "first moment", m)?;
+            check_state(w, "second moment", v)?;
+            check_state(m, "second moment", v)?;
+            operand(w, gradient).map(|gradient| (w, gradient, m, v))
+        });
+        let parameters = checked.collect::<Result<Vec<_>>>()?;
+        let elements = parameters.iter().map(|(w, ..)| w.elem_count()).sum();
+        let _span = span::enter("adamw", "all parameters", Cost::passes(7, elements));
+        return cuda::adamw(&device, &parameters, step);
+    }
+    parameters.iter().try_for_each(|&(w, gradient, m, v)| adamw(ctx, w, gradient, m, v, step))
 }
 
 /// Whether `w`, and so everything checked against it, takes the passes of `cpu.rs`.

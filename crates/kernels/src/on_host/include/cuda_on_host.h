@@ -22,12 +22,14 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local
 #define __constant__ static const
 #define __align__(n) alignas(n)
 
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x, y, z; };
+using std::memcpy;
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) double2 { double x, y; };

@@ -1,0 +1,236 @@
+//! The passes on contiguous `f32` on one NVIDIA GPU, all parameters in a launch or two (`cuda.cu`), without a word from
+//! the GPU to the host.
+
+use std::cell::Cell;
+
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+use candle_core::cuda_backend::{CudaDevice, CudaStorage};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
+
+use super::arguments::{AdamW, Ascent, OPERANDS, Perturb, PowerSums, Sgd, Tensors};
+use super::{AdamWStep, FoundInf, Neighborhood, SgdStep};
+use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
+use crate::{Error, Result};
+
+const OPERATION: &str = "optimizer step";
+const MODULE: Module = module!("optimizer_step");
+const THREADS: usize = 256;
+
+// SAFETY: plain numbers and device addresses, laid out as cuda.cu's structs of the same names (the tests on the host check
+// their sizes and their use).
+unsafe impl DeviceRepr for PowerSums {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Ascent {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Perturb {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Sgd {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for AdamW {}
+
+fn grid(blocks: usize) -> Grid {
+    Grid { blocks: (blocks, 1), threads: THREADS, shared: 0 }
+}
+
+/// The device of all of `vars`, if they are contiguous `f32` on one NVIDIA GPU, each with its own whole storage.
+pub(super) fn device_of<'a>(mut vars: impl Iterator<Item = &'a Var>) -> Result<Option<CudaDevice>> {
+    let fused = |w: &Var| w.device().is_cuda() && w.dtype() == DType::F32 && w.is_contiguous();
+    let Some(first) = vars.next() else { return Ok(None) };
+    if !fused(first) || !vars.all(|w| fused(w) && w.device().same_device(first.device())) {
+        return Ok(None);
+    }
+    cuda_device(OPERATION, first).map(Some)
+}
+
+/// A pass's operand: nothing, or where a tensor lies.
+fn address(device: &CudaDevice, tensor: Option<&Tensor>) -> Result<u64> {
+    tensor.map_or(Ok(0), |tensor| pointer::<f32>(OPERATION, device, tensor))
+}
+
+/// The tables of the passes over `tensors`; of each the first operand has its length.
+fn tables<const N: usize>(
+    device: &CudaDevice,
+    tensors: &[[Option<&Tensor>; N]],
+) -> Result<Vec<(Tensors, usize)>> {
+    let row = |operands: &[Option<&Tensor>; N]| {
+        let mut addresses = [0; OPERANDS];
+        for (to, operand) in addresses.iter_mut().zip(operands) {
+            *to = address(device, *operand)?;
+        }
+        Ok((addresses, operands[0].map_or(0, Tensor::elem_count)))
+    };
+    Ok(Tensors::tables(&tensors.iter().map(row).collect::<Result<Vec<_>>>()?))
+}
+
+/// The norm over all gradients and what the ascent is scaled by, `[2]` in `f64`, computed on the GPU.
+pub(super) fn ascent(
+    device: &CudaDevice,
+    ball: &Neighborhood,
+    rho: f64,
+    parameters: &[(&Var, &Tensor)],
+    found_inf: &FoundInf,
+) -> Result<Tensor> {
+    let on = parameters[0].0.device();
+    let gradients = parameters
+        .iter()
+        .map(|(_, gradient)| gradient.contiguous())
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    let operands: Vec<_> = parameters
+        .iter()
+        .zip(&gradients)
+        .map(|((w, _), gradient)| [Some(w.as_tensor()), Some(gradient)])
+        .collect();
+    let tables = tables(device, &operands)?;
+    let count: usize = tables.iter().map(|(_, blocks)| blocks).sum();
+    // SAFETY: every block writes its element before the kernel below reads it, in the stream's order.
+    let partials = unsafe { Tensor::empty(count.max(1), DType::F64, on)? };
+    // SAFETY: the kernel below writes both elements.
+    let ascent = unsafe { Tensor::empty(2, DType::F64, on)? };
+    let found_inf = found_inf.on(on)?;
+    let partials_at = pointer::<f64>(OPERATION, device, &partials)?;
+    let mut first = 0;
+    for (tensors, blocks) in tables {
+        let partials = partials_at + (first * size_of::<f64>()) as u64;
+        let arguments = PowerSums { tensors, partials, q: ball.dual(), adaptive: ball.adaptive.into() };
+        // SAFETY: the addresses are of live tensors of the lengths in the table, and `partials` has an element for each
+        // block from `first` on.
+        unsafe { launch(device, &MODULE, "power_sums", grid(blocks), &arguments)? };
+        first += blocks;
+    }
+    let arguments = Ascent {
+        partials: partials_at,
+        count: count as u64,
+        ascent: pointer::<f64>(OPERATION, device, &ascent)?,
+        found_inf: pointer::<f64>(OPERATION, device, &found_inf)?,
+        rho,
+        p: ball.p,
+        q: ball.dual(),
+    };
+    let one_block = Grid { blocks: (1, 1), threads: 1024, shared: 0 };
+    // SAFETY: `count` partial sums were written before, in the stream's order; the others have two elements.
+    unsafe { launch(device, &MODULE, "ascent", one_block, &arguments)? };
+    Ok(ascent)
+}
+
+/// `ascent` and `found_inf` as the function of that name and [`FoundInf::on`] give them.
+pub(super) fn perturb(
+    device: &CudaDevice,
+    ball: &Neighborhood,
+    ascent: &Tensor,
+    found_inf: &Tensor,
+    parameters: &[(&Var, &Var, Tensor)],
+) -> Result<()> {
+    // The weights stay where they lie, under the name of `old`; the perturbed ones go where `old` lay.
+    for (w, old, _) in parameters {
+        exchange(w, old)?;
+    }
+    let operands: Vec<_> = parameters
+        .iter()
+        .map(|(w, old, gradient)| [Some(old.as_tensor()), Some(gradient), Some(w.as_tensor())])
+        .collect();
+    let launched = tables(device, &operands).and_then(|tables| {
+        let (ascent, found_inf) =
+            (pointer::<f64>(OPERATION, device, ascent)?, pointer::<f64>(OPERATION, device, found_inf)?);
+        for (tensors, blocks) in tables {
+            let power = (ball.dual() - 1.0) as f32;
+            let arguments = Perturb { tensors, ascent, found_inf, power, adaptive: ball.adaptive.into() };
+            // SAFETY: the addresses are of live tensors of the lengths in the table, no two of them the same storage
+            // (checked by the caller); `ascent` and `found_inf` have two elements.
+            unsafe { launch(device, &MODULE, "perturb", grid(blocks), &arguments)? };
+        }
+        Ok(())
+    });
+    if launched.is_err() {
+        for (w, old, _) in parameters {
+            exchange(w, old)?;
+        }
+    }
+    launched
+}
+
+pub(super) fn sgd(
+    device: &CudaDevice,
+    parameters: &[(&Var, Tensor, Option<&Var>)],
+    step: &SgdStep,
+) -> Result<()> {
+    let found_inf = FoundInf::guarding();
+    for has_buffer in [false, true] {
+        let operands: Vec<_> = parameters
+            .iter()
+            .filter(|(_, _, buffer)| buffer.is_some() == has_buffer)
+            .map(|(w, gradient, buffer)| [Some(w.as_tensor()), Some(gradient), buffer.map(Var::as_tensor)])
+            .collect();
+        for (tensors, blocks) in tables(device, &operands)? {
+            let arguments = Sgd::new(tensors, note(device, found_inf.as_ref())?, has_buffer, step);
+            // SAFETY: the addresses are of live tensors of the lengths in the table, no two of them the same storage
+            // (checked by the caller).
+            unsafe { launch(device, &MODULE, "sgd", grid(blocks), &arguments)? };
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn adamw(
+    device: &CudaDevice,
+    parameters: &[(&Var, Tensor, &Var, &Var)],
+    step: &AdamWStep,
+) -> Result<()> {
+    let found_inf = FoundInf::guarding();
+    let operands: Vec<_> = parameters
+        .iter()
+        .map(|(w, gradient, m, v)| {
+            [Some(w.as_tensor()), Some(gradient), Some(m.as_tensor()), Some(v.as_tensor())]
+        })
+        .collect();
+    for (tensors, blocks) in tables(device, &operands)? {
+        let arguments = AdamW::new(tensors, note(device, found_inf.as_ref())?, step);
+        // SAFETY: as in `sgd`.
+        unsafe { launch(device, &MODULE, "adamw", grid(blocks), &arguments)? };
+    }
+    Ok(())
+}
+
+/// Where the note lies that a step heeds: nowhere if there is none, or none on this device.
+fn note(device: &CudaDevice, found_inf: Option<&Tensor>) -> Result<u64> {
+    found_inf.map_or(Ok(0), |note| pointer::<f64>(OPERATION, device, note))
+}
+
+/// Exchanges the storages of two variables, each the whole of its own.
+pub(super) fn exchange(one: &Var, other: &Var) -> Result<()> {
+    /// candle lends a storage exclusively to an in-place operation alone, by way of `&self`.
+    struct Lend<F>(Cell<Option<F>>);
+
+    impl<F: FnOnce(&mut CudaStorage) -> candle_core::Result<()>> InplaceOp1 for Lend<F> {
+        fn name(&self) -> &'static str {
+            OPERATION
+        }
+
+        fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
+            candle_core::bail!("{OPERATION}: expected variables on one GPU")
+        }
+
+        fn cuda_fwd(&self, storage: &mut CudaStorage, _: &Layout) -> candle_core::Result<()> {
+            self.0.take().map_or(Ok(()), |f| f(storage))
+        }
+    }
+
+    if one.layout().start_offset() != 0 || other.layout().start_offset() != 0 {
+        let found = format!(
+            "views that start at {} and {}",
+            one.layout().start_offset(),
+            other.layout().start_offset()
+        );
+        return Err(Error::Unsupported {
+            operation: OPERATION,
+            expected: "variables that own their storage",
+            found,
+        });
+    }
+    let swap = |a: &mut CudaStorage| {
+        other.inplace_op1(&Lend(Cell::new(Some(|b: &mut CudaStorage| {
+            std::mem::swap(a, b);
+            Ok(())
+        }))))
+    };
+    Ok(one.inplace_op1(&Lend(Cell::new(Some(swap))))?)
+}
