@@ -2,12 +2,12 @@
 //! the caller makes each batch itself, so that figure is one core's.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use wrn_sam_data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
+use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
 
 const IMAGES: usize = 20_000;
 
 fn loader(criterion: &mut Criterion) {
-    let train = Cifar100::synthetic(17, IMAGES, 0).train;
+    let train = Cifar::synthetic(17, IMAGES, 0).train;
     let statistics = Statistics::of(&train).expect("the split has images");
 
     let mut group = criterion.benchmark_group("loader");

@@ -4,7 +4,7 @@
 //! go through them:
 //!
 //! ```text
-//! bytes → records → augmented batch       data       Cifar100, Augmentation, Loader
+//! bytes → records → augmented batch       data       Cifar, Augmentation, Loader
 //!       → logits                          models     WideResNet, Mode, Parameters (on kernels)
 //!       → loss                            losses     smooth_cross_entropy
 //!       → gradients → w + e(w)            optim      Sam::first_step
@@ -18,12 +18,12 @@
 //! ```
 //! use wrn_sam::candle::{DType, Device};
 //! use wrn_sam::candle_nn::Optimizer;
-//! use wrn_sam::data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
+//! use wrn_sam::data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
 //! use wrn_sam::losses::smooth_cross_entropy;
 //! use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 //! use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
 //!
-//! let cifar = Cifar100::synthetic(17, 8, 0); // or Cifar100::open("data")?
+//! let cifar = Cifar::synthetic(17, 8, 0); // or Cifar::open(Variant::Cifar100, "data")?
 //! let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
 //! let loader = Loader::new(&cifar.train, augmentation, LoaderConfig { batch_size: 8, ..Default::default() })?;
 //! let parameters = Parameters::new(17, DType::F32, &Device::Cpu);

@@ -31,12 +31,14 @@ const EXIT_CODES: &str = "Exit codes: 0 trained to the end; 2 wrong flags; 1 any
 #[derive(Group)]
 #[command(next_help_heading = "Data")]
 pub struct DataFlags {
-    /// auto is CIFAR-100 if it can be had, else synthetic images [default: auto]
-    #[arg(long, value_name = "auto|cifar100|synthetic", value_parser = data_choice)]
+    /// Which images; auto is CIFAR-100 if it can be had, else synthetic images [default: auto]
+    #[arg(long, value_name = "auto|cifar100|cifar10|synthetic", value_parser = data_choice)]
     pub data: Option<DataChoice>,
 
-    /// Folder of CIFAR-100's binary version or of its .tar.gz; fetched to there if absent
-    #[arg(long, value_name = "DIR", default_value = "./data")]
+    /// Where they are: the folder that the binary or the Python version was unpacked to, the folder around it, or
+    /// its .tar.gz. Where there is nothing, the official archive is fetched to there (a broken download is gone on
+    /// with; ALL_PROXY, HTTPS_PROXY, NO_PROXY and WRN_SAM_TIMEOUT=SECONDS are heeded)
+    #[arg(long, value_name = "PATH", default_value = "./data")]
     pub data_dir: PathBuf,
 
     #[arg(long, value_name = "N", help = limit_help("Train"))]
@@ -143,8 +145,9 @@ fn data_choice(text: &str) -> Result<DataChoice, String> {
     match text {
         "auto" => Ok(DataChoice::Auto),
         "cifar100" => Ok(DataChoice::Cifar100),
+        "cifar10" => Ok(DataChoice::Cifar10),
         "synthetic" => Ok(DataChoice::Synthetic),
-        _ => Err("expected auto, cifar100 or synthetic".to_string()),
+        _ => Err("expected auto, cifar100, cifar10 or synthetic".to_string()),
     }
 }
 

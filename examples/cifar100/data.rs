@@ -1,67 +1,63 @@
-//! Which images a run gets: CIFAR-100 from the disk, else from the network, else synthetic ones, saying which.
+//! Which images a run gets: CIFAR from the disk, else from the network, else synthetic ones, saying which.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use wrn_sam::data::download::{DownloadOptions, URL, download};
-use wrn_sam::data::{Cifar100, Error};
+use wrn_sam::data::download::DownloadOptions;
+use wrn_sam::data::{Cifar, Error, Variant};
 use wrn_sam::train::{DataChoice, Recipe};
 
 use crate::progress;
 use crate::support::{AnyError, chain, synthetic};
 
-/// How long to wait for the server's answer, and for more once bytes come.
-const PATIENCE: Duration = Duration::from_secs(12);
-
-/// The images that `recipe.data` asks for, looked for in `folder` first.
+/// The images that `recipe.data` asks for, looked for at `path` first.
 ///
 /// # Errors
-/// CIFAR-100 in `folder` is damaged; or CIFAR-100 and nothing else was asked for, and cannot be had.
-pub fn find(recipe: &Recipe, folder: &Path) -> Result<Cifar100, AnyError> {
-    if recipe.data == DataChoice::Synthetic {
-        return Ok(synthetic(recipe));
-    }
-    let absent = match Cifar100::open(folder) {
-        Err(error @ Error::NoData { .. }) => error,
+/// What is at `path` is damaged; or CIFAR and nothing else was asked for, and cannot be had.
+pub fn find(recipe: &Recipe, path: &Path) -> Result<Cifar, AnyError> {
+    let variant = match recipe.data {
+        DataChoice::Synthetic => return Ok(synthetic(recipe)),
+        DataChoice::Cifar10 => Variant::Cifar10,
+        DataChoice::Auto | DataChoice::Cifar100 => Variant::Cifar100,
+    };
+    let absent = match Cifar::open(variant, path) {
+        Err(error @ Error::NoData { .. }) if !path.is_file() => error,
         found => return Ok(found?),
     };
-    progress::say(format_args!("no CIFAR-100 in {}; fetching {URL}", folder.display()));
-    match fetch(folder) {
+    let options = DownloadOptions::from_env(variant)?;
+    let (url, shown) = (options.url.clone(), path.display());
+    progress::say(format_args!("no {variant} in {shown}; fetching {url}"));
+    match fetch(path, options) {
         Ok(data) => Ok(data),
         Err(error) if recipe.data == DataChoice::Auto => {
             progress::say(format_args!(
-                "CIFAR-100 cannot be had: {}\n\
-                 GOING ON WITH SYNTHETIC IMAGES: what comes of this run says nothing about CIFAR-100. For the real \
-                 images, unpack {URL} in {}.",
+                "{variant} cannot be had: {}\n\
+                 GOING ON WITH SYNTHETIC IMAGES: what comes of this run says nothing about {variant}. For the real \
+                 images, unpack {url} in {shown}.",
                 chain(&error),
-                folder.display()
             ));
             Ok(synthetic(recipe))
         }
         Err(error) => Err(format!(
-            "there is no CIFAR-100. Looked in the folder: {absent}. Tried to fetch it: {}. \
-             Get {URL} by any means and unpack it in {}, or name its folder with --data-dir",
+            "there is no {variant}. Looked in the folder: {absent}. Tried to fetch it: {}. \
+             Get {url} by any means and put it in {shown}, or say with --data-dir where it is",
             chain(&error),
-            folder.display()
         )
         .into()),
     }
 }
 
-fn fetch(folder: &Path) -> wrn_sam::data::Result<Cifar100> {
+fn fetch(folder: &Path, options: DownloadOptions) -> wrn_sam::data::Result<Cifar> {
     let bar = progress::download_bar();
     let told = bar.clone();
     let options = DownloadOptions {
-        connect_timeout: PATIENCE,
-        stall_timeout: PATIENCE,
         progress: Some(Arc::new(move |progress| {
             told.set_length(progress.total.unwrap_or(progress.received));
             told.set_position(progress.received);
         })),
-        ..DownloadOptions::default()
+        ..options
     };
-    let fetched = download(folder, &options);
+    let fetched = Cifar::download(folder, &options);
     bar.finish_and_clear();
-    Cifar100::from_dir(fetched?)
+    fetched
 }

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use wrn_sam::data::Source;
 use wrn_sam::train::{Outcome, Recipe, Trainer};
 
 use args::Args;
@@ -39,7 +38,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         Args::command().error(ErrorKind::ValueValidation, error).exit();
     }
     let data = data::find(&recipe, &args.data.data_dir)?;
-    let mark = if matches!(data.source, Source::Synthetic { .. }) { " ON SYNTHETIC IMAGES" } else { "" };
+    let mark = if data.source.is_synthetic() { " ON SYNTHETIC IMAGES" } else { "" };
 
     // From here on there is something to lose.
     let cancel = Arc::new(AtomicBool::new(false));

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use wrn_sam::candle::{Device, DeviceLocation};
-use wrn_sam::data::{Cifar100, TEST_IMAGES, TRAIN_IMAGES};
+use wrn_sam::data::{Cifar, TEST_IMAGES, TRAIN_IMAGES};
 use wrn_sam::train::Recipe;
 
 /// Any error, for programs that only report it.
@@ -105,8 +105,8 @@ pub fn device_name(device: &Device) -> String {
 }
 
 /// The synthetic images of a run: no more than its recipe wants of them.
-pub fn synthetic(recipe: &Recipe) -> Cifar100 {
+pub fn synthetic(recipe: &Recipe) -> Cifar {
     let limited = |images: usize, limit| if limit == 0 { images } else { images.min(limit) };
     let train = limited(TRAIN_IMAGES, recipe.train_limit);
-    Cifar100::synthetic(recipe.seed, train, limited(TEST_IMAGES, recipe.test_limit))
+    Cifar::synthetic(recipe.seed, train, limited(TEST_IMAGES, recipe.test_limit))
 }

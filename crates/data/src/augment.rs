@@ -78,9 +78,9 @@ pub struct Cutout {
 ///
 /// ```
 /// use rand::SeedableRng;
-/// use wrn_sam_data::{Augmentation, Cifar100, IMAGE_BYTES, Statistics};
+/// use wrn_sam_data::{Augmentation, Cifar, IMAGE_BYTES, Statistics};
 ///
-/// let train = Cifar100::synthetic(17, 100, 0).train;
+/// let train = Cifar::synthetic(17, 100, 0).train;
 /// let augmentation = Augmentation::reference(Statistics::of(&train)?);
 /// let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
 ///

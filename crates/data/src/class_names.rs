@@ -1,4 +1,4 @@
-//! The names of CIFAR-100's classes, by label.
+//! The names of the classes, by label.
 
 use std::path::Path;
 
@@ -132,13 +132,24 @@ pub const COARSE_NAMES: [&str; 20] = [
     "vehicles_2",
 ];
 
-/// The names in a `*_label_names.txt` file: one a line, blank lines ignored.
+/// The names of CIFAR-10's labels.
+pub const CIFAR10_NAMES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// The names in a text file: one a line, blank lines ignored.
 ///
 /// # Errors
 /// [`Error::Names`] where there are not exactly `expected` of them.
 pub(crate) fn parse(text: &str, path: &Path, expected: usize) -> Result<Vec<String>> {
-    let names: Vec<String> =
-        text.lines().map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect();
+    let names = text.lines().map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect();
+    check(names, path, expected)
+}
+
+/// The names, if there are exactly `expected` of them.
+///
+/// # Errors
+/// [`Error::Names`] otherwise.
+pub(crate) fn check(names: Vec<String>, path: &Path, expected: usize) -> Result<Vec<String>> {
     if names.len() != expected {
         return Err(Error::Names { path: path.into(), expected, found: names.len() });
     }
@@ -158,6 +169,7 @@ mod tests {
     fn names_are_sorted_and_distinct() {
         assert!(FINE_NAMES.is_sorted_by(|a, b| a < b));
         assert!(COARSE_NAMES.is_sorted_by(|a, b| a < b));
+        assert!(CIFAR10_NAMES.is_sorted_by(|a, b| a < b));
     }
 
     #[test]

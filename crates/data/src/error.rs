@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cifar::RECORD_BYTES;
+use crate::Variant;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -24,43 +24,48 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A folder holds no CIFAR-100 at all.
+    /// A folder holds nothing of the data set.
     #[error(
-        "no CIFAR-100 in {}: neither train.bin nor cifar-100-binary/train.bin is there; \
-         give the folder that its binary version was unpacked to",
-        path.display()
+        "no {variant} in {}: {}; give the folder that its binary or its Python version was unpacked to, or its \
+         .tar.gz",
+        path.display(), crate::source::layout::searched(*variant)
     )]
     NoData {
         /// The folder that was searched.
         path: PathBuf,
+        /// What was searched for.
+        variant: Variant,
     },
 
-    /// One of the two files of records is absent.
-    #[error(
-        "{} is missing: the binary version of CIFAR-100 has train.bin and test.bin; get it again",
-        path.display()
-    )]
+    /// A file of images is absent.
+    #[error("{} is missing: {variant} has {}; get it again", path.display(), crate::source::layout::files_beside(*variant, path))]
     Missing {
         /// The absent file.
         path: PathBuf,
+        /// The data set that it is a part of.
+        variant: Variant,
     },
 
     /// A file of records holds nothing.
-    #[error("{} is empty: records of {RECORD_BYTES} bytes expected; get the file again", path.display())]
+    #[error("{} is empty: records of {} bytes expected; get the file again", path.display(), variant.record_bytes())]
     Empty {
         /// The empty file.
         path: PathBuf,
+        /// What it should be of.
+        variant: Variant,
     },
 
     /// A file of records ends too early.
     #[error(
-        "{} is cut short in record {record}: {expected} bytes expected ({} records of {RECORD_BYTES}), \
+        "{} is cut short in record {record}: {expected} bytes expected ({} records of {}), \
          {found} found; get the file again",
-        path.display(), expected / RECORD_BYTES as u64
+        path.display(), expected / variant.record_bytes() as u64, variant.record_bytes()
     )]
     Truncated {
         /// The file.
         path: PathBuf,
+        /// What it should be of.
+        variant: Variant,
         /// The first record, from 0, that is not whole.
         record: u64,
         /// The bytes that a whole file has.
@@ -69,15 +74,17 @@ pub enum Error {
         found: u64,
     },
 
-    /// A file of records is longer than CIFAR-100's.
+    /// A file of records is longer than the data set's.
     #[error(
-        "{} is too long: {expected} bytes expected ({} records of {RECORD_BYTES}), {found} found; \
-         is it of CIFAR-100's binary version?",
-        path.display(), expected / RECORD_BYTES as u64
+        "{} is too long: {expected} bytes expected ({} records of {}), {found} found; \
+         is it of {variant}'s binary version?",
+        path.display(), expected / variant.record_bytes() as u64, variant.record_bytes()
     )]
     Oversized {
         /// The file.
         path: PathBuf,
+        /// What it should be of.
+        variant: Variant,
         /// The bytes that a whole file has.
         expected: u64,
         /// The bytes that it has.
@@ -87,12 +94,14 @@ pub enum Error {
     /// A label byte names no class.
     #[error(
         "{}: record {record} has the {kind} label {value} at offset {offset}, 0 to {max} allowed; \
-         is it of CIFAR-100's binary version?",
+         is it of {variant}'s binary version?",
         path.display()
     )]
     Label {
         /// The file.
         path: PathBuf,
+        /// What it should be of.
+        variant: Variant,
         /// The record, from 0.
         record: u64,
         /// The label's offset in the file, in bytes.
@@ -103,6 +112,17 @@ pub enum Error {
         value: u8,
         /// The largest label allowed.
         max: u8,
+    },
+
+    /// A file of the Python version is not the pickle that it should be.
+    #[error("{}: {reason}; is it of {variant}'s Python version? Get the file again", path.display())]
+    Python {
+        /// The file.
+        path: PathBuf,
+        /// What it should be of.
+        variant: Variant,
+        /// What was found, with its offset in bytes or its place in a list, and what was expected.
+        reason: String,
     },
 
     /// A file of class names has not one name for each class.
@@ -118,31 +138,34 @@ pub enum Error {
 
     /// Images and labels put together by hand do not fit.
     #[error(
-        "{images} bytes of images with {labels} labels and {coarse} coarse labels: \
-         3072 bytes and one of each per image expected"
+        "{images} bytes of images with {labels} labels and {} coarse labels: \
+         3072 bytes and one of each per image expected",
+        coarse.map_or("no".into(), |coarse| coarse.to_string())
     )]
     Lengths {
         /// Bytes of images.
         images: usize,
         /// Number of labels.
         labels: usize,
-        /// Number of coarse labels.
-        coarse: usize,
+        /// Number of coarse labels, if there are any.
+        coarse: Option<usize>,
     },
 
     /// An archive cannot be decoded.
     #[error(
-        "{} is damaged or is no .tar.gz of CIFAR-100's binary version: {source}; get it again",
+        "{} is damaged or is no .tar.gz of {variant}: {source}; get it again",
         path.display()
     )]
     Archive {
         /// The archive.
         path: PathBuf,
+        /// What it should be of.
+        variant: Variant,
         /// Where decoding stopped.
         source: io::Error,
     },
 
-    /// An archive holds something that CIFAR-100's does not, and that is not safe to unpack.
+    /// An archive holds something that the official one does not, and that is not safe to unpack.
     #[error(
         "{}: refusing the entry {}, which {reason}; this is not the official archive",
         path.display(), entry.display()
@@ -204,7 +227,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The file is larger than any CIFAR-100 archive.
+    /// The file is larger than any archive of CIFAR.
     #[error("{url} is larger than the {limit} bytes allowed")]
     DownloadTooLarge {
         /// The address asked for.
@@ -224,7 +247,7 @@ pub enum Error {
         found: String,
     },
 
-    /// A folder stands where a download would go, and is not CIFAR-100 whole.
+    /// A folder stands where a download would go, and is not the whole data set.
     #[error("{} is already there but not whole ({problem}); move it away or delete it first", path.display())]
     Occupied {
         /// The folder.

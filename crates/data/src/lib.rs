@@ -3,32 +3,32 @@
 //! CIFAR-100 for candle: from bytes to augmented batches, reproducibly.
 //!
 //! ```text
-//! folder | .tar.gz | download | synthetic  ->  Cifar100  ->  Split  ->  Loader  ->  Batch { images, labels }
+//! folder | .tar.gz | download | hub | synthetic  ->  Cifar  ->  Split  ->  Loader  ->  Batch { images, labels }
 //!                                                             |           |
 //!                                                        Statistics  Augmentation
 //! ```
 //!
 //! # Loading
 //!
-//! [`Cifar100::open`] reads the binary version from a folder or from its .tar.gz, and
+//! [`Cifar::open`] reads the binary version from a folder or from its .tar.gz, and
 //! [`download()`](download::download) fetches it. Every size, label and archive entry is checked; an
 //! [`Error`] says which file and record is wrong, what was expected there, and what to do.
 //!
 //! ```no_run
-//! use wrn_sam_data::Cifar100;
+//! use wrn_sam_data::{Cifar, Variant};
 //!
-//! let cifar = Cifar100::open("data")?; // the folder, its parent, or the archive
+//! let cifar = Cifar::open(Variant::Cifar100, "data")?; // the folder, its parent, or the archive
 //! assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! Without any file, [`Cifar100::synthetic`] makes images in the same shape that a network can learn, from a
+//! Without any file, [`Cifar::synthetic`] makes images in the same shape that a network can learn, from a
 //! seed. The rest of this page uses it, so that all of it runs offline.
 //!
 //! ```
-//! use wrn_sam_data::Cifar100;
+//! use wrn_sam_data::Cifar;
 //!
-//! let cifar = Cifar100::synthetic(17, 1000, 200);
+//! let cifar = Cifar::synthetic(17, 1000, 200);
 //! let image: &[u8; 3072] = cifar.train.image(42); // 32 rows of 32 red bytes, then green, then blue
 //! assert_eq!(cifar.train.label(42), 42);
 //! assert_eq!(cifar.fine_names.len(), 100);
@@ -44,8 +44,8 @@
 //! each channel of pixels in `[0, 1]`, exactly; both splits are normalized by the training split's.
 //!
 //! ```
-//! # use wrn_sam_data::{Cifar100, Statistics};
-//! # let cifar = Cifar100::synthetic(17, 1000, 200);
+//! # use wrn_sam_data::{Cifar, Statistics};
+//! # let cifar = Cifar::synthetic(17, 1000, 200);
 //! let statistics = Statistics::of(&cifar.train)?;
 //! println!("red: {:.4} ± {:.4}", statistics.mean[0], statistics.std[0]);
 //! # Ok::<(), wrn_sam_data::Error>(())
@@ -58,8 +58,8 @@
 //! evaluation does.
 //!
 //! ```
-//! # use wrn_sam_data::{Cifar100, Statistics};
-//! # let statistics = Statistics::of(&Cifar100::synthetic(17, 1000, 200).train)?;
+//! # use wrn_sam_data::{Cifar, Statistics};
+//! # let statistics = Statistics::of(&Cifar::synthetic(17, 1000, 200).train)?;
 //! use wrn_sam_data::{Augmentation, Cutout};
 //!
 //! let mut augmentation = Augmentation::reference(statistics);
@@ -75,8 +75,8 @@
 //! middle of an epoch.
 //!
 //! ```
-//! # use wrn_sam_data::{Augmentation, Cifar100, Statistics};
-//! # let cifar = Cifar100::synthetic(17, 1000, 200);
+//! # use wrn_sam_data::{Augmentation, Cifar, Statistics};
+//! # let cifar = Cifar::synthetic(17, 1000, 200);
 //! # let statistics = Statistics::of(&cifar.train)?;
 //! use wrn_sam_data::{Loader, LoaderConfig};
 //!
@@ -103,27 +103,31 @@
 //!   that crate. It brings in a large tree of dependencies.
 
 mod augment;
+mod binary;
 #[cfg(feature = "candle-datasets")]
 mod candle_datasets;
+mod checksum;
 mod cifar;
 mod class_names;
 mod error;
 mod loader;
+mod pickle;
 mod prefetch;
+mod python;
 mod random;
 mod source;
 mod split;
 mod statistics;
 
 pub use augment::{Augmentation, Cutout, Draw, Normalize, RandomCrop, RandomHorizontalFlip};
-pub use cifar::{
-    COARSE_CLASSES, FINE_CLASSES, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES,
-};
-pub use class_names::{COARSE_NAMES, FINE_NAMES};
+pub use checksum::FileChecksum;
+pub use cifar::{Cifar, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant};
+pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
 pub use error::{Error, Result};
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
 #[cfg(feature = "download")]
 pub use source::download;
-pub use source::{Cifar100, Source};
+pub use source::layout::Version;
+pub use source::{Origin, Source};
 pub use split::Split;
 pub use statistics::Statistics;

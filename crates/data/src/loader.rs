@@ -48,9 +48,9 @@ pub struct Batch {
 /// augmentation is drawn from its own random stream, named by seed, epoch and place in the epoch.
 ///
 /// ```
-/// use wrn_sam_data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
+/// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
 ///
-/// let train = Cifar100::synthetic(17, 300, 0).train;
+/// let train = Cifar::synthetic(17, 300, 0).train;
 /// let augmentation = Augmentation::reference(Statistics::of(&train)?);
 /// let loader = Loader::new(&train, augmentation, LoaderConfig::default())?;
 /// for batch in loader.epoch(0) {

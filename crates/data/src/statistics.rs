@@ -5,9 +5,9 @@ use crate::{Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
 /// Mean and unbiased standard deviation of each channel (red, green, blue), for pixels scaled to `[0, 1]`.
 ///
 /// ```
-/// use wrn_sam_data::{Cifar100, Statistics};
+/// use wrn_sam_data::{Cifar, Statistics};
 ///
-/// let statistics = Statistics::of(&Cifar100::synthetic(17, 200, 0).train)?;
+/// let statistics = Statistics::of(&Cifar::synthetic(17, 200, 0).train)?;
 /// assert!(statistics.mean.iter().all(|mean| (0.3..0.7).contains(mean)));
 /// # Ok::<(), wrn_sam_data::Error>(())
 /// ```
@@ -63,7 +63,7 @@ mod tests {
 
     fn split(images: Vec<u8>) -> Split {
         let len = images.len() / IMAGE_BYTES;
-        Split::new(images, vec![0; len], vec![0; len]).unwrap()
+        Split::new(images, vec![0; len], None).unwrap()
     }
 
     #[test]

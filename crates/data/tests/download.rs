@@ -7,33 +7,84 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{RECORD, file, gzip, tar};
-use md5::{Digest, Md5};
+use common::{RECORD, file, gzip, md5, tar};
 use tempfile::TempDir;
-use wrn_sam_data::Error;
 use wrn_sam_data::download::{DownloadOptions, Progress, download};
+use wrn_sam_data::{Cifar, Error, Variant};
 
-/// The address of a server that lets `answer` deal with one request, whose head it has read.
-fn serve(answer: impl FnOnce(&mut TcpStream) + Send + 'static) -> String {
+/// What a broken download leaves.
+const PART: &str = ".cifar-100-binary.tar.gz.part";
+
+/// The address of a server that lets each of `answers` deal with one request, whose head it has read.
+fn serve_each(answers: Vec<Answer>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/cifar-100-binary.tar.gz", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            if stream.read(&mut byte).unwrap_or(0) == 0 {
-                return;
-            }
-            head.push(byte[0]);
-        }
-        answer(&mut stream);
-    });
+    thread::spawn(move || answers.into_iter().for_each(|answer| self::answer(&listener, answer)));
     url
+}
+
+/// Lets `answer` deal with the next request.
+fn answer(listener: &TcpListener, answer: Answer) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).unwrap_or(0) == 0 {
+            return;
+        }
+        head.push(byte[0]);
+    }
+    answer(&String::from_utf8(head).unwrap().to_lowercase(), &mut stream);
+}
+
+/// A server that lets `answer` deal with one request.
+fn serve(answer: impl FnOnce(&mut TcpStream) + Send + 'static) -> String {
+    serve_each(vec![Box::new(move |_, stream| answer(stream))])
+}
+
+type Answer = Box<dyn FnOnce(&str, &mut TcpStream) + Send>;
+
+/// Sends the whole file's head and `sent` of its bytes.
+fn begin(bytes: Vec<u8>, sent: usize, tag: &'static str) -> Answer {
+    Box::new(move |_, stream| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\n{tag}Content-Length: {}\r\n\r\n", bytes.len());
+        let _ = stream.write_all(&bytes[..sent]);
+    })
+}
+
+/// Insists on being asked for the bytes from `start` on, of the file called `if_range` if that is not empty, and
+/// sends them.
+fn go_on(bytes: Vec<u8>, start: usize, if_range: &'static str) -> Answer {
+    Box::new(move |head, stream| {
+        let conditional = head.contains("if-range");
+        let asked = head.contains(&format!("range: bytes={start}-\r\n"))
+            && if if_range.is_empty() {
+                !conditional
+            } else {
+                head.contains(&format!("if-range: {if_range}\r\n"))
+            };
+        if !asked {
+            let _ = write!(stream, "HTTP/1.1 400 {head:?}\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
+        let (last, total) = (bytes.len() - 1, bytes.len());
+        let _ =
+            write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{last}/{total}\r\n");
+        let _ = write!(stream, "Content-Length: {}\r\n\r\n", total - start);
+        let _ = stream.write_all(&bytes[start..]);
+    })
+}
+
+/// Sends an empty answer with a status.
+fn status(status: &'static str) -> Answer {
+    Box::new(move |_, stream| {
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+    })
 }
 
 /// A server that announces `length` bytes and sends `body`.
@@ -51,7 +102,7 @@ fn archive() -> (Vec<u8>, String) {
         file("cifar-100-binary/test.bin", &[2; RECORD]),
         file("cifar-100-binary/unknown", b"left out"),
     ]));
-    let md5 = Md5::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let md5 = md5(&bytes);
     (bytes, md5)
 }
 
@@ -61,17 +112,26 @@ fn options(url: String) -> DownloadOptions {
         md5: archive().1,
         connect_timeout: Duration::from_millis(1500),
         stall_timeout: Duration::from_millis(300),
-        ..DownloadOptions::default()
+        retries: 0,
+        ..DownloadOptions::new(Variant::Cifar100)
     }
 }
 
 /// The error of a download into a folder with a file in it, which must be all that is in it afterwards.
 fn failure(options: &DownloadOptions) -> Error {
+    failure_that_leaves(&[], options)
+}
+
+/// As [`failure`], with other files left, too.
+fn failure_that_leaves(others: &[&str], options: &DownloadOptions) -> Error {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("precious"), "kept").unwrap();
     let error = download(dir.path(), options).unwrap_err();
-    assert_eq!(names(dir.path()), ["precious"]);
+    assert_eq!(names(dir.path()), [others, &["precious"]].concat());
     assert_eq!(fs::read_to_string(dir.path().join("precious")).unwrap(), "kept");
+    // Nothing of it is taken for data.
+    let opened = Cifar::open(Variant::Cifar100, dir.path());
+    assert!(matches!(opened, Err(Error::NoData { .. })), "{opened:?}");
     error
 }
 
@@ -151,7 +211,7 @@ fn a_file_that_is_cut_off_is_refused() {
     let (bytes, _) = archive();
     let (length, half) = (bytes.len(), bytes.len() / 2);
     let url = serve_file(length, bytes[..half].to_vec());
-    let message = failure(&options(url.clone())).to_string();
+    let message = failure_that_leaves(&[PART], &options(url.clone())).to_string();
     assert!(message.starts_with(&format!("{url} was cut off after {half} of {length} bytes (")), "{message}");
     assert!(message.ends_with("); try again"), "{message}");
 }
@@ -166,7 +226,7 @@ fn a_stalled_server_is_given_up() {
         let _ = stream.read(&mut [0]);
     });
     let start = Instant::now();
-    let message = failure(&options(url.clone())).to_string();
+    let message = failure_that_leaves(&[PART], &options(url.clone())).to_string();
     assert_eq!(message, format!("{url} sent nothing for 0.3 s after 100 bytes; try again"));
     assert!(start.elapsed() < Duration::from_secs(3));
 }
@@ -225,8 +285,302 @@ fn a_file_that_is_too_large_is_refused() {
 #[test]
 fn an_archive_of_another_content_is_not_kept() {
     let bytes = gzip(&tar(&[file("cifar-100-binary/train.bin", &[0; RECORD])]));
-    let md5 = Md5::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let md5 = md5(&bytes);
     let options = DownloadOptions { md5, ..options(serve_file(bytes.len(), bytes)) };
     let message = failure(&options).to_string();
     assert!(message.contains("test.bin is missing"), "{message}");
+}
+
+/// A folder in which a download broke after half of the file, whose server then answers with `next`.
+fn broken(tag: &'static str, mut next: Vec<Answer>) -> (TempDir, DownloadOptions) {
+    let (bytes, _) = archive();
+    let half = bytes.len() / 2;
+    next.insert(0, begin(bytes, half, tag));
+    let options = options(serve_each(next));
+    let dir = TempDir::new().unwrap();
+    let error = download(dir.path(), &options).unwrap_err();
+    assert!(matches!(error, Error::CutOff { received, .. } if received == half as u64), "{error}");
+    assert_eq!(names(dir.path()), [PART]);
+    (dir, options)
+}
+
+/// Downloads what is missing; it must be whole, and all that is in the folder.
+fn succeeds(dir: &TempDir, options: &DownloadOptions) {
+    let folder = download(dir.path(), options).unwrap();
+    assert_eq!(names(dir.path()), ["cifar-100-binary"]);
+    assert_eq!(fs::read(folder.join("train.bin")).unwrap(), [1; 3 * RECORD]);
+}
+
+#[test]
+fn a_broken_download_is_gone_on_with() {
+    let (bytes, _) = archive();
+    let half = bytes.len() / 2;
+    for (tag, if_range) in [
+        ("", ""),
+        ("ETag: \"one\"\r\n", "\"one\""),
+        // A weak tag does not promise equal bytes.
+        ("ETag: W/\"one\"\r\n", ""),
+        (
+            "ETag: W/\"one\"\r\nLast-Modified: Wed, 18 Feb 2009 04:10:56 GMT\r\n",
+            "wed, 18 feb 2009 04:10:56 gmt",
+        ),
+    ] {
+        let (dir, mut options) = broken(tag, vec![go_on(bytes.clone(), half, if_range)]);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        options.progress = Some(Arc::new(move |progress| sink.lock().unwrap().push(progress)));
+        succeeds(&dir, &options);
+        let (total, seen) = (bytes.len() as u64, seen.lock().unwrap());
+        assert!(seen[0].received > half as u64);
+        assert_eq!(seen.last(), Some(&Progress { received: total, total: Some(total) }));
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_is_made_again() {
+    let (bytes, _) = archive();
+    let (third, half) = (bytes.len() / 3, bytes.len() / 2);
+    let part = {
+        let bytes = bytes.clone();
+        move |head: &str, stream: &mut TcpStream| {
+            assert!(head.contains(&format!("range: bytes={third}-\r\n")));
+            let (last, total) = (bytes.len() - 1, bytes.len());
+            let _ = write!(stream, "HTTP/1.1 206 \r\nContent-Range: bytes {third}-{last}/{total}\r\n");
+            let _ = write!(stream, "Content-Length: {}\r\n\r\n", total - third);
+            let _ = stream.write_all(&bytes[third..half]);
+        }
+    };
+    let answers: Vec<Answer> =
+        vec![begin(bytes.clone(), third, ""), Box::new(part), go_on(bytes.clone(), half, "")];
+    let options = DownloadOptions { retries: 2, ..options(serve_each(answers)) };
+    succeeds(&TempDir::new().unwrap(), &options);
+
+    // Not for ever.
+    let answers =
+        vec![begin(bytes.clone(), third, ""), begin(bytes.clone(), half, ""), begin(bytes, half, "")];
+    let options = DownloadOptions { retries: 1, ..self::options(serve_each(answers)) };
+    assert!(matches!(failure_that_leaves(&[PART], &options), Error::CutOff { .. }));
+}
+
+#[test]
+fn a_server_that_sends_no_parts_sends_all() {
+    let (bytes, _) = archive();
+    let whole = begin(bytes.clone(), bytes.len(), "");
+    let (dir, options) = broken("", vec![whole]);
+    succeeds(&dir, &options);
+}
+
+#[test]
+fn a_file_that_changed_on_the_server_is_fetched_anew() {
+    let (bytes, _) = archive();
+    // The first part is of another file; the server does not notice.
+    let mut other = bytes.clone();
+    other[30] ^= 1;
+    let half = bytes.len() / 2;
+    let answers =
+        vec![begin(other, half, ""), go_on(bytes.clone(), half, ""), begin(bytes.clone(), bytes.len(), "")];
+    let options = options(serve_each(answers));
+    let dir = TempDir::new().unwrap();
+    download(dir.path(), &options).unwrap_err();
+    succeeds(&dir, &options);
+
+    // The file is shorter now than what is there.
+    let whole = begin(bytes.clone(), bytes.len(), "");
+    let (dir, options) = broken("", vec![status("416 Range Not Satisfiable"), whole]);
+    succeeds(&dir, &options);
+
+    // Another part than was asked for.
+    let wrong: Answer = Box::new(|_, stream| {
+        let _ =
+            stream.write_all(b"HTTP/1.1 206 \r\nContent-Range: bytes 7-9/99\r\nContent-Length: 3\r\n\r\nabc");
+    });
+    let (dir, options) = broken("", vec![wrong, go_on(bytes, half, "")]);
+    let message = download(dir.path(), &options).unwrap_err().to_string();
+    assert!(message.contains("the server sent another part than was asked for"), "{message}");
+    succeeds(&dir, &options);
+}
+
+#[test]
+fn what_came_survives_a_server_that_fails() {
+    let (bytes, _) = archive();
+    let half = bytes.len() / 2;
+    let (dir, options) =
+        broken("", vec![status("500 Oops"), status("404 Not Found"), go_on(bytes, half, "")]);
+    for expected in [500, 404] {
+        let error = download(dir.path(), &options).unwrap_err();
+        assert!(matches!(error, Error::Status { status, .. } if status == expected), "{error}");
+        assert_eq!(names(dir.path()), [PART]);
+    }
+    succeeds(&dir, &options);
+}
+
+#[test]
+fn a_length_that_is_wrong_is_refused() {
+    let (bytes, _) = archive();
+    let length = bytes.len();
+    // Longer than it is: it seems cut off.
+    let message = failure_that_leaves(&[PART], &options(serve_file(length + 5, bytes.clone()))).to_string();
+    assert!(message.contains(&format!("was cut off after {length} of {} bytes", length + 5)), "{message}");
+    // Shorter: what was said is what is taken, and has another sum.
+    assert!(matches!(failure(&options(serve_file(length - 5, bytes))), Error::Checksum { .. }));
+}
+
+#[test]
+fn two_threads_fetch_once() {
+    let (bytes, _) = whole_archive();
+    // A second request would find nobody.
+    let slow: Answer = Box::new(move |_, stream| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        let _ = stream.write_all(first);
+        thread::sleep(Duration::from_millis(150));
+        let _ = stream.write_all(second);
+    });
+    let options = DownloadOptions { md5: whole_archive().1, ..options(serve_each(vec![slow])) };
+    let dir = TempDir::new().unwrap();
+    thread::scope(|scope| {
+        let both = [0; 2].map(|_| scope.spawn(|| download(dir.path(), &options).unwrap()));
+        for one in both {
+            assert_eq!(one.join().unwrap(), dir.path().join("cifar-100-binary"));
+        }
+    });
+    assert_eq!(names(dir.path()), ["cifar-100-binary"]);
+}
+
+/// An archive of the official sizes, all zeros, and its MD5.
+fn whole_archive() -> (Vec<u8>, String) {
+    static WHOLE: OnceLock<(Vec<u8>, String)> = OnceLock::new();
+    let make = || {
+        let (train, test) = (vec![0; 50_000 * RECORD], vec![0; 10_000 * RECORD]);
+        let entries = [file("cifar-100-binary/train.bin", &train), file("cifar-100-binary/test.bin", &test)];
+        let bytes = gzip(&tar(&entries));
+        let md5 = md5(&bytes);
+        (bytes, md5)
+    };
+    WHOLE.get_or_init(make).clone()
+}
+
+/// The arguments of this test binary that make it a process which downloads.
+const CHILD: [&str; 5] = ["--exact", "child_process", "--ignored", "--nocapture", "--test-threads=1"];
+
+/// A process that downloads to `dir`, to be run by a shell after `before`.
+#[cfg(unix)]
+fn child(before: &str, dir: &Path, options: &DownloadOptions) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{before} \"$0\" \"$@\"")])
+        .arg(std::env::current_exe().unwrap())
+        .args(CHILD);
+    command.env("CHILD_DIR", dir).env("CHILD_URL", &options.url).env("CHILD_MD5", &options.md5);
+    command
+}
+
+#[test]
+#[ignore = "not a test of its own, but what another process runs"]
+fn child_process() {
+    let [Ok(dir), Ok(url), Ok(md5)] = ["CHILD_DIR", "CHILD_URL", "CHILD_MD5"].map(std::env::var) else {
+        return;
+    };
+    let options = DownloadOptions { md5, ..options(url) };
+    match download(Path::new(&dir), &options) {
+        Ok(folder) => println!("OK {}", folder.display()),
+        Err(error) => println!("ERROR {error}"),
+    }
+}
+
+/// What a child said.
+#[cfg(unix)]
+fn said(output: std::process::Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said =
+        text.lines().find_map(|line| line.split_once("OK ").or(line.split_once("ERROR ")).map(|_| line));
+    said.unwrap_or_else(|| panic!("{output:?}")).into()
+}
+
+#[cfg(unix)]
+#[test]
+fn two_processes_fetch_once() {
+    let (bytes, md5) = whole_archive();
+    let slow: Answer = Box::new(move |_, stream| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        let _ = stream.write_all(first);
+        thread::sleep(Duration::from_millis(250));
+        let _ = stream.write_all(second);
+    });
+    let options = DownloadOptions { md5, ..options(serve_each(vec![slow])) };
+    let dir = TempDir::new().unwrap();
+    let piped = |mut command: Command| command.stdout(Stdio::piped()).spawn().unwrap();
+    let both = [0; 2].map(|_| piped(child("exec", dir.path(), &options)));
+    for one in both {
+        let said = said(one.wait_with_output().unwrap());
+        assert!(said.contains("OK ") && said.ends_with("cifar-100-binary"), "{said}");
+    }
+    assert_eq!(names(dir.path()), ["cifar-100-binary"]);
+}
+
+/// A limit on the size of files is met like a full disk: a write comes back with less than it was given.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_is_an_error_and_loses_nothing() {
+    let (bytes, md5) = whole_archive();
+    // While unpacking, and at once. The unit is 512 or 1024 bytes.
+    for blocks in [10_000, 1] {
+        let whole = begin(bytes.clone(), bytes.len(), "");
+        let options = DownloadOptions { md5: md5.clone(), ..options(serve_each(vec![whole])) };
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("precious"), "kept").unwrap();
+        // Without its handler the signal would end the process; ignored, the write fails.
+        let before = format!("trap '' XFSZ; ulimit -f {blocks};");
+        let said = said(child(&before, dir.path(), &options).output().unwrap());
+        assert!(said.contains("ERROR cannot "), "{said}");
+        assert!(said.contains("File too large"), "{said}");
+        let left = names(dir.path());
+        assert!(left.iter().all(|name| name == PART || name == "precious"), "{left:?}");
+        assert_eq!(fs::read_to_string(dir.path().join("precious")).unwrap(), "kept");
+
+        // With room, it goes on.
+        let received = fs::metadata(dir.path().join(PART)).map_or(0, |part| part.len().saturating_sub(4096));
+        let rest: Answer = match received as usize {
+            0 => begin(bytes.clone(), bytes.len(), ""),
+            all if all == bytes.len() => status("416 Range Not Satisfiable"),
+            some => go_on(bytes.clone(), some, ""),
+        };
+        let address = options.url.split('/').nth(2).unwrap();
+        let listener = TcpListener::bind(address).unwrap();
+        thread::spawn(move || answer(&listener, rest));
+        let folder = download(dir.path(), &options).unwrap();
+        assert_eq!(fs::metadata(folder.join("train.bin")).unwrap().len(), 50_000 * RECORD as u64);
+        assert_eq!(names(dir.path()), ["cifar-100-binary", "precious"]);
+    }
+}
+
+/// Nobody may write to /proc, not even root.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let (bytes, _) = archive();
+    let options = options(serve_file(bytes.len(), bytes));
+    for (dir, start) in
+        [("/proc/self/fdinfo", "cannot write to "), ("/proc/new", "cannot create /proc/new: ")]
+    {
+        let message = download(Path::new(dir), &options).unwrap_err().to_string();
+        assert!(message.starts_with(start), "{message}");
+    }
+}
+
+#[test]
+fn an_archive_that_is_not_safe_is_not_unpacked() {
+    let dot = file("../escaped", b"out");
+    let bomb_part = vec![0; 30 << 20];
+    let bomb: Vec<_> = (0..10).map(|_| file("filler", &bomb_part)).collect();
+    for (entries, part) in [(vec![dot], "leads out of the folder"), (bomb, "it unpacks to more than")] {
+        let mut all = vec![file("cifar-100-binary/train.bin", &[1; RECORD])];
+        all.extend(entries);
+        let bytes = gzip(&tar(&all));
+        let md5 = md5(&bytes);
+        let options = DownloadOptions { md5, ..options(serve_file(bytes.len(), bytes)) };
+        let message = failure(&options).to_string();
+        assert!(message.contains(part), "{message}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
-use wrn_sam_data::{Augmentation, Batch, Cifar100, IMAGE_BYTES, Loader, LoaderConfig, Split, Statistics};
+use wrn_sam_data::{Augmentation, Batch, Cifar, IMAGE_BYTES, Loader, LoaderConfig, Split, Statistics};
 
 /// Images that say which they are in their first two bytes.
 fn numbered(len: usize) -> Split {
@@ -13,7 +13,7 @@ fn numbered(len: usize) -> Split {
         image
     };
     let labels: Vec<u8> = (0..len).map(|i| (i % 100) as u8).collect();
-    Split::new((0..len).flat_map(image).collect(), labels.clone(), labels).unwrap()
+    Split::new((0..len).flat_map(image).collect(), labels.clone(), Some(labels)).unwrap()
 }
 
 /// Leaves bytes as they are, up to rounding.
@@ -38,9 +38,9 @@ fn bits(batches: impl Iterator<Item = wrn_sam_data::Result<Batch>>) -> Vec<(Vec<
         .collect()
 }
 
-fn synthetic() -> &'static Cifar100 {
-    static SYNTHETIC: OnceLock<Cifar100> = OnceLock::new();
-    SYNTHETIC.get_or_init(|| Cifar100::synthetic(17, 203, 0))
+fn synthetic() -> &'static Cifar {
+    static SYNTHETIC: OnceLock<Cifar> = OnceLock::new();
+    SYNTHETIC.get_or_init(|| Cifar::synthetic(17, 203, 0))
 }
 
 fn reference(threads: usize, seed: u64) -> Loader {

@@ -6,10 +6,10 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use common::{Entry, RECORD, file, gzip, header, real_cifar100, tar};
+use common::{Entry, RECORD, file, gzip, header, md5, real_cifar100, tar};
 use tar::EntryType;
 use tempfile::TempDir;
-use wrn_sam_data::{COARSE_NAMES, Cifar100, FINE_NAMES, Source, Split, Statistics};
+use wrn_sam_data::{COARSE_NAMES, Cifar, FINE_NAMES, Origin, Split, Statistics, Variant::*, Version};
 
 const TRAIN: u64 = 50_000 * RECORD as u64;
 const TEST: u64 = 10_000 * RECORD as u64;
@@ -26,7 +26,7 @@ fn folder(train: Option<u64>, test: Option<u64>) -> TempDir {
 }
 
 fn dir_error(dir: &TempDir) -> String {
-    let message = Cifar100::from_dir(dir.path()).unwrap_err().to_string();
+    let message = Cifar::from_dir(Cifar100, dir.path()).unwrap_err().to_string();
     message.replace(dir.path().to_str().unwrap(), "DIR")
 }
 
@@ -42,11 +42,14 @@ fn a_folder_is_read_from_itself_or_its_parent() {
     poke(&dir.path().join("train.bin"), TRAIN - RECORD as u64 + 1, 99);
     poke(&dir.path().join("test.bin"), 0, 19);
     poke(&dir.path().join("test.bin"), 3073, 200);
-    let cifar = Cifar100::from_dir(dir.path()).unwrap();
+    let cifar = Cifar::from_dir(Cifar100, dir.path()).unwrap();
     assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
-    assert_eq!((cifar.train.label(49_999), cifar.test.coarse_label(0)), (99, 19));
+    assert_eq!((cifar.train.label(49_999), cifar.test.coarse_labels().unwrap()[0]), (99, 19));
     assert_eq!(cifar.test.image(0)[3071], 200);
-    assert_eq!(cifar.source, Source::Folder(dir.path().into()));
+    assert_eq!(cifar.source.origin, Origin::Folder { path: dir.path().into(), version: Version::Binary });
+    let files: Vec<_> = cifar.source.files.iter().map(|file| (&file.name[..], file.bytes)).collect();
+    assert_eq!(files, [("train.bin", TRAIN), ("test.bin", TEST)]);
+    assert_eq!(cifar.source.files[1].md5, md5(&fs::read(dir.path().join("test.bin")).unwrap()));
     assert_eq!((cifar.fine_names[99].as_str(), cifar.coarse_names[19].as_str()), ("worm", "vehicles_2"));
 
     let parent = TempDir::new().unwrap();
@@ -54,11 +57,14 @@ fn a_folder_is_read_from_itself_or_its_parent() {
     fs::rename(dir.path(), &inner).unwrap();
     let coarse: Vec<String> = (0..20).map(|i| format!("group {i}")).collect();
     fs::write(inner.join("coarse_label_names.txt"), coarse.join("\n")).unwrap();
-    let cifar = Cifar100::open(parent.path()).unwrap();
-    assert_eq!(cifar.source.to_string(), format!("CIFAR-100 from the folder {}", inner.display()));
+    let cifar = Cifar::open(Cifar100, parent.path()).unwrap();
+    assert_eq!(
+        cifar.source.to_string(),
+        format!("CIFAR-100 from the folder {} (binary version)", inner.display())
+    );
     assert_eq!((&cifar.coarse_names, cifar.fine_names[0].as_str()), (&coarse, "apple"));
     fs::write(inner.join("fine_label_names.txt"), "apple\n").unwrap();
-    let message = Cifar100::open(parent.path()).unwrap_err().to_string();
+    let message = Cifar::open(Cifar100, parent.path()).unwrap_err().to_string();
     assert!(
         message.ends_with("fine_label_names.txt has 1 names, 100 expected; get the file again or remove it")
     );
@@ -66,16 +72,17 @@ fn a_folder_is_read_from_itself_or_its_parent() {
 
 #[test]
 fn wrong_folders_are_told_apart() {
-    let none = "no CIFAR-100 in DIR: neither train.bin nor cifar-100-binary/train.bin is there; \
-                give the folder that its binary version was unpacked to";
+    let none = "no CIFAR-100 in DIR: neither train.bin or cifar-100-binary/train.bin (binary version) nor \
+                train or cifar-100-python/train (Python version) is there; give the folder that its binary or \
+                its Python version was unpacked to, or its .tar.gz";
     assert_eq!(dir_error(&folder(None, None)), none);
     assert_eq!(
         dir_error(&folder(Some(TRAIN), None)),
-        "DIR/test.bin is missing: the binary version of CIFAR-100 has train.bin and test.bin; get it again"
+        "DIR/test.bin is missing: CIFAR-100 has train.bin and test.bin; get it again"
     );
     assert_eq!(
         dir_error(&folder(None, Some(TEST))),
-        "DIR/train.bin is missing: the binary version of CIFAR-100 has train.bin and test.bin; get it again"
+        "DIR/train.bin is missing: CIFAR-100 has train.bin and test.bin; get it again"
     );
     assert_eq!(
         dir_error(&folder(Some(0), Some(TEST))),
@@ -103,14 +110,14 @@ fn wrong_folders_are_told_apart() {
 #[test]
 fn any_whole_number_of_records_can_be_read() {
     let dir = folder(Some(3 * RECORD as u64), Some(5));
-    assert_eq!(Split::read(dir.path().join("train.bin")).unwrap().len(), 3);
-    let message = Split::read(dir.path().join("test.bin")).unwrap_err().to_string();
+    assert_eq!(Split::read(Cifar100, dir.path().join("train.bin")).unwrap().len(), 3);
+    let message = Split::read(Cifar100, dir.path().join("test.bin")).unwrap_err().to_string();
     assert!(
         message.contains("cut short in record 0: 3074 bytes expected (1 records of 3074), 5 found"),
         "{message}"
     );
-    let message = Split::read(dir.path().join("nothing.bin")).unwrap_err().to_string();
-    assert!(message.contains("nothing.bin is missing"), "{message}");
+    let message = Split::read(Cifar100, dir.path().join("nothing.bin")).unwrap_err().to_string();
+    assert!(message.starts_with("cannot open "), "{message}");
 }
 
 /// What reading the bytes as an archive says.
@@ -118,7 +125,7 @@ fn archive_error(bytes: &[u8]) -> String {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("cifar-100-binary.tar.gz");
     fs::write(&path, bytes).unwrap();
-    let message = Cifar100::from_archive(&path).unwrap_err().to_string();
+    let message = Cifar::from_archive(Cifar100, &path).unwrap_err().to_string();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was unpacked");
     message.replace(dir.path().to_str().unwrap(), "DIR")
 }
@@ -140,10 +147,11 @@ fn an_archive_is_read_in_memory() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("cifar-100-binary.tar.gz");
     fs::write(&path, &bytes).unwrap();
-    for cifar in [Cifar100::open(dir.path()).unwrap(), Cifar100::open(&path).unwrap()] {
+    for cifar in [Cifar::open(Cifar100, dir.path()).unwrap(), Cifar::open(Cifar100, &path).unwrap()] {
         assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
-        assert_eq!((cifar.train.label(5), cifar.test.coarse_label(9_999)), (42, 19));
-        assert_eq!(cifar.source, Source::Archive(path.clone()));
+        assert_eq!((cifar.train.label(5), cifar.test.coarse_labels().unwrap()[9_999]), (42, 19));
+        assert_eq!(cifar.source.origin, Origin::Archive { path: path.clone(), version: Version::Binary });
+        assert_eq!((cifar.source.files.len(), &cifar.source.files[0].md5), (1, &md5(&bytes)));
         assert_eq!((&cifar.coarse_names, cifar.fine_names[99].as_str()), (&coarse, "worm"));
     }
 
@@ -156,14 +164,17 @@ fn an_archive_is_read_in_memory() {
     let checksum = wrong.len() - 8;
     wrong[checksum] ^= 1;
     let message = archive_error(&wrong);
-    assert!(message.contains("is damaged or is no .tar.gz of CIFAR-100's binary version"), "{message}");
+    assert!(message.contains("is damaged or is no .tar.gz of CIFAR-100: "), "{message}");
     assert!(message.ends_with("; get it again"), "{message}");
 }
 
 #[test]
 fn an_archive_of_wrong_content_is_refused() {
-    let missing = archive_error(&gzip(&tar(&[file("cifar-100-python/train", b"something else")])));
-    assert!(missing.contains("train.bin is missing: the binary version of CIFAR-100 has"), "{missing}");
+    let none = archive_error(&gzip(&tar(&[file("cifar-10-batches-bin/test_batch.bin", b"something else")])));
+    assert!(none.starts_with("no CIFAR-100 in DIR/cifar-100-binary.tar.gz: neither train.bin or"), "{none}");
+    let names = COARSE_NAMES.join("\n");
+    let missing = archive_error(&gzip(&tar(&[file("coarse_label_names.txt", names.as_bytes())])));
+    assert!(missing.contains("train.bin is missing: CIFAR-100 has train.bin and test.bin"), "{missing}");
     let short = archive_error(&gzip(&tar(&[file("cifar-100-binary/train.bin", &[0; RECORD])])));
     assert!(short.contains("train.bin is cut short in record 1: 153700000 bytes expected"), "{short}");
     let empty = archive_error(&gzip(&tar(&[file("cifar-100-binary/test.bin", &[])])));
@@ -206,7 +217,7 @@ fn an_archive_that_is_not_safe_is_refused() {
 #[test]
 fn the_real_cifar100_has_its_statistics_and_names() {
     let Some(dir) = real_cifar100() else { return };
-    let cifar = Cifar100::from_dir(&dir).unwrap();
+    let cifar = Cifar::from_dir(Cifar100, &dir).unwrap();
     let statistics = Statistics::of(&cifar.train).unwrap();
     let close = |found: [f64; 3], expected: [f64; 3]| {
         found.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} for {b}"))
@@ -219,13 +230,18 @@ fn the_real_cifar100_has_its_statistics_and_names() {
         assert_eq!(cifar.train.labels().iter().filter(|found| **found == label).count(), 500);
         assert_eq!(cifar.test.labels().iter().filter(|found| **found == label).count(), 100);
     }
-    let archive = dir.join("cifar-100-binary.tar.gz");
-    if archive.is_file() {
-        let archived = Cifar100::from_archive(archive).unwrap();
-        assert!(
-            archived.train.images() == cifar.train.images() && archived.test.images() == cifar.test.images()
-        );
-        assert!(archived.train.labels() == cifar.train.labels());
-        assert!(archived.test.coarse_labels() == cifar.test.coarse_labels());
+    // As many other forms of it as are there.
+    let root = dir.ancestors().find(|folder| folder.join("cifar-100-binary").is_dir()).unwrap_or(&dir);
+    for other in ["cifar-100-binary.tar.gz", "cifar-100-python", "cifar-100-python.tar.gz"] {
+        if !root.join(other).exists() {
+            println!("skipped: no {other} in {}", root.display());
+            continue;
+        }
+        let other = Cifar::open(Cifar100, root.join(other)).unwrap();
+        for (found, expected) in [(&other.train, &cifar.train), (&other.test, &cifar.test)] {
+            assert!(found.images() == expected.images());
+            assert_eq!(found.labels(), expected.labels());
+            assert_eq!(found.coarse_labels(), expected.coarse_labels());
+        }
     }
 }

@@ -34,11 +34,11 @@ impl From<Tally> for Evaluation {
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use wrn_sam_data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
+/// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
 /// use wrn_sam_models::{Parameters, WideResNet};
 /// use wrn_sam_train::{Recipe, evaluate};
 ///
-/// let data = Cifar100::synthetic(17, 100, 50);
+/// let data = Cifar::synthetic(17, 100, 50);
 /// let plain = Augmentation::none(Statistics::of(&data.train)?);
 /// let config = LoaderConfig { batch_size: 32, threads: 1, shuffle: false, seed: 0 };
 /// let loader = Loader::new(&data.test, plain, config)?;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use md5::{Digest, Md5};
 use safetensors::View;
-use wrn_sam_data::Cifar100;
+use wrn_sam_data::Cifar;
 
 /// The images and fine labels of both splits, as 32 hexadecimal digits.
-pub(crate) fn of_images(data: &Cifar100) -> String {
+pub(crate) fn of_images(data: &Cifar) -> String {
     let mut hash = Md5::new();
     for split in [&data.train, &data.test] {
         hash.update((split.len() as u64).to_le_bytes());

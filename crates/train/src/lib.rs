@@ -8,11 +8,11 @@
 //! ```
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let out = folder.path().join("run");
-//! use wrn_sam_data::Cifar100;
+//! use wrn_sam_data::Cifar;
 //! use wrn_sam_train::{MetricsFile, Recipe, Trainer};
 //!
 //! let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
-//! let data = Cifar100::synthetic(recipe.seed, 64, 32);
+//! let data = Cifar::synthetic(recipe.seed, 64, 32);
 //! let _ = Trainer::new(recipe, data).run(&out)?;
 //! let rows = MetricsFile::read(&out.join("metrics.csv"))?;
 //! assert!(rows[0].train_loss.is_finite());

@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use wrn_sam_data::{Augmentation, Cutout, Normalize, RandomCrop, RandomHorizontalFlip, Source, Statistics};
+use wrn_sam_data::{
+    Augmentation, Cutout, Normalize, RandomCrop, RandomHorizontalFlip, Source, Statistics, Variant,
+};
 use wrn_sam_models::WideResNetConfig;
 use wrn_sam_optim::{CosineWithWarmup, SamConfig, Schedule, SgdConfig, StepLr};
 
@@ -17,6 +19,8 @@ pub enum DataChoice {
     /// Whatever is there; a run writes down what it was.
     #[default]
     Auto,
+    /// The real CIFAR-10.
+    Cifar10,
     /// The real CIFAR-100.
     Cifar100,
     /// The synthetic set.
@@ -26,9 +30,10 @@ pub enum DataChoice {
 impl DataChoice {
     /// What images from `source` are.
     pub fn of(source: &Source) -> Self {
-        match source {
-            Source::Synthetic { .. } => Self::Synthetic,
-            _ => Self::Cifar100,
+        match source.variant {
+            _ if source.is_synthetic() => Self::Synthetic,
+            Variant::Cifar10 => Self::Cifar10,
+            Variant::Cifar100 => Self::Cifar100,
         }
     }
 }

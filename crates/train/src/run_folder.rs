@@ -4,6 +4,9 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use wrn_sam_data::Source;
+
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 
@@ -69,6 +72,19 @@ impl RunFolder {
         write_atomically(&self.file("recipe.toml"), text.as_bytes())
     }
 
+    /// Writes `source.toml`: where the images come from, the sums of the files they were read from, and their own.
+    pub(crate) fn write_source(&self, source: &Source, images_md5: &str) -> Result<()> {
+        let files = source.files.iter().map(|file| SourceFile {
+            name: &file.name,
+            bytes: file.bytes,
+            md5: &file.md5,
+        });
+        let record = SourceRecord { source: source.to_string(), images_md5, file: files.collect() };
+        let toml = toml::to_string(&record).map_err(|error| Error::Toml { message: error.to_string() })?;
+        let text = format!("# Where this run's images come from.\n{toml}");
+        write_atomically(&self.file("source.toml"), text.as_bytes())
+    }
+
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -83,6 +99,21 @@ impl RunFolder {
     pub(crate) fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
+}
+
+/// What `source.toml` says.
+#[derive(Serialize)]
+struct SourceRecord<'a> {
+    source: String,
+    images_md5: &'a str,
+    file: Vec<SourceFile<'a>>,
+}
+
+#[derive(Serialize)]
+struct SourceFile<'a> {
+    name: &'a str,
+    bytes: u64,
+    md5: &'a str,
 }
 
 impl Drop for RunFolder {
@@ -145,6 +176,22 @@ mod tests {
         assert!(matches!(error, Error::FolderInUse { .. }), "{error}");
         drop(held);
         assert_eq!(RunFolder::open(folder.path()).unwrap().1, Recipe::quick());
+    }
+
+    #[test]
+    fn the_source_is_written_with_its_sums() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = RunFolder::create(folder.path(), &Recipe::quick()).unwrap();
+        let mut source = wrn_sam_data::Cifar::synthetic(3, 1, 1).source;
+        source.files =
+            vec![wrn_sam_data::FileChecksum { name: "train.bin".into(), bytes: 5, md5: "ab".into() }];
+        held.write_source(&source, "cd").unwrap();
+        assert_eq!(
+            std::fs::read_to_string(folder.path().join("source.toml")).unwrap(),
+            "# Where this run's images come from.\n\
+             source = \"synthetic images of seed 3 (not CIFAR-100)\"\nimages_md5 = \"cd\"\n\n\
+             [[file]]\nname = \"train.bin\"\nbytes = 5\nmd5 = \"ab\"\n"
+        );
     }
 
     #[test]

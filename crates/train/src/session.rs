@@ -50,6 +50,7 @@ impl<'a> Session<'a> {
             best: None,
             rows: Vec::new(),
         };
+        folder.write_source(&trainer.data.source, &progress.images)?;
         let mut session = Self::new(trainer, folder, progress)?;
         session.announce(None);
         session.write_checkpoint()?;
@@ -68,6 +69,7 @@ impl<'a> Session<'a> {
             return Err(Error::OtherData { path, found: checkpoint.progress.images, expected });
         }
         folder.write_recipe(&trainer.recipe)?;
+        folder.write_source(&trainer.data.source, &expected)?;
         let mut session = Self::new(trainer, folder, checkpoint.progress)?;
         session.parameters.load_state(&checkpoint.model)?;
         session.sam.load_state(&checkpoint.optimizer)?;
@@ -96,7 +98,7 @@ impl<'a> Session<'a> {
             Loader::new(&limited(&data.test, recipe.test_limit), Augmentation::none(statistics), config)?;
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
-        let model = WideResNet::new(&recipe.network(data.fine_names.len()), parameters.var_builder())?;
+        let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
         let model = model.with_context(context.clone());
         let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_context(context.clone());
         let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_context(context);
@@ -263,9 +265,6 @@ fn limited(split: &Split, limit: usize) -> Split {
 }
 
 /// What the curves' titles call the images.
-fn images(source: &wrn_sam_data::Source) -> &'static str {
-    match source {
-        wrn_sam_data::Source::Synthetic { .. } => "synthetic images",
-        _ => "CIFAR-100",
-    }
+fn images(source: &wrn_sam_data::Source) -> String {
+    if source.is_synthetic() { "synthetic images".into() } else { source.variant.to_string() }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
-use wrn_sam_data::Cifar100;
+use wrn_sam_data::Cifar;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
@@ -20,11 +20,11 @@ use crate::session::Session;
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let out = folder.path().join("run");
-/// use wrn_sam_data::Cifar100;
+/// use wrn_sam_data::Cifar;
 /// use wrn_sam_train::{Outcome, Recipe, Trainer};
 ///
 /// let recipe = Recipe { depth: 10, width_factor: 1, epochs: 1, batch_size: 32, ..Recipe::reference() };
-/// let data = Cifar100::synthetic(recipe.seed, 64, 32);
+/// let data = Cifar::synthetic(recipe.seed, 64, 32);
 /// let outcome = Trainer::new(recipe, data).run(&out)?;
 /// assert!(matches!(outcome, Outcome::Completed { metrics } if metrics.len() == 1));
 /// assert!(out.join("model.safetensors").is_file());
@@ -35,6 +35,7 @@ use crate::session::Session;
 ///
 /// ```text
 /// recipe.toml                         every value in force, written first
+/// source.toml                         where the images come from, with MD5 sums
 /// metrics.csv                         a row an epoch, on disk as the epoch ends
 /// loss.svg top1.svg top5.svg          the curves, drawn anew each epoch
 /// model.safetensors                   the weights after the last epoch, under PyTorch's names
@@ -47,7 +48,7 @@ use crate::session::Session;
 /// interrupted, or killed at any moment, ends the same when it is [resumed](Trainer::resume).
 pub struct Trainer<'a> {
     pub(crate) recipe: Recipe,
-    pub(crate) data: Cifar100,
+    pub(crate) data: Cifar,
     pub(crate) device: Device,
     pub(crate) observer: Box<dyn Observer + 'a>,
     pub(crate) cancel: Arc<AtomicBool>,
@@ -71,7 +72,7 @@ pub enum Outcome {
 
 impl<'a> Trainer<'a> {
     /// Trains by `recipe` on `data`, on the CPU unless told otherwise.
-    pub fn new(recipe: Recipe, data: Cifar100) -> Self {
+    pub fn new(recipe: Recipe, data: Cifar) -> Self {
         Self { recipe, data, device: Device::Cpu, observer: Box::new(()), cancel: Arc::default() }
     }
 

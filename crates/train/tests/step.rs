@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Optimizer;
-use wrn_sam_data::{Augmentation, Batch, Cifar100, Loader, LoaderConfig, Statistics};
+use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Statistics};
 use wrn_sam_models::{Kind, Parameters, WideResNet};
 use wrn_sam_optim::{Sam, Sgd};
 use wrn_sam_train::{Recipe, evaluate, step};
@@ -15,7 +15,7 @@ fn network() -> (Recipe, Parameters, WideResNet) {
 }
 
 fn loader(batch_size: usize) -> Loader {
-    let data = Cifar100::synthetic(17, 50, 50);
+    let data = Cifar::synthetic(17, 50, 50);
     let plain = Augmentation::none(Statistics::of(&data.train).unwrap());
     let config = LoaderConfig { batch_size, threads: 0, shuffle: false, seed: 17 };
     Loader::new(&data.test, plain, config).unwrap()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
-use wrn_sam_data::Cifar100;
+use wrn_sam_data::Cifar;
 use wrn_sam_train::{
     EvaluateProgress, HEADER, MetricsFile, Observer, Outcome, Recipe, Start, StepProgress, Trainer,
 };
@@ -25,8 +25,8 @@ fn recipe() -> Recipe {
     }
 }
 
-fn data() -> Cifar100 {
-    Cifar100::synthetic(17, 120, 40)
+fn data() -> Cifar {
+    Cifar::synthetic(17, 120, 40)
 }
 
 fn trainer<'a>(recipe: &Recipe) -> Trainer<'a> {
@@ -124,6 +124,7 @@ fn a_seed_fixes_everything_whatever_the_threads() {
         "metrics.csv",
         "model.safetensors",
         "recipe.toml",
+        "source.toml",
         "top1.svg",
         "top5.svg",
     ];
@@ -131,6 +132,10 @@ fn a_seed_fixes_everything_whatever_the_threads() {
     assert_eq!(checkpoints(&out).len(), 2);
     let written = Recipe::from_toml_file(&out.join("recipe.toml")).unwrap();
     assert_eq!(written, Recipe { data: wrn_sam_train::DataChoice::Synthetic, ..recipe() });
+    let source = std::fs::read_to_string(out.join("source.toml")).unwrap();
+    assert!(source.contains("source = \"synthetic images of seed 17 (not CIFAR-100)\"\n"), "{source}");
+    let (_, md5) = source.split_once("images_md5 = \"").unwrap();
+    assert_eq!(md5.find('"'), Some(32), "{source}");
     assert!(std::fs::read_to_string(out.join("loss.svg")).unwrap().contains("WRN-10-1, synthetic images"));
 }
 
@@ -287,8 +292,7 @@ fn a_folder_that_does_not_fit_is_refused_and_left_alone() {
             "`width_factor` is 2",
         ],
     );
-    let error =
-        Trainer::new(recipe(), Cifar100::synthetic(18, 120, 40)).resume(&out).unwrap_err().to_string();
+    let error = Trainer::new(recipe(), Cifar::synthetic(18, 120, 40)).resume(&out).unwrap_err().to_string();
     assert!(error.contains("other images"), "{error}");
     let error = trainer(&recipe()).run(&out).unwrap_err().to_string();
     assert!(error.contains("is not empty") && error.contains("resume"), "{error}");
@@ -313,13 +317,13 @@ fn a_folder_that_does_not_fit_is_refused_and_left_alone() {
 fn what_cannot_be_trained_is_refused_before_a_folder_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let refused = |recipe: Recipe, data: Cifar100, part: &str| {
+    let refused = |recipe: Recipe, data: Cifar, part: &str| {
         let error = Trainer::new(recipe, data).run(&out).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
         assert!(!out.exists());
     };
     refused(Recipe { depth: 33, ..recipe() }, data(), "`depth` is 33");
-    refused(recipe(), Cifar100::synthetic(17, 10, 0), "the test split");
+    refused(recipe(), Cifar::synthetic(17, 10, 0), "the test split");
     let real = Recipe { data: wrn_sam_train::DataChoice::Cifar100, ..recipe() };
     refused(real, data(), "`data` is not what was given");
 }

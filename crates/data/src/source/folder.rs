@@ -1,41 +1,50 @@
-//! CIFAR-100's binary version in a folder.
+//! The official versions in a folder.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{FOLDER, Member, Parts, Source};
-use crate::cifar::{TEST_IMAGES, TRAIN_IMAGES, read_file};
-use crate::{Cifar100, Error, Result};
+use super::layout::{Layout, Version, layouts};
+use super::{Origin, Parts};
+use crate::checksum::Summed;
+use crate::{Cifar, Error, Result, Variant, binary};
 
-/// The most bytes of a file of class names; CIFAR-100's have fewer than 1,000.
-pub(super) const MAX_NAMES_BYTES: u64 = 1 << 16;
-
-pub(super) fn read(dir: &Path) -> Result<Cifar100> {
-    let folder = locate(dir)?;
-    let mut parts = Parts {
-        train: Some(read_file(&folder.join(Member::Train.file_name()), Some(TRAIN_IMAGES))?),
-        test: Some(read_file(&folder.join(Member::Test.file_name()), Some(TEST_IMAGES))?),
-        ..Parts::default()
-    };
-    for member in [Member::FineNames, Member::CoarseNames] {
-        let path = folder.join(member.file_name());
-        let mut text = String::new();
-        match File::open(&path).and_then(|file| file.take(MAX_NAMES_BYTES).read_to_string(&mut text)) {
-            Ok(_) => parts.add_names(member, &text, &path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("read", path)(error)),
+pub(super) fn read(variant: Variant, dir: &Path) -> Result<Cifar> {
+    let (layout, folder) = locate(variant, dir).ok_or_else(|| Error::NoData { path: dir.into(), variant })?;
+    let mut parts = Parts::new(layout);
+    let mut files = Vec::new();
+    for &(member, name) in layout.members {
+        let path = folder.join(name);
+        let images = layout.images(member);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match images {
+                Some(_) => return Err(Error::Missing { path, variant }),
+                None => continue,
+            },
+            Err(error) => return Err(Error::io("open", path)(error)),
+        };
+        if let (Version::Binary, Some(_)) = (layout.version, images) {
+            let size = file.metadata().map_err(Error::io("read", &path))?.len();
+            binary::check_size(variant, &path, size, images)?;
         }
+        let mut file = Summed::new(file);
+        parts.add(member, &mut file, &path)?;
+        files.push(file.finish(name).map_err(Error::io("read", &path))?);
     }
-    parts.finish(&folder, Source::Folder(folder.clone()))
+    let origin = Origin::Folder { path: folder.clone(), version: layout.version };
+    parts.finish(&folder, origin, files)
 }
 
-/// `dir` or the folder in it, whichever has one of the two files of records.
-fn locate(dir: &Path) -> Result<PathBuf> {
-    [dir.into(), dir.join(FOLDER)]
-        .into_iter()
-        .find(|folder: &PathBuf| {
-            [Member::Train, Member::Test].iter().any(|member| folder.join(member.file_name()).exists())
-        })
-        .ok_or_else(|| Error::NoData { path: dir.into() })
+/// `dir` or the official folder in it, whichever has a file of images.
+fn locate(variant: Variant, dir: &Path) -> Option<(&'static Layout, PathBuf)> {
+    layouts(variant).iter().find_map(|layout| {
+        let has_images = |folder: &PathBuf| {
+            layout
+                .image_files()
+                .any(|(_, name)| folder.join(name).symlink_metadata().is_ok_and(|m| !m.is_dir()))
+        };
+        let folder = [dir.into(), dir.join(layout.folder)].into_iter().find(has_images)?;
+        Some((layout, folder))
+    })
 }

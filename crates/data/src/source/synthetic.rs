@@ -8,20 +8,22 @@
 
 use rand::{Rng, RngExt};
 
-use super::Source;
+use super::{Origin, Source};
 use crate::random::{Purpose, stream};
-use crate::{COARSE_CLASSES, Cifar100, FINE_CLASSES, IMAGE_BYTES, IMAGE_SIZE, Split};
+use crate::{COARSE_NAMES, Cifar, FINE_NAMES, IMAGE_BYTES, IMAGE_SIZE, Split, Variant};
 
+const FINE_CLASSES: usize = FINE_NAMES.len();
+const COARSE_CLASSES: usize = COARSE_NAMES.len();
 const HUES: usize = 10;
 const DIRECTIONS: usize = FINE_CLASSES / COARSE_CLASSES;
 
-pub(super) fn generate(seed: u64, train_len: usize, test_len: usize) -> Cifar100 {
-    Cifar100 {
+pub(super) fn generate(seed: u64, train_len: usize, test_len: usize) -> Cifar {
+    Cifar {
         train: split(seed, Purpose::SyntheticTrain, train_len),
         test: split(seed, Purpose::SyntheticTest, test_len),
         fine_names: (0..FINE_CLASSES).map(|label| format!("synthetic_{label:02}")).collect(),
         coarse_names: (0..COARSE_CLASSES).map(|label| format!("synthetic_group_{label:02}")).collect(),
-        source: Source::Synthetic { seed },
+        source: Source { variant: Variant::Cifar100, origin: Origin::Synthetic { seed }, files: Vec::new() },
     }
 }
 
@@ -34,7 +36,8 @@ fn split(seed: u64, purpose: Purpose, len: usize) -> Split {
         labels.push(label as u8);
     }
     let coarse_labels = labels.iter().map(|label| label / DIRECTIONS as u8).collect();
-    Split::new(images, labels, coarse_labels).expect("one image and two labels were made for each index")
+    Split::new(images, labels, Some(coarse_labels))
+        .expect("one image and two labels were made for each index")
 }
 
 fn draw(label: usize, rng: &mut impl Rng, image: &mut [u8; IMAGE_BYTES]) {
@@ -134,7 +137,7 @@ mod tests {
         assert_ne!(all.train.image(0), generate(6, 1, 0).train.image(0));
         for index in 0..300 {
             assert_eq!(usize::from(all.train.label(index)), index % 100);
-            assert_eq!(all.train.coarse_label(index), all.train.label(index) / 5);
+            assert_eq!(all.train.coarse_labels().unwrap()[index], all.train.label(index) / 5);
         }
     }
 }

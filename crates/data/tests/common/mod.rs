@@ -1,6 +1,8 @@
 //! Archives made by hand, and where a copy of the real CIFAR-100 may be.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod pickle;
+
 use std::path::PathBuf;
 
 use flate2::Compression;
@@ -43,6 +45,12 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+/// As 32 hexadecimal digits.
+pub fn md5(bytes: &[u8]) -> String {
+    use md5::Digest;
+    md5::Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The folder of the real CIFAR-100: `$CIFAR100_DIR`, or beside the repository. Says so where there is none.
