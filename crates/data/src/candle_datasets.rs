@@ -3,20 +3,23 @@
 use candle_core::{DType, Device, Tensor};
 use candle_datasets::vision::Dataset;
 
-use crate::{Cifar100, Error, FINE_CLASSES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
+use crate::{Cifar, Error, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
 
-/// Both splits as candle-datasets gives CIFAR-10: images `[N, 3, 32, 32]`, f32 in `[0, 1]`, not normalized;
-/// fine labels `[N]`, u8; 100 of them. It takes four times the bytes' memory.
-impl TryFrom<&Cifar100> for Dataset {
+/// Both splits in memory at once, four times the bytes': images `[N, 3, 32, 32]` (rows, then columns), f32 in
+/// `[0, 1]`, not normalized; labels `[N]`, u32, as losses want them; the number of classes.
+///
+/// # Errors
+/// [`Error::Candle`].
+impl TryFrom<&Cifar> for Dataset {
     type Error = Error;
 
-    fn try_from(cifar: &Cifar100) -> Result<Self> {
+    fn try_from(cifar: &Cifar) -> Result<Self> {
         Ok(Self {
             train_images: images(&cifar.train)?,
             train_labels: labels(&cifar.train)?,
             test_images: images(&cifar.test)?,
             test_labels: labels(&cifar.test)?,
-            labels: FINE_CLASSES,
+            labels: cifar.classes(),
         })
     }
 }
@@ -28,7 +31,7 @@ fn images(split: &Split) -> Result<Tensor> {
 }
 
 fn labels(split: &Split) -> Result<Tensor> {
-    Ok(Tensor::from_slice(split.labels(), split.len(), &Device::Cpu)?)
+    Ok(Tensor::from_slice(split.labels(), split.len(), &Device::Cpu)?.to_dtype(DType::U32)?)
 }
 
 #[cfg(test)]
@@ -37,12 +40,18 @@ mod tests {
 
     #[test]
     fn a_dataset_has_the_same_images_and_labels() {
-        let cifar = Cifar100::synthetic(17, 12, 5);
+        let cifar = Cifar::synthetic(17, 12, 5);
         let dataset = Dataset::try_from(&cifar).unwrap();
         assert_eq!((dataset.train_images.dims(), dataset.labels), (&[12, 3, 32, 32][..], 100));
-        assert_eq!(dataset.test_labels.to_vec1::<u8>().unwrap(), cifar.test.labels());
+        let labels: Vec<u8> =
+            dataset.test_labels.to_vec1::<u32>().unwrap().iter().map(|&label| label as u8).collect();
+        assert_eq!(labels, cifar.test.labels());
         let last = dataset.test_images.get(4).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let expected = cifar.test.image(4).map(|byte| f32::from(byte) / 255.0);
         assert!(last.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-7));
+        // Channel, row, column.
+        let pixel = dataset.train_images.get(7).unwrap().get(1).unwrap().get(2).unwrap().get(3).unwrap();
+        let expected = f32::from(cifar.train.image(7)[1024 + 2 * 32 + 3]) / 255.0;
+        assert!((pixel.to_scalar::<f32>().unwrap() - expected).abs() < 1e-7);
     }
 }
