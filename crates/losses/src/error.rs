@@ -12,6 +12,9 @@ pub enum Error {
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// A kernel reported an error.
+    #[error(transparent)]
+    Kernel(#[from] wrn_sam_kernels::Error),
     /// The smoothing is not in `[0, 1)`.
     #[error("label smoothing {0} is outside [0, 1); 0 turns it off, 0.1 is the usual value")]
     Smoothing(f64),
@@ -59,6 +62,7 @@ impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Candle(error) => error,
+            Error::Kernel(error) => error.into(),
             other => candle_core::Error::wrap(other),
         }
     }

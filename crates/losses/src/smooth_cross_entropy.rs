@@ -1,6 +1,7 @@
 //! Cross entropy against smoothed labels.
 
 use candle_core::{DType, Device, Tensor};
+use wrn_sam_kernels::cross_entropy::{SmoothedLabels, cross_entropy};
 
 use crate::{Error, Result};
 
@@ -39,8 +40,9 @@ pub enum Convention {
 /// KL(q‖p) = Σₖ qₖ (ln qₖ - ln pₖ), with 0 ln 0 = 0.
 ///
 /// `logits` are `[N, K]`, `f32` or `f64`, on any device; `labels` `[N]`, `u8`, `u32` or `i64`; the result is
-/// `[N]` in the logits' type and differentiable by the logits. Labels are checked where they are: kept on
-/// the CPU, they do not make a GPU wait. Infinite logits other than all of a row give the limits that
+/// `[N]` in the logits' type and differentiable by the logits. Labels are checked on the
+/// CPU, unless they and `f32` logits lie on one NVIDIA GPU (feature `cuda`) and are `u32`: there one kernel computes loss
+/// and gradient, nothing waits, and a label outside `0..K` is no error but makes its loss and gradient NaN. Infinite logits other than all of a row give the limits that
 /// mathematics gives; NaN stays NaN.
 ///
 /// # Errors
@@ -64,6 +66,15 @@ pub fn smooth_cross_entropy_with(
     let on = 1.0 - smoothing;
     let off = if smoothing > 0.0 { smoothing / (classes - 1) as f64 } else { 0.0 };
 
+    let entropy = -x_ln_x(on) - (classes - 1) as f64 * x_ln_x(off);
+    let constant = match convention {
+        Convention::KullbackLeibler => -entropy,
+        Convention::CrossEntropy => 0.0,
+    };
+    if let Some(loss) = cross_entropy(logits, labels, &SmoothedLabels { on, off, constant })? {
+        return Ok(loss);
+    }
+
     let index = class_index(labels, classes)?.to_device(logits.device())?;
     let log_p = log_softmax(logits)?;
     let of_label = log_p.gather(&index.unsqueeze(1)?, 1)?.squeeze(1)?;
@@ -71,12 +82,6 @@ pub fn smooth_cross_entropy_with(
     // of probability zero costs nothing rather than 0 · -∞.
     let expected = (of_label * (on - off))?;
     let expected = if off > 0.0 { (expected + (log_p.sum(1)? * off)?)? } else { expected };
-
-    let entropy = -x_ln_x(on) - (classes - 1) as f64 * x_ln_x(off);
-    let constant = match convention {
-        Convention::KullbackLeibler => -entropy,
-        Convention::CrossEntropy => 0.0,
-    };
     Ok(expected.affine(-1.0, constant)?)
 }
 

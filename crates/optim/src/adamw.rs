@@ -1,6 +1,6 @@
 //! Adam with decoupled weight decay, as PyTorch's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -105,18 +105,28 @@ impl AdamW {
 
     fn try_step(&mut self, gradients: &GradStore) -> Result<()> {
         let AdamWConfig { learning_rate, beta1, beta2, epsilon, weight_decay } = self.config;
-        for (index, var, gradient) in with_gradients(&self.vars, gradients)? {
-            let moments = match &mut self.moments[index] {
-                Some(moments) => moments,
-                none => {
-                    let zeros = || Var::zeros(var.shape(), var.dtype(), var.device());
-                    none.insert(Moments { first: zeros()?, second: zeros()?, steps: 0 })
-                }
-            };
-            let step = moments.steps + 1;
+        let parameters = with_gradients(&self.vars, gradients)?;
+        for &(index, var, _) in &parameters {
+            if self.moments[index].is_none() {
+                let zeros = || Var::zeros(var.shape(), var.dtype(), var.device());
+                self.moments[index] = Some(Moments { first: zeros()?, second: zeros()?, steps: 0 });
+            }
+        }
+        // Parameters that have taken as many steps go together.
+        let mut by_step = BTreeMap::<u64, Vec<_>>::new();
+        for &(index, var, gradient) in &parameters {
+            if let Some(Moments { first, second, steps }) = &self.moments[index] {
+                by_step.entry(steps + 1).or_default().push((var, gradient, first, second));
+            }
+        }
+        for (step, group) in by_step {
             let constants = AdamWStep { learning_rate, beta1, beta2, epsilon, weight_decay, step };
-            optimizer_step::adamw(&self.context, var, gradient, &moments.first, &moments.second, &constants)?;
-            moments.steps = step;
+            optimizer_step::adamw_all(&self.context, &group, &constants)?;
+        }
+        for &(index, ..) in &parameters {
+            if let Some(moments) = &mut self.moments[index] {
+                moments.steps += 1;
+            }
         }
         Ok(())
     }
@@ -159,7 +169,7 @@ impl OptimizerState for AdamW {
             counts("step", steps)?,
         ];
         for (index, moments) in self.moments.iter().enumerate() {
-            if let Some(Moments { first, second, .. }) = moments {
+            if let Some(Moments { first, second, steps: 1.. }) = moments {
                 state.push(buffer("exp_avg", index, first)?);
                 state.push(buffer("exp_avg_sq", index, second)?);
             }

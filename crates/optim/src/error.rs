@@ -68,6 +68,15 @@ pub enum Error {
         /// The norm up to that parameter: infinite or NaN.
         norm: f64,
     },
+    /// A GPU met a gradient that holds infinities or NaN, or whose norm overflows.
+    #[error(
+        "a gradient's norm was not finite (a sum of {norm}) in a step since the last check, and no weight has moved \
+         since; a smaller learning rate may help"
+    )]
+    NonFiniteGradientOnGpu {
+        /// The first sum over all parameters that was not finite: infinite or NaN.
+        norm: f64,
+    },
     /// A closure given to `step` returned something other than one number.
     #[error("the loss must be a single number, found shape {0:?}; reduce it, with mean_all() for example")]
     LossShape(Shape),

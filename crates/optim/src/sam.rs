@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
 use wrn_sam_kernels::Context;
-use wrn_sam_kernels::optimizer_step::{self, Neighborhood};
+use wrn_sam_kernels::optimizer_step::{self, Ascent, FoundInf, Neighborhood};
 
 use crate::error::check;
 use crate::parameters::{check_distinct, with_gradients};
@@ -76,6 +76,13 @@ pub enum Pass {
 /// one. On the CPU, `f32` parameters take fused passes on all threads; the result does not depend on their
 /// number.
 ///
+/// # On a GPU
+/// `f32` parameters on one NVIDIA GPU (feature `cuda`) take a few launches for all of them together, and nothing
+/// waits: the norm stays there, and a gradient that is not finite is noted there. From that step on no weight
+/// moves any more, neither by SAM nor by [`Sgd`](crate::Sgd) and [`AdamW`](crate::AdamW) under it (a base optimizer of another crate does
+/// not know of the note), until [`check_gradients`](Sam::check_gradients), to be called now and then, reports the error;
+/// [`state`](OptimizerState::state) calls it too.
+///
 /// ```
 /// use candle_core::{Device, Var};
 /// use candle_nn::Optimizer;
@@ -88,7 +95,7 @@ pub enum Pass {
 /// let mut sam = Sam::new(vec![w.clone()], base, SamConfig { rho: 2.5, ..SamConfig::default() })?;
 ///
 /// let perturbed = sam.first_step(&loss()?)?;
-/// assert_eq!(perturbed.grad_norm(), 5.0);
+/// assert_eq!(perturbed.grad_norm().to_scalar::<f64>()?, 5.0);
 /// assert_eq!(w.to_vec1::<f32>()?, [4.5, 6.0]); // w + 2.5 · w / ‖w‖
 /// perturbed.second_step(&loss()?)?;
 /// assert_eq!(w.to_vec1::<f32>()?, [0.75, 1.0]); // w - 0.5 · [4.5, 6.0]
@@ -104,6 +111,8 @@ pub struct Sam<O> {
     old: Vec<Option<Var>>,
     /// The parameters that are perturbed now.
     perturbed: Vec<usize>,
+    /// What a GPU has to tell.
+    found_inf: FoundInf,
 }
 
 impl<O> Sam<O> {
@@ -115,7 +124,8 @@ impl<O> Sam<O> {
         config.validate()?;
         check_distinct(&vars)?;
         let old = vars.iter().map(|_| None).collect();
-        Ok(Self { vars, base, config, context: Context::shared().clone(), old, perturbed: Vec::new() })
+        let (context, perturbed) = (Context::shared().clone(), Vec::new());
+        Ok(Self { vars, base, config, context, old, perturbed, found_inf: FoundInf::default() })
     }
 
     /// Runs on the threads of `context` rather than on all of the machine's. The base optimizer has a context
@@ -155,33 +165,39 @@ impl<O> Sam<O> {
     /// The guard it returns takes the second step. Dropped instead, it restores w, to the bit.
     ///
     /// # Errors
-    /// [`Error::NonFiniteGradient`], or [`Error::Gradient`] for one that is not like its parameter; the weights
-    /// are then at w.
+    /// [`Error::NonFiniteGradient`] (on a GPU later, from [`check_gradients`](Self::check_gradients)), or
+    /// [`Error::Gradient`] for one that is not like its parameter; the weights are then at w.
     pub fn first_step(&mut self, gradients: &GradStore) -> Result<Perturbed<'_, O>> {
         // A guard that was leaked rather than dropped has left the weights perturbed.
         self.restore()?;
         let ball = self.config.neighborhood();
-        let sum = self.power_sum(&ball, gradients)?;
-        let scale = self.config.rho / (sum.powf(1.0 / ball.p) + 1e-12);
+        let ascent = self.ascent(&ball, self.config.rho, gradients)?;
 
         // From here on the guard restores whatever was perturbed, also on the way out of an error.
-        let guard = Perturbed { sam: self, grad_norm: sum.powf(1.0 / ball.dual()) };
+        let guard = Perturbed { sam: self, ascent };
         let Sam { vars, old, perturbed, context, .. } = &mut *guard.sam;
-        for (index, var, gradient) in with_gradients(vars, gradients)? {
-            let old = match &mut old[index] {
-                Some(old) => old,
-                none => none.insert(Var::zeros(var.shape(), var.dtype(), var.device())?),
-            };
-            optimizer_step::perturb(context, var, old, gradient, &ball, scale)?;
-            perturbed.push(index);
+        let parameters = with_gradients(vars, gradients)?;
+        for (index, var, _) in &parameters {
+            if old[*index].is_none() {
+                old[*index] = Some(Var::zeros(var.shape(), var.dtype(), var.device())?);
+            }
         }
+        let moved: Vec<_> = parameters
+            .iter()
+            .filter_map(|&(index, var, gradient)| Some((var, old[index].as_ref()?, gradient)))
+            .collect();
+        optimizer_step::perturb_all(context, &guard.ascent, &moved)?;
+        perturbed.extend(parameters.iter().map(|(index, ..)| index));
         Ok(guard)
     }
 
-    /// Σ|u|^q over all parameters, checked to be finite.
-    fn power_sum(&self, ball: &Neighborhood, gradients: &GradStore) -> Result<f64> {
+    /// How far to climb. Where the sum over all parameters is known here, it is checked to be finite.
+    fn ascent(&self, ball: &Neighborhood, rho: f64, gradients: &GradStore) -> Result<Ascent> {
         let parameters = with_gradients(&self.vars, gradients)?;
         let pairs: Vec<_> = parameters.iter().map(|&(_, var, gradient)| (var, gradient)).collect();
+        if let Some(ascent) = optimizer_step::ascent(ball, rho, &pairs, &self.found_inf)? {
+            return Ok(ascent);
+        }
         let sums = optimizer_step::power_sums(&self.context, ball, &pairs)?;
         let mut total = 0.0;
         for (&(parameter, var, _), sum) in parameters.iter().zip(sums) {
@@ -191,7 +207,19 @@ impl<O> Sam<O> {
                 return Err(Error::NonFiniteGradient { parameter, shape, norm: total });
             }
         }
-        Ok(total)
+        Ok(Ascent::new(ball, rho, total)?)
+    }
+
+    /// Whether all gradients since the last call were finite. On the CPU they were: the steps themselves report it. On a
+    /// GPU this waits for the steps taken so far.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteGradientOnGpu`]; the weights are those before the step of that gradient.
+    pub fn check_gradients(&self) -> Result<()> {
+        match self.found_inf.take()? {
+            None => Ok(()),
+            Some(norm) => Err(Error::NonFiniteGradientOnGpu { norm }),
+        }
     }
 
     fn restore(&mut self) -> Result<()> {
@@ -282,14 +310,15 @@ fn gradients_of(loss: &Tensor) -> Result<GradStore> {
 #[must_use = "the weights are perturbed until `second_step`; dropping this restores them without a step"]
 pub struct Perturbed<'a, O> {
     sam: &'a mut Sam<O>,
-    grad_norm: f64,
+    ascent: Ascent,
 }
 
 impl<O> Perturbed<'_, O> {
     /// The norm of the gradient at w over all parameters: ‖g‖₂, or ‖|w| g‖₂ where adaptive (for another p, the
-    /// dual norm, with exponent q).
-    pub fn grad_norm(&self) -> f64 {
-        self.grad_norm
+    /// dual norm, with exponent q). A scalar in `f64`, on the device that computed it: only looking at it waits for
+    /// a GPU.
+    pub fn grad_norm(&self) -> &Tensor {
+        self.ascent.norm()
     }
 }
 
@@ -297,12 +326,14 @@ impl<O: Optimizer> Perturbed<'_, O> {
     /// Restores w and lets the base optimizer step along `gradients`, those of the loss at w + e.
     ///
     /// # Errors
-    /// [`Error::NonFiniteGradient`], [`Error::Gradient`], or the base optimizer's error; the weights are then
-    /// at w.
+    /// [`Error::NonFiniteGradient`] (on a GPU later, from [`Sam::check_gradients`]), [`Error::Gradient`], or the base
+    /// optimizer's error; the weights are then at w.
     pub fn second_step(self, gradients: &GradStore) -> Result<()> {
-        self.sam.power_sum(&Neighborhood { p: 2.0, adaptive: false }, gradients)?;
+        // Not for its norm: for what is not finite.
+        self.sam.ascent(&Neighborhood { p: 2.0, adaptive: false }, 0.0, gradients)?;
         self.sam.restore()?;
-        Ok(self.sam.base.step(gradients)?)
+        let Sam { base, found_inf, .. } = &mut *self.sam;
+        Ok(found_inf.guard(|| base.step(gradients))?)
     }
 }
 
@@ -317,6 +348,7 @@ impl<O> Drop for Perturbed<'_, O> {
 /// other state.
 impl<O: OptimizerState> OptimizerState for Sam<O> {
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        self.check_gradients()?;
         let mut state = self.base.state()?;
         state.extend([
             number("sam.rho", self.config.rho)?,

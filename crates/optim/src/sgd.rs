@@ -62,7 +62,8 @@ impl SgdConfig {
 ///
 /// A parameter without a gradient is left alone, its momentum too. A step is checked before it moves anything:
 /// a gradient of another shape, element type or device than its parameter's is an error. On the CPU, `f32`
-/// parameters take fused passes on all threads; the result does not depend on their number.
+/// parameters take fused passes on all threads; the result does not depend on their number. On an NVIDIA GPU they
+/// take a launch or two for all of them together.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -102,18 +103,34 @@ impl Sgd {
     fn try_step(&mut self, gradients: &GradStore) -> Result<()> {
         let SgdConfig { learning_rate, momentum, dampening, nesterov, weight_decay } = self.config;
         let step = SgdStep { learning_rate, momentum, dampening, nesterov, weight_decay };
-        for (index, var, gradient) in with_gradients(&self.vars, gradients)? {
-            let slot = &mut self.momentum_buffers[index];
-            match slot {
-                _ if momentum == 0.0 => optimizer_step::sgd(&self.context, var, gradient, None, &step)?,
-                Some(buffer) => optimizer_step::sgd(&self.context, var, gradient, Some(&*buffer), &step)?,
-                None => {
-                    let buffer = Var::zeros(var.shape(), var.dtype(), var.device())?;
-                    let first = SgdStep { dampening: 0.0, ..step };
-                    optimizer_step::sgd(&self.context, var, gradient, Some(&buffer), &first)?;
-                    *slot = Some(buffer);
-                }
+        let parameters = with_gradients(&self.vars, gradients)?;
+        if momentum == 0.0 {
+            let parameters: Vec<_> =
+                parameters.iter().map(|&(_, var, gradient)| (var, gradient, None)).collect();
+            return Ok(optimizer_step::sgd_all(&self.context, &parameters, &step)?);
+        }
+        // The first step of a parameter is b = d: a buffer of zeros and no dampening.
+        let mut fresh = Vec::new();
+        for &(index, var, _) in &parameters {
+            if self.momentum_buffers[index].is_none() {
+                fresh.push((index, Var::zeros(var.shape(), var.dtype(), var.device())?));
             }
+        }
+        let new = |index: usize| fresh.iter().find(|(fresh, _)| *fresh == index).map(|(_, buffer)| buffer);
+        let (first, later): (Vec<_>, Vec<_>) = parameters
+            .iter()
+            .map(|&(index, var, gradient)| match &self.momentum_buffers[index] {
+                Some(buffer) => (var, gradient, Some(buffer), false),
+                None => (var, gradient, new(index), true),
+            })
+            .partition(|(.., first)| *first);
+        for (group, step) in [(first, SgdStep { dampening: 0.0, ..step }), (later, step)] {
+            let group: Vec<_> =
+                group.into_iter().map(|(var, gradient, buffer, _)| (var, gradient, buffer)).collect();
+            optimizer_step::sgd_all(&self.context, &group, &step)?;
+        }
+        for (index, buffer) in fresh {
+            self.momentum_buffers[index] = Some(buffer);
         }
         Ok(())
     }

@@ -284,12 +284,20 @@ pub fn ascent(
 /// [`perturb`] of several parameters, each given as (w, `old`, gradient), by an [`Ascent`].
 ///
 /// # Errors
-/// As [`perturb`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
+/// As [`perturb`]; nothing has moved then.
 pub fn perturb_all(ctx: &Context, ascent: &Ascent, parameters: &[(&Var, &Var, &Tensor)]) -> Result<()> {
     match &ascent.scale {
-        Scale::Here(scale) => parameters
-            .iter()
-            .try_for_each(|(w, old, gradient)| perturb(ctx, w, old, gradient, &ascent.ball, *scale)),
+        Scale::Here(scale) => {
+            for (index, (w, old, gradient)) in parameters.iter().enumerate() {
+                if let Err(error) = perturb(ctx, w, old, gradient, &ascent.ball, *scale) {
+                    for (w, old, _) in &parameters[..index] {
+                        restore(w, old)?;
+                    }
+                    return Err(error);
+                }
+            }
+            Ok(())
+        }
         #[cfg(feature = "cuda")]
         Scale::OnGpu { ascent: numbers, found_inf } => {
             let checked = parameters.iter().map(|&(w, old, gradient)| {
