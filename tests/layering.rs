@@ -10,7 +10,7 @@ use serde_json::Value;
 /// What each crate may import from this workspace. `train` alone joins data, models, losses and optimizers; of `kernels`
 /// it takes the threads to run them on.
 const MAY_IMPORT: [(&str, &[&str]); 7] = [
-    ("wrn-sam-data", &[]),
+    ("wrn-sam-data", &["wrn-sam-kernels"]),
     ("wrn-sam-kernels", &[]),
     ("wrn-sam-losses", &["wrn-sam-kernels"]),
     ("wrn-sam-models", &["wrn-sam-kernels"]),

@@ -13,6 +13,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A kernel reported an error.
+    #[error(transparent)]
+    Kernel(#[from] wrn_sam_kernels::Error),
     /// The operating system refused to read or write a file.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

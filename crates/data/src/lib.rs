@@ -109,6 +109,7 @@ mod candle_datasets;
 mod checksum;
 mod cifar;
 mod class_names;
+mod device_loader;
 mod error;
 mod loader;
 mod pickle;
@@ -123,6 +124,7 @@ pub use augment::{Augmentation, Cutout, Draw, Normalize, RandomCrop, RandomHoriz
 pub use checksum::FileChecksum;
 pub use cifar::{Cifar, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant};
 pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
+pub use device_loader::{DeviceBatches, DeviceLoader};
 pub use error::{Error, Result};
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
 #[cfg(feature = "download")]

@@ -106,18 +106,10 @@ impl Loader {
     /// [`epoch`](Self::epoch). Nothing is made of those before it.
     pub fn epoch_from(&self, epoch: usize, first_batch: usize) -> Batches {
         let end = self.batches_per_epoch();
-        let order = self.order(epoch);
+        let order = order(self.len(), &self.config, epoch);
         let loader = self.clone();
         let make = move |index| loader.batch(epoch, &order, index);
         Batches(Prefetch::new(first_batch.min(end)..end, self.config.threads, make))
-    }
-
-    fn order(&self, epoch: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.len()).collect();
-        if self.config.shuffle {
-            order.shuffle(&mut stream(self.config.seed, Purpose::Order, epoch as u64, 0));
-        }
-        order
     }
 
     fn batch(&self, epoch: usize, order: &[usize], index: usize) -> Result<Batch> {
@@ -136,6 +128,15 @@ impl Loader {
             labels: Tensor::from_vec(labels, images.len(), &Device::Cpu)?,
         })
     }
+}
+
+/// The order of an epoch of `len` images.
+pub(crate) fn order(len: usize, config: &LoaderConfig, epoch: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    if config.shuffle {
+        order.shuffle(&mut stream(config.seed, Purpose::Order, epoch as u64, 0));
+    }
+    order
 }
 
 /// The batches of an epoch, in order, made a few ahead by worker threads.
