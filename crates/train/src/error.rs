@@ -140,7 +140,8 @@ pub enum Error {
         expected: String,
     },
 
-    /// A step failed: most often training diverged and its gradients are no longer finite.
+    /// A step failed: most often training diverged and its gradients are no longer finite. (On a GPU that is found a few
+    /// steps later; the weights are those from before them.)
     #[error("epoch {epoch}, step {step}: {source}")]
     Step {
         /// The epoch, from 1.
@@ -181,6 +182,10 @@ pub enum Error {
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+
+    /// An error of a kernel.
+    #[error(transparent)]
+    Kernels(#[from] wrn_sam_kernels::Error),
 }
 
 impl Error {

@@ -6,7 +6,7 @@ use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Mode, WideResNet};
 
 use crate::error::Result;
-use crate::metrics::Tally;
+use crate::metrics::{Meter, Tally};
 
 /// What was measured on a split.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,24 +60,24 @@ pub fn evaluate(
     smoothing: f64,
     device: &Device,
 ) -> Result<Evaluation> {
-    let mut tally = Tally::default();
+    let mut meter = Meter::default();
     for batch in batches {
-        evaluate_batch(model, &batch?, smoothing, device, &mut tally)?;
+        evaluate_batch(model, &batch?, smoothing, device, &mut meter)?;
     }
-    Ok(tally.into())
+    Ok(meter.tally()?.into())
 }
 
-/// Adds one batch to `tally`.
+/// Adds one batch to `meter`.
 pub(crate) fn evaluate_batch(
     model: &WideResNet,
     batch: &Batch,
     smoothing: f64,
     device: &Device,
-    tally: &mut Tally,
+    meter: &mut Meter,
 ) -> Result<()> {
     let images = batch.images.to_device(device)?;
     let labels = batch.labels.to_device(device)?;
     let logits = model.forward(&images, Mode::Eval)?;
     let loss = smooth_cross_entropy(&logits, &labels, smoothing)?;
-    tally.add(&loss, &logits, &labels)
+    meter.add(&loss, &logits, &labels)
 }

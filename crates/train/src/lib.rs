@@ -23,6 +23,7 @@
 //! of [`EpochMetrics`], the curves of [`report`], weights, and now and then a [`checkpoint`] from which the run can be
 //! resumed to the same end. An [`Observer`] is told of each.
 
+mod batches;
 mod chart;
 pub mod checkpoint;
 mod error;
@@ -39,7 +40,7 @@ mod trainer;
 
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
-pub use metrics::{EpochMetrics, HEADER, MetricsFile, Tally};
+pub use metrics::{EpochMetrics, HEADER, Meter, MetricsFile, Tally};
 pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress};
 pub use recipe::{DataChoice, Difference, Recipe, ScheduleKind};
 pub use step::{StepOutcome, step};

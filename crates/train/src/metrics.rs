@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
+use wrn_sam_kernels::accuracy::{DeviceTally, Sums};
 
 use crate::error::{Error, Result};
 use crate::run_folder::write_atomically;
@@ -69,6 +70,44 @@ impl Tally {
     /// Top-5 accuracy in [0, 1]; NaN of no images.
     pub fn top5(&self) -> f64 {
         self.top5 as f64 / self.images as f64
+    }
+}
+
+/// A [`Tally`] of batches that may lie on an NVIDIA GPU: what is added there stays there until it is asked for.
+#[derive(Debug, Default)]
+pub struct Meter {
+    tally: Tally,
+    on_gpu: DeviceTally,
+}
+
+impl Meter {
+    /// Adds a batch, as [`Tally::add`] does. `f32` losses and logits and `u32` labels on one NVIDIA GPU are added there,
+    /// without waiting; a label outside 0 to K - 1 is then no error, but never right.
+    ///
+    /// # Errors
+    /// Those of [`Tally::add`]; a GPU that fails.
+    pub fn add(&mut self, loss: &Tensor, logits: &Tensor, labels: &Tensor) -> Result<()> {
+        if self.on_gpu.add(loss, logits, labels)? { Ok(()) } else { self.tally.add(loss, logits, labels) }
+    }
+
+    /// All that was added. Waits for a GPU.
+    ///
+    /// # Errors
+    /// A GPU that fails.
+    pub fn tally(&mut self) -> Result<Tally> {
+        let Sums { images, loss, top1, top5 } = self.on_gpu.take()?;
+        self.tally.images += images;
+        self.tally.loss_sum += loss;
+        self.tally.top1 += top1;
+        self.tally.top5 += top5;
+        Ok(self.tally)
+    }
+}
+
+/// Goes on from a tally.
+impl From<Tally> for Meter {
+    fn from(tally: Tally) -> Self {
+        Self { tally, on_gpu: DeviceTally::default() }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::recipe::Recipe;
 pub trait Observer {
     /// Training begins or goes on.
     fn on_start(&mut self, _start: &Start<'_>) {}
-    /// A step was taken.
+    /// A step was taken; on a GPU, which is not waited for after every step, every so many and the last of an epoch.
     fn on_step(&mut self, _step: &StepProgress) {}
     /// A batch of the test split was measured.
     fn on_evaluate(&mut self, _progress: &EvaluateProgress) {}

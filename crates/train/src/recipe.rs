@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use wrn_sam_data::{
     Augmentation, Cutout, Normalize, RandomCrop, RandomHorizontalFlip, Source, Statistics, Variant,
 };
+use wrn_sam_kernels::Precision;
 use wrn_sam_models::WideResNetConfig;
 use wrn_sam_optim::{CosineWithWarmup, SamConfig, Schedule, SgdConfig, StepLr};
 
@@ -117,6 +118,10 @@ pub struct Recipe {
     /// Probability mass taken from the label and spread over the other classes: [0, 1).
     pub label_smoothing: f64,
 
+    /// The numbers that convolutions take: f32, and on an NVIDIA GPU also tf32 or bf16. Weights, batch statistics, loss
+    /// and optimizer are f32 in any case.
+    #[serde(with = "precision_name")]
+    pub precision: Precision,
     /// The one seed of initialisation, order, augmentation and dropout: 0 to 2^63 - 1.
     pub seed: u64,
     /// CPU threads; 0 for all. No result depends on it.
@@ -158,6 +163,7 @@ impl Recipe {
             adaptive: false,
             norm: 2.0,
             label_smoothing: 0.1,
+            precision: Precision::F32,
             seed: 17,
             threads: 0,
             checkpoint_every: 5,
@@ -325,6 +331,20 @@ impl Recipe {
                 Box::new(CosineWithWarmup::new(self.learning_rate, self.epochs, self.warmup_epochs))
             }
         }
+    }
+}
+
+/// A precision in TOML: its name.
+mod precision_name {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use wrn_sam_kernels::Precision;
+
+    pub fn serialize<S: Serializer>(precision: &Precision, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(precision)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Precision, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

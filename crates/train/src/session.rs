@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use candle_nn::Optimizer;
-use wrn_sam_data::{Augmentation, Batch, Loader, LoaderConfig, Split, Statistics};
+use wrn_sam_data::{Augmentation, Batch, LoaderConfig, Split, Statistics};
 use wrn_sam_kernels::Context;
 use wrn_sam_models::{Parameters, WideResNet};
 use wrn_sam_optim::{OptimizerState, Sam, Schedule, Sgd};
 
+use crate::batches::Batches;
 use crate::checkpoint::{self, Newest, Progress};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate_batch;
-use crate::metrics::{EpochMetrics, MetricsFile, Tally};
+use crate::metrics::{EpochMetrics, Meter, MetricsFile, Tally};
 use crate::observer::{EvaluateProgress, Resumed, Start, StepProgress};
 use crate::recipe::Recipe;
 use crate::run_folder::RunFolder;
@@ -22,14 +23,18 @@ use crate::step::step;
 use crate::trainer::{Outcome, Trainer};
 use crate::{fingerprint, report};
 
+/// How many steps a GPU takes before it is asked for their figures, and whether all gradients were finite.
+const GPU_STEPS: usize = 50;
+
 /// All that a run works with. Only [`Progress`], the parameters and the optimizer change from step to step; these
 /// three are what a checkpoint holds.
 pub(crate) struct Session<'a> {
     trainer: Trainer<'a>,
     folder: RunFolder,
     metrics: MetricsFile,
-    train: Loader,
-    test: Loader,
+    train: Batches,
+    test: Batches,
+    meter: Meter,
     parameters: Parameters,
     model: WideResNet,
     sam: Sam<Sgd>,
@@ -91,20 +96,34 @@ impl<'a> Session<'a> {
             shuffle: true,
             seed: recipe.seed,
         };
-        let train =
-            Loader::new(&limited(&data.train, recipe.train_limit), recipe.augmentation(statistics), config)?;
-        let config = LoaderConfig { shuffle: false, ..config };
-        let test =
-            Loader::new(&limited(&data.test, recipe.test_limit), Augmentation::none(statistics), config)?;
+        let (images, augmentation) =
+            (limited(&data.train, recipe.train_limit), recipe.augmentation(statistics));
+        let train = Batches::new(&images, augmentation, config, device)?;
+        let (images, config) =
+            (limited(&data.test, recipe.test_limit), LoaderConfig { shuffle: false, ..config });
+        let test = Batches::new(&images, Augmentation::none(statistics), config, device)?;
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
         let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
-        let model = model.with_context(context.clone());
+        let model = model.with_context(context.clone()).with_precision(recipe.precision)?;
         let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_context(context.clone());
         let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_context(context);
         let learning_rates = recipe.learning_rates();
         let metrics = MetricsFile::create(&folder.file("metrics.csv"), &progress.rows)?;
-        Ok(Self { trainer, folder, metrics, train, test, parameters, model, sam, learning_rates, progress })
+        let meter = Meter::from(progress.tally);
+        Ok(Self {
+            trainer,
+            folder,
+            metrics,
+            train,
+            test,
+            meter,
+            parameters,
+            model,
+            sam,
+            learning_rates,
+            progress,
+        })
     }
 
     fn announce(&mut self, resumed: Option<(&Path, &[Error])>) {
@@ -123,7 +142,7 @@ impl<'a> Session<'a> {
             parameters: self.parameters.parameter_count(),
             train_images: self.train.len(),
             test_images: self.test.len(),
-            steps: self.train.batches_per_epoch(),
+            steps: self.train.per_epoch(),
             resumed,
         });
     }
@@ -147,64 +166,81 @@ impl<'a> Session<'a> {
     fn train_epoch(&mut self, learning_rate: f64) -> Result<bool> {
         self.sam.set_learning_rate(learning_rate);
         let (before, began) = (self.progress.seconds, Instant::now());
-        for batch in self.train.epoch_from(self.progress.epoch, self.progress.step) {
+        for batch in self.train.epoch_from(self.progress.epoch, self.progress.step)? {
             if self.trainer.cancel.load(Ordering::Relaxed) {
+                self.settle()?;
+                self.progress.seconds = before + began.elapsed().as_secs_f64();
                 return Ok(false);
             }
-            let grad_norm = self.step(batch?).map_err(|source| Error::Step {
-                epoch: self.progress.epoch + 1,
-                step: self.progress.step + 1,
-                source: source.into(),
-            })?;
+            let grad_norm = self.step(batch?).map_err(|error| self.failed(self.progress.step + 1, error))?;
             self.progress.step += 1;
+            let (step, steps) = (self.progress.step, self.train.per_epoch());
+            if self.trainer.device.is_cuda() && step < steps && !step.is_multiple_of(GPU_STEPS) {
+                continue;
+            }
+            self.settle()?;
             self.progress.seconds = before + began.elapsed().as_secs_f64();
 
             let progress = &self.progress;
             self.trainer.observer.on_step(&StepProgress {
                 epoch: progress.epoch + 1,
                 epochs: self.trainer.recipe.epochs,
-                step: progress.step,
-                steps: self.train.batches_per_epoch(),
+                step,
+                steps,
                 learning_rate,
                 loss: progress.tally.loss(),
                 top1: progress.tally.top1(),
-                grad_norm,
+                grad_norm: grad_norm.to_scalar()?,
                 images_per_second: progress.tally.images as f64 / progress.seconds,
             });
         }
         Ok(true)
     }
 
+    /// Waits for the steps taken: brings their figures here, and says if a gradient was not finite.
+    fn settle(&mut self) -> Result<()> {
+        // Of one of the last `GPU_STEPS`.
+        self.sam.check_gradients().map_err(|error| self.failed(self.progress.step, error.into()))?;
+        self.progress.tally = self.meter.tally()?;
+        Ok(())
+    }
+
+    fn failed(&self, step: usize, source: Error) -> Error {
+        Error::Step { epoch: self.progress.epoch + 1, step, source: source.into() }
+    }
+
     /// One step; returns the norm of its first gradient.
-    fn step(&mut self, batch: Batch) -> Result<f64> {
-        let Self { trainer, model, sam, progress, train, .. } = self;
+    fn step(&mut self, batch: Batch) -> Result<Tensor> {
+        let Self { trainer, model, sam, progress, train, meter, .. } = self;
         let (device, recipe) = (&trainer.device, &trainer.recipe);
         let batch =
             Batch { images: batch.images.to_device(device)?, labels: batch.labels.to_device(device)? };
-        let taken = progress.epoch * train.batches_per_epoch() + progress.step;
+        let taken = progress.epoch * train.per_epoch() + progress.step;
         model.seek_dropout(recipe.seed, 2 * taken as u64); // a step has two passes
         let outcome = step(model, sam, &batch, recipe.label_smoothing)?;
-        progress.tally.add(&outcome.loss, &outcome.logits, &batch.labels)?;
+        meter.add(&outcome.loss, &outcome.logits, &batch.labels)?;
         Ok(outcome.grad_norm)
     }
 
     /// Measures the test split; `None` if cancelled.
     fn evaluate(&mut self) -> Result<Option<Tally>> {
         let Trainer { recipe, device, observer, cancel, .. } = &mut self.trainer;
-        let mut tally = Tally::default();
-        for batch in self.test.epoch(0) {
+        let (mut meter, mut images) = (Meter::default(), 0);
+        for batch in self.test.epoch_from(0, 0)? {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            evaluate_batch(&self.model, &batch?, recipe.label_smoothing, device, &mut tally)?;
+            let batch = batch?;
+            evaluate_batch(&self.model, &batch, recipe.label_smoothing, device, &mut meter)?;
+            images += batch.labels.elem_count();
             observer.on_evaluate(&EvaluateProgress {
                 epoch: self.progress.epoch + 1,
                 epochs: recipe.epochs,
-                images: tally.images as usize,
+                images,
                 total: self.test.len(),
             });
         }
-        Ok(Some(tally))
+        Ok(Some(meter.tally()?))
     }
 
     /// Writes what an epoch leaves behind. The checkpoint comes last: all that it says has been done is on disk.
@@ -236,6 +272,7 @@ impl<'a> Session<'a> {
 
         (progress.epoch, progress.step) = (progress.epoch + 1, 0);
         (progress.tally, progress.seconds) = (Tally::default(), 0.0);
+        self.meter = Meter::default();
         let due = recipe.checkpoint_every != 0 && progress.epoch.is_multiple_of(recipe.checkpoint_every);
         if due || progress.epoch == recipe.epochs {
             self.write_checkpoint()?;

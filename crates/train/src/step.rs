@@ -17,8 +17,8 @@ pub struct StepOutcome {
     pub logits: Tensor,
     /// The smoothed loss of each image `[N]`.
     pub loss: Tensor,
-    /// The norm of the first gradient, which the ascent was scaled by.
-    pub grad_norm: f64,
+    /// The norm of the first gradient, which the ascent was scaled by: a scalar in f64, on the device that computed it.
+    pub grad_norm: Tensor,
 }
 
 /// Takes one SAM step (<https://arxiv.org/abs/2010.01412>) on a batch whose tensors lie on the model's device.
@@ -51,7 +51,8 @@ pub struct StepOutcome {
 ///
 /// # Errors
 /// Those of the network, of the loss (a label out of range) and of SAM (a gradient that is not finite). The weights
-/// are then where they were before the step.
+/// are then where they were before the step. On an NVIDIA GPU nothing waits for the step: there a label out of range
+/// makes a gradient that is not finite, and that is reported by [`Sam::check_gradients`].
 pub fn step<O: Optimizer>(
     model: &WideResNet,
     sam: &mut Sam<O>,
@@ -61,7 +62,7 @@ pub fn step<O: Optimizer>(
     let logits = model.forward(&batch.images, Mode::Train)?; // updates BN running statistics
     let loss = smooth_cross_entropy(&logits, &batch.labels, smoothing)?; // [N]
     let perturbed = sam.first_step(&backward(&loss.mean_all()?)?)?; // w -> w + e(w)
-    let first = StepOutcome::new(logits, loss, perturbed.grad_norm());
+    let first = StepOutcome::new(logits, loss, perturbed.grad_norm().clone());
     let second = model.forward(&batch.images, Mode::TrainFrozenStatistics)?;
     let second = smooth_cross_entropy(&second, &batch.labels, smoothing)?.mean_all()?;
     perturbed.second_step(&backward(&second)?)?; // w + e(w) -> w -> base step
@@ -70,7 +71,7 @@ pub fn step<O: Optimizer>(
 
 impl StepOutcome {
     /// Takes the tensors and gives them back without their graph, so that the second pass finds its memory free.
-    fn new(logits: Tensor, loss: Tensor, grad_norm: f64) -> Self {
+    fn new(logits: Tensor, loss: Tensor, grad_norm: Tensor) -> Self {
         Self { logits: logits.detach(), loss: loss.detach(), grad_norm }
     }
 }
