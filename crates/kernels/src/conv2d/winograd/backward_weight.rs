@@ -3,8 +3,8 @@
 //! - Where these matrices are smaller than the transformed input and gradient, tasks take stretches of tiles,
 //!   transform a few at a time and add their products to sums of their own; these parts, whose number
 //!   depends on the shape alone, are added up in the transform back.
-//! - Otherwise input and gradient are transformed whole, and tasks take blocks of channels, whose sums stay
-//!   in the core's own cache until they are transformed back.
+//! - Otherwise input and gradient are transformed whole, and tasks take panels of channels, in squares whose sums
+//!   stay in the core's own cache until they are transformed back.
 
 use std::ops::Range;
 
@@ -21,10 +21,15 @@ const PARTS_LEN: usize = 2 << 20;
 const PARTS: usize = 4;
 /// Elements of transformed input and gradient that a task keeps in its core's cache.
 const TILE_BLOCK: usize = 40 << 10;
-/// Blocks of input and output channels of a task's sums.
-const CHANNEL_BLOCK: usize = 2;
-/// Tiles that are summed before the next block of sums is begun.
-const DEPTH: usize = 512;
+/// Tiles that are summed before the next frequency's sums are begun.
+const DEPTH: usize = 64;
+/// Blocks of input and of output channels in a square, whose sums stay in the core's own cache.
+const SQUARE: usize = 2;
+/// The same where tiles are more than one depth, so that a square's sums are met again.
+const LARGE_SQUARE: usize = 4;
+/// Blocks of input and of output channels that a task works off square by square, where one depth is all and so
+/// their tiles stay in the core's own cache.
+const PANEL: usize = 8;
 /// Tiles of a task that only transforms.
 const TRANSFORM_TILES: usize = 4;
 
@@ -163,15 +168,23 @@ fn by_channels(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradie
         ctx.instruction_set().dispatch(TransformInput { input, tiles: tiles.clone(), to: to_v, layout: v });
         ctx.instruction_set().dispatch(TransformGradient { gradient, tiles, to: to_z, layout: z });
     });
-    let sums = Layout { blocks: CHANNEL_BLOCK, rows: CHANNEL_BLOCK * LANES };
-    let across = z.blocks.div_ceil(CHANNEL_BLOCK);
-    ctx.run(v.blocks.div_ceil(CHANNEL_BLOCK) * across, |task, _| {
-        let part =
-            |index: usize, blocks: usize| index * CHANNEL_BLOCK..blocks.min((index + 1) * CHANNEL_BLOCK);
-        ctx.instruction_set().dispatch(ChannelBlock {
+    let (square, panel) = if tiles <= DEPTH { (SQUARE, PANEL) } else { (LARGE_SQUARE, LARGE_SQUARE) };
+    let sums = Layout { blocks: square, rows: square * LANES };
+    // Whole panels of squares, as many of them for each thread.
+    let squares = |blocks: usize| blocks.div_ceil(square);
+    let (down, across) = (squares(v.blocks), squares(z.blocks));
+    let panels = |squares: usize| squares.div_ceil(panel / square);
+    let (panels_down, panels_across) =
+        (panels(down), panels(across).next_multiple_of(ctx.threads()).min(across));
+    ctx.run(panels_down * panels_across, |task, _| {
+        let (row, column) = (task / panels_across, task % panels_across);
+        let part = |panel: usize, squares: usize, panels: usize, blocks: usize| {
+            blocks.min(panel * squares / panels * square)..blocks.min((panel + 1) * squares / panels * square)
+        };
+        ctx.instruction_set().dispatch(Panel {
             dw,
-            in_blocks: part(task / across, v.blocks),
-            out_blocks: part(task % across, z.blocks),
+            in_blocks: part(row, down, panels_down, v.blocks),
+            out_blocks: part(column, across, panels_across, z.blocks),
             v,
             inputs: &inputs,
             z,
@@ -201,8 +214,8 @@ impl Algorithm for TransformGradient<'_> {
     }
 }
 
-/// The gradient of the weights from a block of input channels to a block of output channels.
-struct ChannelBlock<'a> {
+/// The gradient of the weights from a panel of input channels to a panel of output channels, square by square.
+struct Panel<'a> {
     dw: &'a WeightGradient<'a>,
     in_blocks: Range<usize>,
     out_blocks: Range<usize>,
@@ -210,35 +223,43 @@ struct ChannelBlock<'a> {
     inputs: &'a [f32],
     z: Layout,
     gradients: &'a [f32],
+    /// Of one square.
     sums: Layout,
     scratch: &'a mut [f32],
 }
 
-impl Algorithm for ChannelBlock<'_> {
+impl Algorithm for Panel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
         let Self { dw, in_blocks, out_blocks, v, inputs, z, gradients, sums, scratch } = self;
-        let size = (in_blocks.len(), out_blocks.len());
-        for first in (0..v.rows).step_by(DEPTH) {
-            let depth = DEPTH.min(v.rows - first);
-            for frequency in 0..FREQUENCIES {
-                // SAFETY: the operands have these layouts.
-                unsafe {
-                    let v = v.matrix(inputs.as_ptr(), frequency, in_blocks.start, first);
-                    let z = z.matrix(gradients.as_ptr(), frequency, out_blocks.start, first);
-                    let u = sums.matrix_mut(scratch.as_mut_ptr(), frequency, 0, 0);
-                    lanes_by_columns::<V>(size, depth, v, z, u, first > 0);
+        let square = sums.blocks;
+        for out_first in out_blocks.clone().step_by(square) {
+            let out_blocks = out_first..out_blocks.end.min(out_first + square);
+            for in_first in in_blocks.clone().step_by(square) {
+                let in_blocks = in_first..in_blocks.end.min(in_first + square);
+                let size = (in_blocks.len(), out_blocks.len());
+                for first in (0..v.rows).step_by(DEPTH) {
+                    let depth = DEPTH.min(v.rows - first);
+                    for frequency in 0..FREQUENCIES {
+                        // SAFETY: the operands have these layouts.
+                        unsafe {
+                            let v = v.matrix(inputs.as_ptr(), frequency, in_first, first);
+                            let z = z.matrix(gradients.as_ptr(), frequency, out_first, first);
+                            let u = sums.matrix_mut(scratch.as_mut_ptr(), frequency, 0, 0);
+                            lanes_by_columns::<V>(size, depth, v, z, u, first > 0);
+                        }
+                    }
                 }
-            }
-        }
-        for (column, out_block) in out_blocks.enumerate() {
-            // SAFETY: a block of `scratch`, which has the layout `sums`; these channels are this task's
-            // alone.
-            unsafe {
-                let from = scratch.as_ptr().add(sums.at(column, 0));
-                dw.transform::<V>(in_blocks.clone(), out_block, from, sums, 1);
+                for (column, out_block) in out_blocks.clone().enumerate() {
+                    // SAFETY: a block of `scratch`, which has the layout `sums`; these channels are this task's
+                    // alone.
+                    unsafe {
+                        let from = scratch.as_ptr().add(sums.at(column, 0));
+                        dw.transform::<V>(in_blocks.clone(), out_block, from, sums, 1);
+                    }
+                }
             }
         }
         dw.finish();

@@ -3,8 +3,8 @@
 //! - Where the transformed weight is small and tiles are many, it is made first and whole; tasks then take
 //!   blocks of tiles from input to output, whose transformed data stay in the core's own cache.
 //! - A large one would have to be read from afar for every block of tiles. There the input is transformed
-//!   whole, and tasks take sixteen output channels each, transforming these channels' weights just before
-//!   their use.
+//!   whole, and tasks take panels of output channels each, which they go through for one chunk of input channels
+//!   after the other, transforming the weights between chunk and channels just before their use.
 //!
 //! Both orders sum in the same order, so they give the same results.
 
@@ -21,10 +21,15 @@ use crate::simd::{Algorithm, F32x16, LANES};
 const WHOLE_WEIGHT: usize = 3 << 19;
 /// Elements of transformed input and output that a task keeps in its core's cache.
 const TILE_BLOCK: usize = 80 << 10;
-/// Elements of the whole transformed input; a larger batch is worked off in parts.
-const WHOLE_INPUT: usize = 4 << 20;
+/// Tiles whose transformed input is made whole; a larger batch is worked off in parts.
+const PART: usize = 128;
 /// Blocks of input channels whose weights are transformed at a time.
-const CHUNK: usize = 10;
+const CHUNK: usize = 3;
+/// Blocks of output channels that are multiplied at a time.
+const PAIR: usize = 2;
+/// Pairs of a task, at most: the more, the less often the transformed input is read from afar, as long as their
+/// products stay in the core's own cache.
+const PANEL: usize = 5;
 /// Tasks for each thread, from which on they are made of more than one block of tiles.
 const TASKS: usize = 8;
 /// Tiles of a task that only transforms.
@@ -136,9 +141,10 @@ impl Algorithm for TileStretch<'_> {
 
 /// The order for large weights.
 fn by_channels(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
-    let multiple = Columns::Single.rows(ctx.instruction_set());
-    let most = (WHOLE_INPUT / (FREQUENCIES * input.blocks() * LANES) / multiple).max(1) * multiple;
     let tiles = input.tiles.count;
+    let multiple = Columns::ShortPairs.rows(ctx.instruction_set());
+    let parts = tiles.div_ceil(PART);
+    let most = tiles.div_ceil(parts.max(1)).max(1).next_multiple_of(multiple);
     for first in (0..tiles).step_by(most) {
         let tiles = first..tiles.min(first + most);
         let rows = tiles.len().next_multiple_of(multiple);
@@ -152,17 +158,22 @@ fn by_channels(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
             let to = unsafe { to.at(row * LANES) };
             ctx.instruction_set().dispatch(TransformInput { input, tiles, to, layout: v });
         });
-        let u = Layout { blocks: 1, rows: CHUNK * LANES };
-        let m = Layout { blocks: 1, rows };
-        ctx.run(output.blocks(), |block, _| {
+        // Whole panels of pairs, as many of them for each thread.
+        let pairs = output.blocks().div_ceil(PAIR);
+        let panels = pairs.div_ceil(PANEL).next_multiple_of(ctx.threads()).min(pairs);
+        ctx.run(panels, |task, _| {
+            let first_block = |panel: usize| output.blocks().min(panel * pairs / panels * PAIR);
+            let blocks = first_block(task)..first_block(task + 1);
+            let u = Layout { blocks: PAIR, rows: CHUNK.min(v.blocks) * LANES };
+            let m = Layout { blocks: blocks.len(), rows };
             let mut scratch = ctx.buffer(u.len() + m.len());
             let (weights, products) = scratch.split_at_mut(u.len());
             let tiles = tiles.clone();
-            let panel = ChannelBlock {
+            ctx.instruction_set().dispatch(Panel {
                 input,
                 weight,
                 output,
-                block,
+                blocks,
                 tiles,
                 v,
                 transformed: &buffer,
@@ -170,50 +181,70 @@ fn by_channels(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
                 weights,
                 m,
                 products,
-            };
-            ctx.instruction_set().dispatch(panel);
+            });
         });
     }
 }
 
-/// A block of output channels, from weight to output.
-struct ChannelBlock<'a> {
+/// A panel of output channels, from weight to output.
+struct Panel<'a> {
     input: &'a Input<'a>,
     weight: &'a Weight<'a>,
     output: &'a Output<'a>,
-    block: usize,
+    /// Of output channels.
+    blocks: Range<usize>,
     tiles: Range<usize>,
     v: Layout,
     transformed: &'a [f32],
+    /// A pair of blocks, with rows for a chunk of input channels.
     u: Layout,
     weights: &'a mut [f32],
     m: Layout,
     products: &'a mut [f32],
 }
 
-impl Algorithm for ChannelBlock<'_> {
+impl Algorithm for Panel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let Self { input, weight, output, block, tiles, v, transformed, u, weights, m, products } = self;
-        for first in (0..v.blocks).step_by(CHUNK) {
-            let last = v.blocks.min(first + CHUNK);
-            // SAFETY: `weights` has the layout `u`, with rows for a chunk.
-            unsafe { weight.transform::<V>(first..last, block, weights.as_mut_ptr(), u) };
-            let depth = (input.channels - first * LANES).min(CHUNK * LANES);
-            for frequency in 0..FREQUENCIES {
-                // SAFETY: the operands have these layouts, `v` and `m` with whole register blocks of rows.
-                unsafe {
-                    let v = v.matrix(transformed.as_ptr(), frequency, first, 0);
-                    let u = u.matrix(weights.as_ptr(), frequency, 0, 0);
-                    let m = m.matrix_mut(products.as_mut_ptr(), frequency, 0, 0);
-                    rows_by_columns::<V>((tiles.len(), depth, 1), Columns::Single, v, u, m, first > 0);
+        let Self { input, weight, output, blocks, tiles, v, transformed, u, weights, m, products } = self;
+        let chunk = u.rows / LANES;
+        for first in (0..v.blocks).step_by(chunk) {
+            let chunk = first..v.blocks.min(first + chunk);
+            let depth = (input.channels - first * LANES).min(u.rows);
+            for pair in blocks.clone().step_by(PAIR) {
+                let pair = pair..blocks.end.min(pair + PAIR);
+                for (column, block) in pair.clone().enumerate() {
+                    // SAFETY: `weights` has the layout `u`, with a column for each of a pair and rows for a chunk.
+                    unsafe {
+                        let to = weights.as_mut_ptr().add(u.at(column, 0));
+                        weight.transform::<V>(chunk.clone(), block, to, u);
+                    }
+                }
+                // The weights that come next: of the next pair, or of the first pair and the next chunk.
+                let next = match pair.end < blocks.end {
+                    true => (chunk.clone(), pair.end..blocks.end.min(pair.end + PAIR)),
+                    false => {
+                        let next = chunk.end..v.blocks.min(chunk.end + chunk.len());
+                        (next, blocks.start..blocks.end.min(blocks.start + PAIR))
+                    }
+                };
+                for frequency in 0..FREQUENCIES {
+                    weight.prefetch(next.clone(), frequency);
+                    // SAFETY: the operands have these layouts, `v` and `m` with whole register blocks of rows.
+                    unsafe {
+                        let v = v.matrix(transformed.as_ptr(), frequency, chunk.start, 0);
+                        let u = u.matrix(weights.as_ptr(), frequency, 0, 0);
+                        let m = m.matrix_mut(products.as_mut_ptr(), frequency, pair.start - blocks.start, 0);
+                        let size = (tiles.len(), depth, pair.len());
+                        rows_by_columns::<V>(size, Columns::ShortPairs, v, u, m, first > 0);
+                    }
                 }
             }
         }
         // SAFETY: `products` has the layout `m`; these channels are this task's alone.
-        unsafe { output.transform_tiles::<V>(tiles, block..block + 1, products.as_ptr(), m) };
+        unsafe { output.transform_tiles::<V>(tiles, blocks, products.as_ptr(), m) };
         output.finish();
     }
 }

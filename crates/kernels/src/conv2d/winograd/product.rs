@@ -13,10 +13,15 @@ pub(super) struct Matrix<P> {
     pub stride: usize,
 }
 
-/// The columns of a product: pairs of blocks, or single ones, for which registers hold more rows.
+/// The columns of a product's register block.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Columns {
+    /// Pairs of blocks.
     Pairs,
+    /// Pairs with fewer rows, which divide 16: where there are so few rows that the last ones would leave much of a
+    /// larger register block idle.
+    ShortPairs,
+    /// Single blocks, for which registers hold more rows.
     Single,
 }
 
@@ -40,7 +45,11 @@ impl Columns {
     /// The register block: rows and blocks of columns.
     #[inline(always)]
     fn block<V: F32x16>(self) -> (usize, usize) {
-        if self == Self::Pairs { V::TILE } else { V::NARROW_TILE }
+        match self {
+            Self::Pairs => V::TILE,
+            Self::ShortPairs => V::LANE_TILE,
+            Self::Single => V::NARROW_TILE,
+        }
     }
 }
 
@@ -72,7 +81,10 @@ pub(super) unsafe fn rows_by_columns<V: F32x16>(
                 (16, 1) => strip::<V, 16, 1>(rows, depth, v, u, m, add),
                 (14, 2) => strip::<V, 14, 2>(rows, depth, v, u, m, add),
                 (14, 1) => strip::<V, 14, 1>(rows, depth, v, u, m, add),
+                (8, 2) => strip::<V, 8, 2>(rows, depth, v, u, m, add),
+                (8, 1) => strip::<V, 8, 1>(rows, depth, v, u, m, add),
                 (6, 1) => strip::<V, 6, 1>(rows, depth, v, u, m, add),
+                (4, 1) => strip::<V, 4, 1>(rows, depth, v, u, m, add),
                 (2, 1) => strip::<V, 2, 1>(rows, depth, v, u, m, add),
                 _ => unreachable!("every register block has its code"),
             }

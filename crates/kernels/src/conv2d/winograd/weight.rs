@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::transform::{
     Frequencies, Source, Target, WeightGradientTransform, WeightTransform, two_dimensional,
 };
-use super::{Conv2dShape, Layout, PATCH, Shared, is_streamed};
+use super::{Conv2dShape, FREQUENCIES, Layout, PATCH, Shared, is_streamed};
 use crate::simd::{F32x16, LANES, fence, prefetch};
 
 /// Elements of a kernel.
@@ -65,6 +65,25 @@ impl<'a> Weight<'a> {
                     Direction::Forward => self.transform_forward::<V>(from, block, to, layout),
                     Direction::Backward => self.transform_backward::<V>(block, from, to, layout),
                 }
+            }
+        }
+    }
+
+    /// Hints that the weights of some blocks of the channels that are summed over and some of the others are read
+    /// soon: one of 36 shares of them, to be called while each frequency's product runs, when memory has nothing
+    /// else to do.
+    #[inline(always)]
+    pub fn prefetch(&self, (from, blocks): (Range<usize>, Range<usize>), share: usize) {
+        let (ins, outs) = match self.direction {
+            Direction::Forward => (from, blocks),
+            Direction::Backward => (blocks, from),
+        };
+        let outs = outs.start * LANES..self.out_channels.min(outs.end * LANES);
+        let line = ins.len() * LANES * TAPS;
+        for row in outs.len() * share / FREQUENCIES..outs.len() * (share + 1) / FREQUENCIES {
+            let first = ((outs.start + row) * self.in_channels + ins.start * LANES) * TAPS;
+            for element in (0..line).step_by(LANES) {
+                prefetch(self.data.as_ptr().wrapping_add(first + element));
             }
         }
     }
