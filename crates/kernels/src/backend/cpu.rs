@@ -162,9 +162,8 @@ impl Backend for Context {
     }
 
     fn backward_weight(&self, shape: &Conv2dShape, x: Input<Self>, dy: &Buffer) -> Result<Tensor> {
-        let mut dw = vec![0.0; shape.weight_len()];
         let (x, activation) = x.parts();
-        conv2d::backward_weight(self, shape, x, activation, dy, &mut dw)?;
+        let dw = conv2d::new_backward_weight(self, shape, x, activation, dy)?;
         let dims = (shape.out_channels, shape.in_channels, shape.kernel, shape.kernel);
         Ok(Tensor::from_vec(dw, dims, &Device::Cpu)?)
     }

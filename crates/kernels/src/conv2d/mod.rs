@@ -275,10 +275,8 @@ pub fn backward_weight(
     dw: &mut [f32],
 ) -> Result<()> {
     shape.check()?;
-    check_len("x", shape.input_len(), x.len())?;
-    check_len("dy", shape.output_len(), dy.len())?;
+    check_backward_weight(shape, x, activation, dy)?;
     check_len("dw", shape.weight_len(), dw.len())?;
-    activation.map_or(Ok(()), |activation| activation.check(shape.in_channels))?;
     let _span = span::enter("conv2d backward_weight", shape, shape.cost(None));
     if shape.is_winograd() {
         winograd::backward_weight(ctx, shape, x, activation, dy, dw)
@@ -286,4 +284,40 @@ pub fn backward_weight(
         general::backward_weight(ctx, shape, x, activation, dy, dw);
         Ok(())
     }
+}
+
+/// [`backward_weight`] in a new vector, which is not zeroed first where the algorithm can do without.
+pub(crate) fn new_backward_weight(
+    ctx: &Context,
+    shape: &Conv2dShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    dy: &[f32],
+) -> Result<Vec<f32>> {
+    shape.check()?;
+    let len = shape.weight_len();
+    if !shape.is_winograd() {
+        let mut dw = vec![0.0; len];
+        backward_weight(ctx, shape, x, activation, dy, &mut dw)?;
+        return Ok(dw);
+    }
+    check_backward_weight(shape, x, activation, dy)?;
+    let _span = span::enter("conv2d backward_weight", shape, shape.cost(None));
+    let mut dw = Vec::with_capacity(len);
+    winograd::backward_weight_uninit(ctx, shape, x, activation, dy, &mut dw.spare_capacity_mut()[..len])?;
+    // SAFETY: the capacity is at least `len`, and every element of a weight's gradient has been written.
+    unsafe { dw.set_len(len) };
+    Ok(dw)
+}
+
+/// That the operands of [`backward_weight`] have the shape's lengths.
+fn check_backward_weight(
+    shape: &Conv2dShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    dy: &[f32],
+) -> Result<()> {
+    check_len("x", shape.input_len(), x.len())?;
+    check_len("dy", shape.output_len(), dy.len())?;
+    activation.map_or(Ok(()), |activation| activation.check(shape.in_channels))
 }

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var};
 
 use super::{AdamWStep, Neighborhood, SgdStep};
 use crate::parallel::for_each;
+use crate::simd::{Algorithm, F32x16, LANES};
 use crate::{Context, Error, Result};
 
 /// The elements that one task works on: enough to outweigh handing it out, few enough to spread a layer of
@@ -23,11 +24,12 @@ pub(super) fn power_sum(ctx: &Context, ball: &Neighborhood, w: &Var, gradient: &
             let q = ball.dual();
             for_each(ctx, sums.iter_mut().zip(blocks), |(sum, (w, g))| {
                 let power = |u: f64| u.abs().powf(q);
+                let set = ctx.instruction_set();
                 *sum = match (ball.adaptive, q) {
-                    (false, 2.0) => sum_lanes(g, g, |_, g| g * g),
-                    (false, _) => sum_lanes(g, g, |_, g| power(g)),
-                    (true, 2.0) => sum_lanes(w, g, |w, g| (w * g) * (w * g)),
-                    (true, _) => sum_lanes(w, g, |w, g| power(w * g)),
+                    (false, 2.0) => set.dispatch(Sum { a: g, b: g, f: |_, g| g * g }),
+                    (false, _) => set.dispatch(Sum { a: g, b: g, f: |_, g| power(g) }),
+                    (true, 2.0) => set.dispatch(Sum { a: w, b: g, f: |w, g| (w * g) * (w * g) }),
+                    (true, _) => set.dispatch(Sum { a: w, b: g, f: |w, g| power(w * g) }),
                 };
             });
             sums.iter().sum()
@@ -35,17 +37,32 @@ pub(super) fn power_sum(ctx: &Context, ball: &Neighborhood, w: &Var, gradient: &
     })?
 }
 
-/// Σ f(aᵢ, bᵢ) in `f64`, in sixteen interleaved sums, so that it vectorises.
-fn sum_lanes(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let mut sums = [0.0; 16];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..16 {
-            sums[lane] += f(a[lane].into(), b[lane].into());
+/// Σ f(aᵢ, bᵢ) in `f64`, in sixteen interleaved sums, which the compiler turns into vectors of the instruction set.
+struct Sum<'a, F> {
+    a: &'a [f32],
+    b: &'a [f32],
+    f: F,
+}
+
+impl<F: Fn(f64, f64) -> f64> Algorithm for Sum<'_, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) -> f64 {
+        let Self { a, b, f } = self;
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        let mut sums = [0.0; LANES];
+        for (a, b) in a.iter().zip(b) {
+            for lane in 0..LANES {
+                sums[lane] += f(a[lane].into(), b[lane].into());
+            }
         }
+        let mut rest = 0.0;
+        for (&a, &b) in a_rest.iter().zip(b_rest) {
+            rest += f(a.into(), b.into());
+        }
+        sums.iter().sum::<f64>() + rest
     }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a.into(), b.into())).sum();
-    sums.iter().sum::<f64>() + rest
 }
 
 pub(super) fn perturb(

@@ -68,6 +68,8 @@ mod tests;
 mod transform;
 mod weight;
 
+use std::mem::MaybeUninit;
+
 use product::Matrix;
 
 use super::{Activation, Conv2dShape};
@@ -125,9 +127,23 @@ pub(super) fn backward_weight(
     dy: &[f32],
     dw: &mut [f32],
 ) -> Result<()> {
+    // SAFETY: the same elements, of which the callee makes none uninitialised.
+    let dw = unsafe { &mut *(std::ptr::from_mut(dw) as *mut [MaybeUninit<f32>]) };
+    backward_weight_uninit(ctx, shape, x, activation, dy, dw)
+}
+
+/// [`backward_weight`] to memory that need not be initialised. If it succeeds, every element has been written.
+pub(super) fn backward_weight_uninit(
+    ctx: &Context,
+    shape: &Conv2dShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    dy: &[f32],
+    dw: &mut [MaybeUninit<f32>],
+) -> Result<()> {
     let tiles = image::Tiles::new(shape);
     if tiles.count == 0 {
-        dw.fill(0.0);
+        dw.fill(MaybeUninit::new(0.0));
         return Ok(());
     }
     let input = image::Input::new(tiles, shape.in_channels, x, activation);
@@ -205,7 +221,7 @@ impl Layout {
 /// Whether a result is written around the caches: where it is so large that it would not stay there until it
 /// is read, reading its old contents into the cache first would cost as much as the write. That takes whole
 /// cache lines.
-fn is_streamed(data: &[f32], channels: usize) -> bool {
+fn is_streamed<T>(data: &[T], channels: usize) -> bool {
     const LEN: usize = 1 << 20;
     data.len() >= LEN && data.as_ptr().addr().is_multiple_of(64) && channels.is_multiple_of(LANES)
 }

@@ -1,6 +1,7 @@
 //! Weights `[O, C, 3, 3]`, whose channels are not innermost: into transformed rows and back.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::transform::{
@@ -200,15 +201,21 @@ pub(super) struct WeightGradient<'a> {
     /// Written around the caches; see [`is_streamed`].
     streamed: bool,
     /// The gradient is borrowed as long as this lives.
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [MaybeUninit<f32>]>,
 }
 
 impl<'a> WeightGradient<'a> {
-    pub fn new(shape: &Conv2dShape, data: &'a mut [f32]) -> Self {
+    pub fn new(shape: &Conv2dShape, data: &'a mut [MaybeUninit<f32>]) -> Self {
         let (out_channels, in_channels) = (shape.out_channels, shape.in_channels);
         assert_eq!(data.len(), out_channels * in_channels * TAPS);
         let streamed = is_streamed(data, in_channels);
-        Self { data: Shared(data.as_mut_ptr()), out_channels, in_channels, streamed, borrow: PhantomData }
+        Self {
+            data: Shared(data.as_mut_ptr().cast()),
+            out_channels,
+            in_channels,
+            streamed,
+            borrow: PhantomData,
+        }
     }
 
     /// Writes `G^T u G` for some blocks of input channels, which are consecutive rows of `u`, and one block
