@@ -16,7 +16,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageReader, RgbImage};
 use wrn_sam::candle::{D, DType, Device, Tensor};
 use wrn_sam::candle_nn::ops::softmax;
-use wrn_sam::data::{FINE_NAMES, IMAGE_CHANNELS, IMAGE_SIZE, Normalize, Statistics};
+use wrn_sam::data::{IMAGE_CHANNELS, IMAGE_SIZE, Normalize, Statistics, Variant};
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::train::{DataChoice, Recipe};
 
@@ -93,13 +93,22 @@ impl TrainedOn {
                 names: data.fine_names,
             });
         }
-        Ok(Self { normalize: Normalize::new(CIFAR100), names: FINE_NAMES.map(String::from).to_vec() })
+        let (statistics, variant) = match recipe.data {
+            DataChoice::Cifar10 => (CIFAR10, Variant::Cifar10),
+            _ => (CIFAR100, Variant::Cifar100),
+        };
+        let names = variant.names().iter().copied().map(String::from).collect();
+        Ok(Self { normalize: Normalize::new(statistics), names })
     }
 
     fn name(&self, class: usize, classes: usize) -> String {
         if classes == self.names.len() { self.names[class].clone() } else { format!("class {class}") }
     }
 }
+
+/// Those of CIFAR-10's 50,000 training images, as they are in general use.
+const CIFAR10: Statistics =
+    Statistics { mean: [0.49139968, 0.48215841, 0.44653091], std: [0.24703223, 0.24348513, 0.26158784] };
 
 /// Those of CIFAR-100's 50,000 training images.
 const CIFAR100: Statistics =

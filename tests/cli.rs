@@ -40,6 +40,7 @@ fn help_names_every_flag_with_its_default() {
     for flag in [
         "data",
         "data-dir",
+        "hub",
         "recipe",
         "depth",
         "width-factor",
@@ -88,6 +89,7 @@ fn wrong_flags_end_with_2() {
     wrong(&["--epochs", "many"], &["many", "--epochs"]);
     wrong(&["--epochs"], &["--epochs"]);
     wrong(&["--resume", "a", "--out", "b"], &["--resume", "--out"]);
+    wrong(&["--hub", "--data-dir", "data"], &["--hub", "--data-dir"]);
     // Values out of range.
     wrong(&["--depth", "33"], &["`depth` is 33", "6n + 4"]);
     wrong(&["--batch-size", "0"], &["`batch_size` is 0"]);

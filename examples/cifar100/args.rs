@@ -41,6 +41,10 @@ pub struct DataFlags {
     #[arg(long, value_name = "PATH", default_value = "./data")]
     pub data_dir: PathBuf,
 
+    /// Take CIFAR from the Hugging Face hub, by way of its cache, instead of --data-dir; needs cargo's --features hub
+    #[arg(long, conflicts_with = "data_dir")]
+    pub hub: bool,
+
     #[arg(long, value_name = "N", help = limit_help("Train"))]
     train_limit: Option<usize>,
 

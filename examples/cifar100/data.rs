@@ -7,19 +7,24 @@ use wrn_sam::data::download::DownloadOptions;
 use wrn_sam::data::{Cifar, Error, Variant};
 use wrn_sam::train::{DataChoice, Recipe};
 
+use crate::args::DataFlags;
 use crate::progress;
 use crate::support::{AnyError, chain, synthetic};
 
-/// The images that `recipe.data` asks for, looked for at `path` first.
+/// The images that `recipe.data` asks for: from the hub if the flags say so, else looked for in their folder first.
 ///
 /// # Errors
-/// What is at `path` is damaged; or CIFAR and nothing else was asked for, and cannot be had.
-pub fn find(recipe: &Recipe, path: &Path) -> Result<Cifar, AnyError> {
+/// What is there is damaged; or CIFAR and nothing else was asked for, and cannot be had.
+pub fn find(recipe: &Recipe, flags: &DataFlags) -> Result<Cifar, AnyError> {
     let variant = match recipe.data {
         DataChoice::Synthetic => return Ok(synthetic(recipe)),
         DataChoice::Cifar10 => Variant::Cifar10,
         DataChoice::Auto | DataChoice::Cifar100 => Variant::Cifar100,
     };
+    if flags.hub {
+        return hub(variant);
+    }
+    let path = &*flags.data_dir;
     let absent = match Cifar::open(variant, path) {
         Err(error @ Error::NoData { .. }) if !path.is_file() => error,
         found => return Ok(found?),
@@ -45,6 +50,17 @@ pub fn find(recipe: &Recipe, path: &Path) -> Result<Cifar, AnyError> {
         )
         .into()),
     }
+}
+
+#[cfg(feature = "hub")]
+fn hub(variant: Variant) -> Result<Cifar, AnyError> {
+    progress::say(format_args!("looking for {variant} in the Hugging Face hub's cache, else fetching it"));
+    Ok(Cifar::from_hub(variant)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn hub(variant: Variant) -> Result<Cifar, AnyError> {
+    Err(format!("--hub cannot get {variant}: this program was built without cargo's --features hub").into())
 }
 
 fn fetch(folder: &Path, options: DownloadOptions) -> wrn_sam::data::Result<Cifar> {

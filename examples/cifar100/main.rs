@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use wrn_sam::train::{Outcome, Recipe, Trainer};
 
-use args::Args;
+use args::{Args, DataFlags};
 use progress::{Progress, say};
 use support::{AnyError, device_name};
 
@@ -37,7 +37,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         // What the flags started from was valid, so it is one of them that is wrong.
         Args::command().error(ErrorKind::ValueValidation, error).exit();
     }
-    let data = data::find(&recipe, &args.data.data_dir)?;
+    let data = data::find(&recipe, &args.data)?;
     let mark = if data.source.is_synthetic() { " ON SYNTHETIC IMAGES" } else { "" };
 
     // From here on there is something to lose.
@@ -72,18 +72,21 @@ fn run(args: &Args) -> Result<(), AnyError> {
         Outcome::Interrupted { checkpoint } => Err(format!(
             "interrupted; wrote {}. Go on with:\n{}",
             checkpoint.display(),
-            resume_command(&out, &args.data.data_dir)
+            resume_command(&out, &args.data)
         )
         .into()),
     }
 }
 
 /// What to type to go on with the run in `out`.
-fn resume_command(out: &Path, data_dir: &Path) -> String {
+fn resume_command(out: &Path, data: &DataFlags) -> String {
     let quoted = |path: &Path| format!("'{}'", path.display());
     let mut command = format!("cargo run --release --example cifar100 -- --resume {}", quoted(out));
-    if data_dir != Path::new("./data") {
-        command += &format!(" --data-dir {}", quoted(data_dir));
+    if data.hub {
+        command = command.replacen("--release", "--release --features hub", 1) + " --hub";
+    }
+    if data.data_dir != Path::new("./data") {
+        command += &format!(" --data-dir {}", quoted(&data.data_dir));
     }
     command
 }

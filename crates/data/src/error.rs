@@ -128,6 +128,28 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file is not the parquet that the Hugging Face hub has.
+    #[error("{}: {reason}; is it of {variant} on the Hugging Face hub?", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What it should be of.
+        variant: Variant,
+        /// What was found, and in which row, from 0.
+        reason: String,
+    },
+
+    /// The Hugging Face hub does not give the data set.
+    #[error(
+        "cannot get {repository} from the Hugging Face hub: {reason}; check the network, or use another source"
+    )]
+    Hub {
+        /// The data set's owner and name there.
+        repository: String,
+        /// Why, as its client says.
+        reason: String,
+    },
+
     /// A file of class names has not one name for each class.
     #[error("{} has {found} names, {expected} expected; get the file again or remove it", path.display())]
     Names {

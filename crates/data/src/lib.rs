@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
-//! CIFAR-100 for candle: from bytes to augmented batches, reproducibly.
+//! CIFAR-100 and CIFAR-10 for candle: from bytes to augmented batches, reproducibly.
 //!
 //! ```text
 //! folder | .tar.gz | download | hub | synthetic  ->  Cifar  ->  Split  ->  Loader  ->  Batch { images, labels }
@@ -10,15 +10,39 @@
 //!
 //! # Loading
 //!
-//! [`Cifar::open`] reads the binary version from a folder or from its .tar.gz, and
-//! [`download()`](download::download) fetches it. Every size, label and archive entry is checked; an
-//! [`Error`] says which file and record is wrong, what was expected there, and what to do.
+//! CIFAR-100 and CIFAR-10 come from wherever they are, each by one call, as one type:
+//!
+//! | from | by |
+//! |---|---|
+//! | a folder of the binary or the Python version | [`Cifar::from_dir`] |
+//! | the .tar.gz of either | [`Cifar::from_archive`], in memory; [`Cifar::from_archive_reader`] |
+//! | whichever of these a path leads to | [`Cifar::open`] |
+//! | the official server | [`Cifar::download`](download), resumed where it broke |
+//! | the Hugging Face hub, or its parquet files | `Cifar::from_hub`, `Cifar::from_parquet` (feature `hub`) |
+//! | single files, or any reader | [`Split::read`], [`Split::from_binary`], [`Split::from_python`] |
 //!
 //! ```no_run
 //! use wrn_sam_data::{Cifar, Variant};
 //!
-//! let cifar = Cifar::open(Variant::Cifar100, "data")?; // the folder, its parent, or the archive
+//! let cifar = Cifar::open(Variant::Cifar100, "data")?; // the folder, the folder around it, or the archive
 //! assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
+//! println!("{}", cifar.source); // "CIFAR-100 from the folder data/cifar-100-binary (binary version)"
+//! # Ok::<(), wrn_sam_data::Error>(())
+//! ```
+//!
+//! Every size, label and archive entry is checked, and a pickle of the Python version is decoded by a reader
+//! that can do nothing else: no code in it runs. [`Source`] says what was read, with the MD5 of each file, and
+//! an [`Error`] which file and record is wrong, what was expected there, and what to do.
+//!
+//! ```
+//! use wrn_sam_data::{Split, Variant};
+//!
+//! let records = [&[3, 42][..], &[128; 3072], &[3, 100], &[0; 3072]].concat(); // coarse label, label, image
+//! let split = Split::from_binary(Variant::Cifar100, &records[..3074], "train.bin")?;
+//! assert_eq!((split.labels(), split.coarse_labels()), (&[42][..], Some(&[3][..])));
+//!
+//! let error = Split::from_binary(Variant::Cifar100, &records[..], "train.bin").unwrap_err().to_string();
+//! assert!(error.starts_with("train.bin: record 1 has the fine label 100 at offset 3075, 0 to 99 allowed"));
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
@@ -98,13 +122,13 @@
 //!
 //! # Features
 //!
-//! - `download` (default): [`download()`](download::download), over HTTPS.
-//! - `candle-datasets`: `candle_datasets::vision::Dataset::try_from(&cifar)`, for programs written against
-//!   that crate. It brings in a large tree of dependencies.
+//! - `download` (default): [`Cifar::download`](download), over HTTPS.
+//! - `hub`: `Cifar::from_hub` and `from_parquet`, and `candle_datasets::vision::Dataset::try_from(&cifar)` for
+//!   programs written against that crate, through which both come with a large tree of dependencies.
 
 mod augment;
 mod binary;
-#[cfg(feature = "candle-datasets")]
+#[cfg(feature = "hub")]
 mod candle_datasets;
 mod checksum;
 mod cifar;

@@ -4,7 +4,11 @@ mod archive;
 #[cfg(feature = "download")]
 pub mod download;
 mod folder;
+#[cfg(feature = "hub")]
+mod hub;
 pub(crate) mod layout;
+#[cfg(feature = "hub")]
+mod parquet;
 #[cfg(feature = "download")]
 mod partial;
 mod synthetic;
@@ -47,6 +51,18 @@ pub enum Origin {
         /// Which version it is of.
         version: Version,
     },
+    /// The Hugging Face hub.
+    Hub {
+        /// The data set's owner and name there.
+        repository: String,
+    },
+    /// The hub's two files, from the disk.
+    Parquet {
+        /// That of the training split.
+        train: PathBuf,
+        /// That of the test split.
+        test: PathBuf,
+    },
     /// Generated images: not CIFAR.
     Synthetic {
         /// What they were drawn from.
@@ -70,6 +86,10 @@ impl fmt::Display for Source {
             }
             Origin::Archive { path, version } => {
                 write!(f, "{variant} from the archive {} ({version} version)", path.display())
+            }
+            Origin::Hub { repository } => write!(f, "{variant} from the Hugging Face hub's {repository}"),
+            Origin::Parquet { train, test } => {
+                write!(f, "{variant} from {} and {}", train.display(), test.display())
             }
             Origin::Synthetic { seed } => write!(f, "synthetic images of seed {seed} (not {variant})"),
         }
