@@ -11,7 +11,7 @@ use crate::support::DeviceChoice;
 
 /// The command line.
 #[derive(Parser)]
-#[command(name = "cifar100", version, about = ABOUT, long_about = None, next_line_help = true, args_override_self = true, after_help = EXIT_CODES)]
+#[command(name = "cifar100", version, about = ABOUT, long_about = None, next_line_help = true, args_override_self = true, after_help = NOTES)]
 pub struct Args {
     #[command(flatten)]
     pub data: DataFlags,
@@ -25,7 +25,9 @@ const ABOUT: &str = "Train a Wide ResNet with Sharpness-Aware Minimization on CI
     Without any flag it looks for CIFAR-100 in ./data, else fetches it, else trains on synthetic images, and says\n\
     which. A recipe file has defaults of its own for all that a recipe says.";
 
-const EXIT_CODES: &str = "Exit codes: 0 trained to the end; 2 wrong flags; 1 anything else, Ctrl-C included\n\
+const NOTES: &str = "Environment: ALL_PROXY, HTTPS_PROXY and NO_PROXY for what is fetched; WRN_SAM_TIMEOUT, the seconds to wait for an\n\
+    answer of the server (default 15) and for more bytes (30); HF_HOME and others of the hub's with --hub.\n\n\
+    Exit codes: 0 trained to the end; 2 wrong flags; 1 anything else, Ctrl-C included\n\
     (it writes a checkpoint and says how to resume).";
 
 #[derive(Group)]
@@ -35,13 +37,11 @@ pub struct DataFlags {
     #[arg(long, value_name = "auto|cifar100|cifar10|synthetic", value_parser = data_choice)]
     pub data: Option<DataChoice>,
 
-    /// Where they are: the folder that the binary or the Python version was unpacked to, the folder around it, or
-    /// its .tar.gz. Where there is nothing, the official archive is fetched to there (a broken download is gone on
-    /// with; ALL_PROXY, HTTPS_PROXY, NO_PROXY and WRN_SAM_TIMEOUT=SECONDS are heeded)
+    /// Their binary or Python version: its folder, the folder around that, or its .tar.gz; fetched to there if absent
     #[arg(long, value_name = "PATH", default_value = "./data")]
     pub data_dir: PathBuf,
 
-    /// Take CIFAR from the Hugging Face hub, by way of its cache, instead of --data-dir; needs cargo's --features hub
+    /// Take them from the Hugging Face hub, by way of its cache; needs cargo's --features hub
     #[arg(long, conflicts_with = "data_dir")]
     pub hub: bool,
 
