@@ -21,8 +21,7 @@ use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
 use wrn_sam::train::step;
 
-use profile::Profile;
-use support::{AnyError, DeviceChoice};
+use support::{AnyError, DeviceChoice, peak_bytes};
 
 /// Time a SAM step of a Wide ResNet on random images: seconds, images per second and peak memory as one JSON line.
 #[derive(Parser)]
@@ -175,12 +174,4 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
         let loss = smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?;
         Ok(perturbed.second_step(&loss.backward()?)?)
     }))
-}
-
-/// The most memory the process has held, where the system tells (Linux).
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -110,3 +110,11 @@ pub fn synthetic(recipe: &Recipe) -> Cifar {
     let train = limited(TRAIN_IMAGES, recipe.train_limit);
     Cifar::synthetic(recipe.seed, train, limited(TEST_IMAGES, recipe.test_limit))
 }
+
+/// The most memory the process has held, where the system tells (Linux).
+pub fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -144,13 +144,15 @@ mod source;
 mod split;
 mod statistics;
 
-pub use augment::{Augmentation, Cutout, Draw, Normalize, RandomCrop, RandomHorizontalFlip};
+pub use augment::{
+    Augmentation, Cutout, Draw, Mix, MixDraw, Normalize, Operation, Policy, RandomCrop, RandomHorizontalFlip,
+};
 pub use checksum::FileChecksum;
 pub use cifar::{Cifar, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant};
 pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
 pub use device_loader::{DeviceBatches, DeviceLoader};
 pub use error::{Error, Result};
-pub use loader::{Batch, Batches, Loader, LoaderConfig};
+pub use loader::{Batch, Batches, Loader, LoaderConfig, Mixed};
 #[cfg(feature = "download")]
 pub use source::download;
 pub use source::layout::Version;

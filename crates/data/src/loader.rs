@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use crate::augment::check;
 use crate::prefetch::Prefetch;
 use crate::random::{Purpose, stream};
-use crate::{Augmentation, Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
+use crate::{Augmentation, Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Mix, MixDraw, Result, Split};
 
 /// How a [`Loader`] forms batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,18 +32,61 @@ impl Default for LoaderConfig {
     }
 }
 
-/// One batch of N images, on the CPU.
+/// One batch of N images, on the CPU when a [`Loader`] has made it.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Normalized images, `[N, 3, 32, 32]`, f32.
+    /// Normalized images, `[N, 3, 32, 32]`, f32. In memory the channels come last: this is a view of `[N, 32, 32, 3]`.
     pub images: Tensor,
     /// Fine labels, `[N]`, u32.
     pub labels: Tensor,
+    /// What was mixed into the images, if anything.
+    pub mixed: Option<Mixed>,
+}
+
+/// The other part of a batch that was mixed with itself. (See [`Mix`].)
+///
+/// A target for such a batch is the labels' with the weight λ and these labels' with 1 - λ; so is a loss.
+#[derive(Clone, Debug)]
+pub struct Mixed {
+    /// The fine labels of the images mixed in, `[N]`, u32.
+    pub labels: Tensor,
+    /// λ, the weight of the batch's own labels, 0 to 1.
+    pub lambda: f64,
+}
+
+impl Batch {
+    /// A batch of images `[N, 3, 32, 32]` and labels `[N]` that are not mixed.
+    pub fn new(images: Tensor, labels: Tensor) -> Self {
+        Self { images, labels, mixed: None }
+    }
+
+    /// The batch on `device`; what is there already is not copied.
+    ///
+    /// # Errors
+    /// [`Error::Candle`] where the device has no room.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let mixed = self.mixed.as_ref().map(|mixed| {
+            Ok::<_, Error>(Mixed { labels: mixed.labels.to_device(device)?, lambda: mixed.lambda })
+        });
+        Ok(Self {
+            images: self.images.to_device(device)?,
+            labels: self.labels.to_device(device)?,
+            mixed: mixed.transpose()?,
+        })
+    }
+
+    /// The labels `[N]` with the larger weight: those that an accuracy on the batch is measured by.
+    pub fn dominant_labels(&self) -> &Tensor {
+        match &self.mixed {
+            Some(mixed) if mixed.lambda < 0.5 => &mixed.labels,
+            _ => &self.labels,
+        }
+    }
 }
 
 /// Makes the batches of any epoch of a split.
 ///
-/// An epoch's batches depend on the split, the augmentation, the batch size, the seed and the epoch's number
+/// An epoch's batches depend on the split, the augmentation, the mixing, the batch size, the seed and the epoch's number
 /// alone: never on the number of threads, on other epochs, or on where in the epoch one begins. Each image's
 /// augmentation is drawn from its own random stream, named by seed, epoch and place in the epoch.
 ///
@@ -64,6 +107,7 @@ pub struct Batch {
 pub struct Loader {
     split: Split,
     augmentation: Arc<Augmentation>,
+    mix: Option<Mix>,
     config: LoaderConfig,
 }
 
@@ -79,7 +123,16 @@ impl Loader {
         }
         check("batch size", config.batch_size, "at least 1", config.batch_size > 0)?;
         augmentation.validate()?;
-        Ok(Self { split: split.clone(), augmentation: Arc::new(augmentation), config })
+        Ok(Self { split: split.clone(), augmentation: Arc::new(augmentation), mix: None, config })
+    }
+
+    /// The same loader with each batch's images mixed with each other. The images are drawn and augmented as without.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for what [`Mix::validate`] refuses.
+    pub fn with_mix(self, mix: Mix) -> Result<Self> {
+        mix.validate()?;
+        Ok(Self { mix: Some(mix), ..self })
     }
 
     /// The number of images in an epoch.
@@ -115,17 +168,36 @@ impl Loader {
     fn batch(&self, epoch: usize, order: &[usize], index: usize) -> Result<Batch> {
         let first = index * self.config.batch_size;
         let images = &order[first..order.len().min(first + self.config.batch_size)];
-        let mut pixels = vec![0.0; images.len() * IMAGE_BYTES];
-        for ((&image, out), position) in images.iter().zip(pixels.as_chunks_mut().0).zip(first as u64..) {
+        let mut pixels = Vec::with_capacity(images.len() * IMAGE_BYTES);
+        for (&image, position) in images.iter().zip(first as u64..) {
             let mut rng = stream(self.config.seed, Purpose::Augmentation, epoch as u64, position);
             let draw = self.augmentation.sample(&mut rng);
+            // Zeroed image by image, just before it is filled and while it is in the nearest cache.
+            pixels.resize(pixels.len() + IMAGE_BYTES, 0.0);
+            let Some(out) = pixels.last_chunk_mut() else { unreachable!("room was made just now") };
             self.augmentation.apply(self.split.image(image), &draw, out);
         }
-        let labels: Vec<u32> = images.iter().map(|&image| self.split.label(image).into()).collect();
-        let shape = (images.len(), IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE);
+        let draw = self.mix.and_then(|mix| {
+            mix.sample(&mut stream(self.config.seed, Purpose::Mix, epoch as u64, index as u64))
+        });
+        if let Some(draw) = draw {
+            draw.apply(pixels.as_chunks_mut().0);
+        }
+
+        let len = images.len();
+        let labels = |image_of: &dyn Fn(usize) -> usize| {
+            let labels: Vec<u32> = (0..len).map(|i| self.split.label(images[image_of(i)]).into()).collect();
+            Tensor::from_vec(labels, len, &Device::Cpu)
+        };
+        let mixed = draw.map(|draw| {
+            let labels = labels(&|i| MixDraw::partner(i, len))?;
+            Ok::<_, Error>(Mixed { labels, lambda: draw.lambda() })
+        });
+        let shape = (len, IMAGE_SIZE, IMAGE_SIZE, IMAGE_CHANNELS);
         Ok(Batch {
-            images: Tensor::from_vec(pixels, shape, &Device::Cpu)?,
-            labels: Tensor::from_vec(labels, images.len(), &Device::Cpu)?,
+            images: Tensor::from_vec(pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?,
+            labels: labels(&|i| i)?,
+            mixed: mixed.transpose()?,
         })
     }
 }

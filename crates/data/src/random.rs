@@ -10,6 +10,7 @@ pub(crate) enum Purpose {
     Augmentation = 2,
     SyntheticTrain = 3,
     SyntheticTest = 4,
+    Mix = 5,
 }
 
 /// The stream for `position` within `index` (an epoch, say) of a purpose: the first three make ChaCha8's key,
@@ -38,9 +39,13 @@ mod tests {
         assert_eq!(first(1, Purpose::Order, 2, 3), first(1, Purpose::Order, 2, 3));
         let mut seen = HashSet::new();
         for seed in 0..3 {
-            for purpose in
-                [Purpose::Order, Purpose::Augmentation, Purpose::SyntheticTrain, Purpose::SyntheticTest]
-            {
+            for purpose in [
+                Purpose::Order,
+                Purpose::Augmentation,
+                Purpose::SyntheticTrain,
+                Purpose::SyntheticTest,
+                Purpose::Mix,
+            ] {
                 for index in 0..3 {
                     for position in 0..3 {
                         assert!(seen.insert(first(seed, purpose, index, position)));

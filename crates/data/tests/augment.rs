@@ -22,10 +22,10 @@ fn apply(augmentation: &Augmentation, image: &[u8; IMAGE_BYTES], draw: &Draw) ->
     out
 }
 
-/// The definition, one pixel at a time: pad, crop, flip, normalize, cutout.
+/// The definition, one value at a time: pad, crop, flip, normalize, cutout; channels last.
 fn expected(augmentation: &Augmentation, image: &[u8; IMAGE_BYTES], draw: &Draw) -> [f32; IMAGE_BYTES] {
     std::array::from_fn(|i| {
-        let (channel, y, x) = (i / 1024, (i / 32 % 32) as i32, (i % 32) as i32);
+        let (channel, y, x) = (i % 3, (i / 96) as i32, (i / 3 % 32) as i32);
         if let (Some((top, left)), Some(Cutout { size, .. })) = (draw.cutout, augmentation.cutout) {
             let side = size as i32;
             if (top..top + side).contains(&y) && (left..left + side).contains(&x) {
@@ -60,7 +60,7 @@ fn every_draw_of_the_reference_equals_the_definition() {
         for right in -4..=4 {
             for flip in [false, true] {
                 for cutout in [None, Some((-8, -8)), Some((23, 5)), Some((3, 23))] {
-                    let draw = Draw { offset: (down, right), flip, cutout };
+                    let draw = Draw { offset: (down, right), flip, cutout, ..Draw::IDENTITY };
                     let out = apply(&augmentation, &image, &draw);
                     assert_eq!(out, expected(&augmentation, &image, &draw), "{draw:?}");
                 }
@@ -156,7 +156,7 @@ proptest! {
             ..Augmentation::none(STATISTICS)
         };
         let image = std::array::from_fn(|i| bytes[i % bytes.len()]);
-        let draw = Draw { offset, flip, cutout };
+        let draw = Draw { offset, flip, cutout, ..Draw::IDENTITY };
         prop_assert_eq!(apply(&augmentation, &image, &draw), expected(&augmentation, &image, &draw));
     }
 

@@ -301,6 +301,7 @@ impl Recipe {
         Augmentation {
             crop: RandomCrop { padding: self.crop_padding },
             flip: RandomHorizontalFlip { p: self.flip_probability },
+            policy: None,
             normalize: Normalize::new(statistics),
             cutout: (self.cutout_probability > 0.0)
                 .then_some(Cutout { size: self.cutout_size, p: self.cutout_probability }),

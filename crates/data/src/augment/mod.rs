@@ -1,5 +1,10 @@
-//! Random crop, random horizontal flip, normalization and cutout: bytes in, normalized values out, in one
-//! pass.
+//! Random crop, random horizontal flip, a policy's operations, normalization and cutout: bytes in, normalized values
+//! out.
+
+mod affine;
+mod mix;
+mod operation;
+mod policy;
 
 use std::ops::Range;
 
@@ -7,7 +12,15 @@ use rand::{Rng, RngExt};
 
 use crate::{Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Statistics};
 
+pub use mix::{Mix, MixDraw};
+pub use operation::Operation;
+pub use policy::Policy;
+
 const SIZE: i32 = IMAGE_SIZE as i32;
+/// Bytes of one channel.
+const PLANE: usize = IMAGE_SIZE * IMAGE_SIZE;
+/// Values of a row, all channels.
+const ROW: usize = IMAGE_CHANNELS * IMAGE_SIZE;
 
 /// Cuts a 32x32 window out of the image with `padding` zero pixels around it.
 ///
@@ -53,6 +66,18 @@ impl Normalize {
         self.statistics
     }
 
+    /// Planes of bytes to normalized values, channels last.
+    fn apply(&self, image: &[u8; IMAGE_BYTES], out: &mut [f32; IMAGE_BYTES]) {
+        let [red, green, blue] = image.as_chunks::<PLANE>().0 else {
+            unreachable!("an image has three planes")
+        };
+        let [reds, greens, blues] = &*self.table;
+        let bytes = red.iter().zip(green).zip(blue);
+        for (out, ((&red, &green), &blue)) in out.as_chunks_mut().0.iter_mut().zip(bytes) {
+            *out = [reds[usize::from(red)], greens[usize::from(green)], blues[usize::from(blue)]];
+        }
+    }
+
     /// The normalized value of a byte; channels are 0 red, 1 green, 2 blue.
     ///
     /// # Panics
@@ -74,7 +99,10 @@ pub struct Cutout {
     pub p: f64,
 }
 
-/// What happens to an image on its way into a batch: crop, flip, normalize, cutout, in this order.
+/// What happens to an image on its way into a batch: crop, flip, a policy's operations, normalize, cutout, in this
+/// order, which is that of the papers' CIFAR recipes.
+///
+/// The random choices are [`sample`](Self::sample)d apart from where they are [`apply`](Self::apply)ed.
 ///
 /// ```
 /// use rand::SeedableRng;
@@ -95,6 +123,8 @@ pub struct Augmentation {
     pub crop: RandomCrop,
     /// Whether it is mirrored.
     pub flip: RandomHorizontalFlip,
+    /// What operations are drawn for it, if any.
+    pub policy: Option<Policy>,
     /// How bytes become values.
     pub normalize: Normalize,
     /// What is blanked out, if anything.
@@ -102,30 +132,69 @@ pub struct Augmentation {
 }
 
 /// The random choices for one image, drawn by [`Augmentation::sample`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Draw {
     /// Rows and columns by which the crop's window is moved from the image, downwards and to the right.
     pub offset: (i32, i32),
     /// Whether the window is mirrored left to right.
     pub flip: bool,
+    /// What is done to the window, in this order.
+    pub operations: Vec<Operation>,
     /// The top and left of the square that is blanked out, if one is.
     pub cutout: Option<(i32, i32)>,
 }
 
 impl Draw {
     /// The image as it is: the draw for evaluation.
-    pub const IDENTITY: Self = Self { offset: (0, 0), flip: false, cutout: None };
+    pub const IDENTITY: Self = Self { offset: (0, 0), flip: false, operations: Vec::new(), cutout: None };
+
+    /// The window that the draw cuts out of the padded image, mirrored or not.
+    fn crop_and_flip(&self, image: &[u8; IMAGE_BYTES]) -> [u8; IMAGE_BYTES] {
+        let (down, right) = (self.offset.0.clamp(-SIZE, SIZE), self.offset.1.clamp(-SIZE, SIZE));
+        // With rows end to end, moving the window is moving the bytes. What then comes in from the row above or
+        // below lies in columns where the padding belongs.
+        let shift = (down * SIZE + right) as isize;
+        let length = PLANE.saturating_sub(shift.unsigned_abs());
+        let (from, to) = (shift.max(0) as usize, (-shift).max(0) as usize);
+        let on_image: [u8; IMAGE_SIZE] =
+            std::array::from_fn(|x| if (0..SIZE).contains(&(x as i32 + right)) { u8::MAX } else { 0 });
+
+        let mut moved = [0; IMAGE_BYTES];
+        for (plane, moved) in image.as_chunks::<PLANE>().0.iter().zip(moved.as_chunks_mut::<PLANE>().0) {
+            if length > 0 {
+                moved[to..to + length].copy_from_slice(&plane[from..from + length]);
+            }
+            for row in moved.as_chunks_mut::<IMAGE_SIZE>().0 {
+                for (byte, mask) in row.iter_mut().zip(on_image) {
+                    *byte &= mask;
+                }
+                if self.flip {
+                    row.reverse();
+                }
+            }
+        }
+        moved
+    }
 }
 
 impl Augmentation {
     /// The reference recipe's training augmentation: padding 4, flip 0.5, and a 16x16 cutout 0.5.
     pub fn reference(statistics: Statistics) -> Self {
+        Self { cutout: Some(Cutout { size: 16, p: 0.5 }), ..Self::basic(statistics) }
+    }
+
+    /// The usual minimum: padding 4 and flip 0.5.
+    pub fn basic(statistics: Statistics) -> Self {
         Self {
             crop: RandomCrop { padding: 4 },
             flip: RandomHorizontalFlip { p: 0.5 },
-            normalize: Normalize::new(statistics),
-            cutout: Some(Cutout { size: 16, p: 0.5 }),
+            ..Self::none(statistics)
         }
+    }
+
+    /// A policy as its paper trains on CIFAR with it: padding 4, flip 0.5, the policy, and a 16x16 cutout always.
+    pub fn with_policy(policy: Policy, statistics: Statistics) -> Self {
+        Self { policy: Some(policy), cutout: Some(Cutout { size: 16, p: 1.0 }), ..Self::basic(statistics) }
     }
 
     /// Normalization alone, as for evaluation.
@@ -133,6 +202,7 @@ impl Augmentation {
         Self {
             crop: RandomCrop { padding: 0 },
             flip: RandomHorizontalFlip { p: 0.0 },
+            policy: None,
             normalize: Normalize::new(statistics),
             cutout: None,
         }
@@ -141,13 +211,16 @@ impl Augmentation {
     /// Checks every setting's range.
     ///
     /// # Errors
-    /// [`Error::Setting`] for padding above 32, a probability outside `[0, 1]`, a cutout of size 0, a mean
-    /// that is not finite, or a standard deviation that is not finite and above zero (as that of a channel of
-    /// one colour).
+    /// [`Error::Setting`] for padding above 32, a probability outside `[0, 1]`, a policy's number out of its range, a
+    /// cutout of size 0, a mean that is not finite, or a standard deviation that is not finite and above zero (as that
+    /// of a channel of one colour).
     pub fn validate(&self) -> Result<()> {
         let probability = |name, p: f64| check(name, p, "0 to 1", (0.0..=1.0).contains(&p));
         check("crop padding", self.crop.padding, "0 to 32", self.crop.padding <= IMAGE_SIZE)?;
         probability("flip probability", self.flip.p)?;
+        if let Some(policy) = self.policy {
+            policy.validate()?;
+        }
         if let Some(cutout) = self.cutout {
             check("cutout size", cutout.size, "at least 1", cutout.size > 0)?;
             probability("cutout probability", cutout.p)?;
@@ -164,7 +237,7 @@ impl Augmentation {
     }
 
     /// Draws the random choices for one image. The draws are independent of each other and always in the same
-    /// order.
+    /// order, a policy's last.
     pub fn sample(&self, rng: &mut impl Rng) -> Draw {
         let padding = self.crop.padding.min(IMAGE_SIZE) as i32;
         let offset = (rng.random_range(-padding..=padding), rng.random_range(-padding..=padding));
@@ -173,47 +246,25 @@ impl Augmentation {
             let half = cutout_size(cutout) / 2;
             (rng.random_range(-half..SIZE - half), rng.random_range(-half..SIZE - half))
         });
-        Draw { offset, flip, cutout }
+        let operations = self.policy.map(|policy| policy.sample(rng)).unwrap_or_default();
+        Draw { offset, flip, operations, cutout }
     }
 
-    /// Writes `image` as augmented by `draw` to `out`: planes of bytes to planes of normalized values, both
-    /// `[3, 32, 32]`.
+    /// Writes `image` as augmented by `draw` to `out`: planes of bytes, `[3, 32, 32]`, to normalized values with the
+    /// channels last, `[32, 32, 3]`.
     pub fn apply(&self, image: &[u8; IMAGE_BYTES], draw: &Draw, out: &mut [f32; IMAGE_BYTES]) {
-        let (down, right) = draw.offset;
-        let left = (SIZE + right.clamp(-SIZE, SIZE)) as usize;
-        let cutout = draw.cutout.map(|(top, left)| {
+        let mut image = draw.crop_and_flip(image);
+        for operation in &draw.operations {
+            operation.apply(&mut image);
+        }
+        self.normalize.apply(&image, out);
+        if let Some((top, left)) = draw.cutout {
             let size = self.cutout.map_or(0, cutout_size);
-            (inside(top, size), inside(left, size))
-        });
-
-        let image = image.as_chunks::<IMAGE_SIZE>().0.as_chunks::<IMAGE_SIZE>().0;
-        let out = out.as_chunks_mut::<IMAGE_SIZE>().0.as_chunks_mut::<IMAGE_SIZE>().0;
-        for ((plane, out), table) in image.iter().zip(out).zip(self.normalize.table.iter()) {
-            for (y, out) in out.iter_mut().enumerate() {
-                let row = usize::try_from(down.saturating_add(y as i32)).ok().and_then(|row| plane.get(row));
-                // Rows are padded to three times their length, so that every window has 32 pixels.
-                let mut padded = [[0; IMAGE_SIZE]; 3];
-                padded[1] = *row.unwrap_or(&[0; IMAGE_SIZE]);
-                let window = &padded.as_flattened()[left..left + IMAGE_SIZE];
-                if draw.flip {
-                    normalize(window.iter().rev(), table, out);
-                } else {
-                    normalize(window.iter(), table, out);
-                }
-                if let Some((rows, columns)) = &cutout
-                    && rows.contains(&y)
-                {
-                    out[columns.clone()].fill(0.0);
-                }
+            let columns = inside(left, size);
+            for row in &mut out.as_chunks_mut::<ROW>().0[inside(top, size)] {
+                row[IMAGE_CHANNELS * columns.start..IMAGE_CHANNELS * columns.end].fill(0.0);
             }
         }
-    }
-}
-
-/// One row of one channel.
-fn normalize<'a>(bytes: impl Iterator<Item = &'a u8>, table: &[f32; 256], out: &mut [f32; IMAGE_SIZE]) {
-    for (out, &byte) in out.iter_mut().zip(bytes) {
-        *out = table[usize::from(byte)];
     }
 }
 

@@ -1,0 +1,53 @@
+//! Nearest-neighbour sampling along an affine map, in the fixed point that Pillow computes with.
+
+use super::PLANE;
+use crate::{IMAGE_BYTES, IMAGE_SIZE};
+
+/// From a pixel's place in the output to where it comes from: x' = a x + b y + c and y' = d x + e y + f, with x to the
+/// right, y downwards and pixels' middles at halves.
+pub(super) struct Affine {
+    matrix: [[f64; 3]; 2],
+}
+
+impl Affine {
+    pub(super) fn shear_x(strength: f64) -> Self {
+        Self { matrix: [[1.0, strength, 0.0], [0.0, 1.0, 0.0]] }
+    }
+
+    pub(super) fn shear_y(strength: f64) -> Self {
+        Self { matrix: [[1.0, 0.0, 0.0], [strength, 1.0, 0.0]] }
+    }
+
+    pub(super) fn translate(right: f64, down: f64) -> Self {
+        Self { matrix: [[1.0, 0.0, -right], [0.0, 1.0, -down]] }
+    }
+
+    /// Counterclockwise about the middle of the image.
+    pub(super) fn rotate(degrees: f64) -> Self {
+        const MIDDLE: f64 = IMAGE_SIZE as f64 / 2.0;
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        let row = |a: f64, b: f64| [a, b, MIDDLE - (a + b) * MIDDLE];
+        Self { matrix: [row(cos, -sin), row(sin, cos)] }
+    }
+}
+
+/// Replaces each pixel of the three planes by the one where the map points; by black where that is outside.
+pub(super) fn transform(image: &mut [u8; IMAGE_BYTES], affine: &Affine) {
+    let source = *image;
+    // 16 bits behind the point. What is far outside stays outside when it is brought nearer.
+    let fixed = |value: f64| (value.clamp(-1e9, 1e9) * 65_536.0 + 0.5).floor() as i64;
+    let [across, along] = affine
+        .matrix
+        .map(|[by_x, by_y, start]| (fixed(by_x), fixed(by_y), fixed(start + by_x * 0.5 + by_y * 0.5)));
+    let at = |(by_x, by_y, start): (i64, i64, i64), x: usize, y: usize| {
+        usize::try_from((start + by_x * x as i64 + by_y * y as i64) >> 16).ok().filter(|&at| at < IMAGE_SIZE)
+    };
+    for y in 0..IMAGE_SIZE {
+        for x in 0..IMAGE_SIZE {
+            let from = at(along, x, y).zip(at(across, x, y)).map(|(y, x)| y * IMAGE_SIZE + x);
+            for plane in (0..IMAGE_BYTES).step_by(PLANE) {
+                image[plane + y * IMAGE_SIZE + x] = from.map_or(0, |from| source[plane + from]);
+            }
+        }
+    }
+}

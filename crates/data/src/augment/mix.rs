@@ -1,0 +1,163 @@
+//! Mixup and CutMix: images mixed with others of their batch, and their labels with them.
+
+use rand::{Rng, RngExt};
+use rand_distr::{Beta, Distribution};
+
+use super::{ROW, check};
+use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
+
+/// How a batch's images are mixed with each other, after everything that happens to each alone.
+///
+/// One draw serves a whole batch: image i is mixed with image i - 1, the first with the last. The order of the images
+/// is random, so partners are too. (torchvision's `MixUp` and `CutMix`)
+///
+/// - Mixup (arXiv 1710.09412): λ x + (1 - λ) x', with λ from Beta(α, α).
+/// - CutMix (arXiv 1905.04899): x with a box of x' in it, as large as 1 - λ of the image where nothing of it is clipped
+///   and with its middle anywhere; λ is then the share of x that is left.
+///
+/// Where both have an α above 0, each batch gets one of them, at even odds.
+///
+/// ```
+/// use wrn_sam_data::{Augmentation, Cifar100, Loader, LoaderConfig, Mix, Statistics};
+///
+/// let train = Cifar100::synthetic(17, 256, 0).train;
+/// let augmentation = Augmentation::basic(Statistics::of(&train)?);
+/// let loader = Loader::new(&train, augmentation, LoaderConfig::default())?.with_mix(Mix::cutmix(1.0))?;
+/// for batch in loader.epoch(0) {
+///     let mixed = batch?.mixed.expect("every batch is mixed");
+///     assert_eq!(mixed.labels.dims(), [128]); // of what was mixed in, with the weight 1 - lambda
+///     assert!((0.0..=1.0).contains(&mixed.lambda));
+/// }
+/// # Ok::<(), wrn_sam_data::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mix {
+    /// Mixup's α: 0 for no mixup, up to 1000. The paper's CIFAR runs have 1, ImageNet's 0.2.
+    pub mixup_alpha: f64,
+    /// CutMix's α: 0 for no CutMix, up to 1000. The paper has 1.
+    pub cutmix_alpha: f64,
+    /// The probability that a batch is mixed at all, 0 to 1. CutMix's paper has 0.5 on CIFAR.
+    pub p: f64,
+}
+
+impl Mix {
+    /// Mixup of every batch.
+    pub fn mixup(alpha: f64) -> Self {
+        Self { mixup_alpha: alpha, cutmix_alpha: 0.0, p: 1.0 }
+    }
+
+    /// CutMix of every batch.
+    pub fn cutmix(alpha: f64) -> Self {
+        Self { mixup_alpha: 0.0, cutmix_alpha: alpha, p: 1.0 }
+    }
+
+    /// Checks every setting's range.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting), which names the setting.
+    pub fn validate(&self) -> Result<()> {
+        for (name, alpha) in [("mixup's alpha", self.mixup_alpha), ("CutMix's alpha", self.cutmix_alpha)] {
+            check(name, alpha, "0 to 1000", (0.0..=1000.0).contains(&alpha))?;
+        }
+        check("mixing probability", self.p, "0 to 1", (0.0..=1.0).contains(&self.p))
+    }
+
+    /// Draws what happens to one batch; `None` leaves it as it is.
+    pub fn sample(&self, rng: &mut impl Rng) -> Option<MixDraw> {
+        let mixed = rng.random::<f64>() < self.p;
+        let cutmix = match (self.mixup_alpha > 0.0, self.cutmix_alpha > 0.0) {
+            (true, true) => rng.random::<bool>(),
+            (false, false) => return None,
+            (_, cutmix) => cutmix,
+        };
+        mixed.then(|| {
+            if cutmix {
+                MixDraw::boxed(beta(self.cutmix_alpha, rng), rng)
+            } else {
+                MixDraw::Mixup { lambda: beta(self.mixup_alpha, rng) }
+            }
+        })
+    }
+}
+
+/// The random choices for one batch, drawn by [`Mix::sample`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MixDraw {
+    /// Mixup.
+    Mixup {
+        /// The weight of an image itself; its partner's is 1 - λ.
+        lambda: f64,
+    },
+    /// CutMix.
+    CutMix {
+        /// The first row of the partner's box and the one after its last, 0 to 32.
+        rows: (usize, usize),
+        /// The first column of the partner's box and the one after its last, 0 to 32.
+        columns: (usize, usize),
+    },
+}
+
+impl MixDraw {
+    /// The box for a share of 1 - λ with its middle anywhere, clipped to the image.
+    fn boxed(lambda: f64, rng: &mut impl Rng) -> Self {
+        let half = (0.5 * (1.0 - lambda).max(0.0).sqrt() * IMAGE_SIZE as f64) as usize;
+        let mut side = || {
+            let middle = rng.random_range(0..IMAGE_SIZE);
+            (middle.saturating_sub(half), IMAGE_SIZE.min(middle + half))
+        };
+        Self::CutMix { columns: side(), rows: side() }
+    }
+
+    /// The weight of an image's own label, 0 to 1; that of its partner's is the rest.
+    pub fn lambda(&self) -> f64 {
+        match *self {
+            Self::Mixup { lambda } => lambda,
+            Self::CutMix { rows, columns } => {
+                let area = rows.1.saturating_sub(rows.0) * columns.1.saturating_sub(columns.0);
+                1.0 - area as f64 / (IMAGE_SIZE * IMAGE_SIZE) as f64
+            }
+        }
+    }
+
+    /// The image that image `index` of `len` is mixed with.
+    pub(crate) fn partner(index: usize, len: usize) -> usize {
+        (index + len - 1) % len
+    }
+
+    /// Mixes a batch, each image `[32, 32, 3]`, in place.
+    pub fn apply(&self, images: &mut [[f32; IMAGE_BYTES]]) {
+        let Some(&last) = images.last() else { return };
+        // From the last to the first, so that each partner is still as it was.
+        for index in (1..images.len()).rev() {
+            if let [.., partner, image] = &mut images[..=index] {
+                self.mix(image, partner);
+            }
+        }
+        self.mix(&mut images[0], &last);
+    }
+
+    fn mix(&self, image: &mut [f32; IMAGE_BYTES], partner: &[f32; IMAGE_BYTES]) {
+        match *self {
+            Self::Mixup { lambda } => {
+                let (own, others) = (lambda as f32, (1.0 - lambda) as f32);
+                for (value, partner) in image.iter_mut().zip(partner) {
+                    *value = partner * others + *value * own;
+                }
+            }
+            Self::CutMix { rows, columns } => {
+                let channels = ROW / IMAGE_SIZE;
+                let columns = channels * columns.0..channels * columns.1;
+                let images = image.as_chunks_mut::<ROW>().0.iter_mut().zip(partner.as_chunks::<ROW>().0);
+                for (row, partner) in images.take(rows.1).skip(rows.0) {
+                    row[columns.clone()].copy_from_slice(&partner[columns.clone()]);
+                }
+            }
+        }
+    }
+}
+
+/// A value of Beta(α, α).
+fn beta(alpha: f64, rng: &mut impl Rng) -> f64 {
+    // It refuses what is not above 0, which does not come here, and NaN, which `validate` refuses.
+    Beta::new(alpha, alpha).map_or(1.0, |beta| beta.sample(rng))
+}
