@@ -1,35 +1,64 @@
-//! Images per second of the loader: bytes in memory to augmented, normalized batches of 128. With 0 threads
-//! the caller makes each batch itself, so that figure is one core's.
+//! Images per second of the loader: bytes in memory to augmented, normalized batches of 128. With 0 threads the caller
+//! makes each batch itself, so that figure is one core's.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
+use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Mix, Policy, Split, Statistics};
 
-const IMAGES: usize = 20_000;
+const IMAGES: usize = 12_800;
 
-fn loader(criterion: &mut Criterion) {
+fn split() -> (Split, Statistics) {
     let train = Cifar::synthetic(17, IMAGES, 0).train;
     let statistics = Statistics::of(&train).expect("the split has images");
+    (train, statistics)
+}
 
+/// A whole epoch, a new one each time.
+fn epochs(criterion: &mut Criterion, name: &str, loader: Loader) {
     let mut group = criterion.benchmark_group("loader");
     group.sample_size(20).throughput(Throughput::Elements(IMAGES as u64));
+    let mut epoch = 0;
+    group.bench_function(name, |bencher| {
+        bencher.iter(|| {
+            epoch += 1;
+            loader.epoch(epoch).for_each(|batch| drop(batch.expect("no worker fails")));
+        })
+    });
+    group.finish();
+}
+
+fn threads(criterion: &mut Criterion) {
+    let (train, statistics) = split();
     for (name, augmentation) in
         [("reference", Augmentation::reference(statistics)), ("none", Augmentation::none(statistics))]
     {
         for threads in [0, 1, 2] {
             let config = LoaderConfig { threads, ..LoaderConfig::default() };
-            let loader =
-                Loader::new(&train, augmentation.clone(), config).expect("the settings are in range");
-            let mut epoch = 0;
-            group.bench_function(format!("{name}/{threads} threads"), |bencher| {
-                bencher.iter(|| {
-                    epoch += 1;
-                    loader.epoch(epoch).for_each(|batch| drop(batch.expect("no worker fails")));
-                })
-            });
+            let loader = Loader::new(&train, augmentation.clone(), config).expect("settings in range");
+            epochs(criterion, &format!("{name}/{threads} threads"), loader);
         }
     }
-    group.finish();
 }
 
-criterion_group!(benches, loader);
+fn augmentations(criterion: &mut Criterion) {
+    let (train, statistics) = split();
+    let basic = || Augmentation::basic(statistics);
+    let policy = |policy| Augmentation::with_policy(policy, statistics);
+    for (name, augmentation, mix) in [
+        ("basic", basic(), None),
+        ("AutoAugment", policy(Policy::AutoAugment), None),
+        ("RandAugment", policy(Policy::RAND_AUGMENT), None),
+        ("TrivialAugment", policy(Policy::TrivialAugment), None),
+        ("mixup", basic(), Some(Mix::mixup(1.0))),
+        ("CutMix", basic(), Some(Mix::cutmix(1.0))),
+    ] {
+        let config = LoaderConfig { threads: 2, ..LoaderConfig::default() };
+        let mut loader = Loader::new(&train, augmentation, config).expect("settings in range");
+        if let Some(mix) = mix {
+            loader = loader.with_mix(mix).expect("settings in range");
+        }
+        epochs(criterion, &format!("{name}/2 threads"), loader);
+    }
+}
+
+criterion_group!(benches, threads, augmentations);
 criterion_main!(benches);

@@ -37,7 +37,7 @@ impl Setup {
         let sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
         let images = Tensor::randn(0f32, 1f32, (batch, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE), device)?;
         let labels: Vec<u32> = (0..batch as u32).map(|image| image % 100).collect();
-        Ok(Self { model, sam, batch: Batch { images, labels: Tensor::new(labels, device)? } })
+        Ok(Self { model, sam, batch: Batch::new(images, Tensor::new(labels, device)?) })
     }
 
     fn step(&mut self) -> Result<(), Box<dyn Error>> {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use serde::Serialize;
-use wrn_sam::data::{Augmentation, Cifar100, Loader, LoaderConfig, Statistics};
+use wrn_sam::data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics, Variant};
 
 use support::{AnyError, peak_bytes};
 
@@ -51,8 +51,8 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), AnyError> {
     let began = Instant::now();
     let cifar = match &args.data_dir {
-        Some(folder) => Cifar100::open(folder)?,
-        None => Cifar100::synthetic(17, 50_000, 10_000),
+        Some(folder) => Cifar::open(Variant::Cifar100, folder)?,
+        None => Cifar::synthetic(17, 50_000, 10_000),
     };
     let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
     let read_seconds = began.elapsed().as_secs_f64();
@@ -74,7 +74,9 @@ fn run(args: &Args) -> Result<(), AnyError> {
         images: loader.len(),
         read_seconds,
         images_per_second: f64::from(args.epochs) * loader.len() as f64 / seconds,
-        minor_faults_per_batch: faults.zip(minor_faults()).map(|(before, now)| (now - before) as f64 / batches),
+        minor_faults_per_batch: faults
+            .zip(minor_faults())
+            .map(|(before, now)| (now - before) as f64 / batches),
         peak_bytes: peak_bytes(),
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&line)?)?;

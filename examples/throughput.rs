@@ -21,6 +21,7 @@ use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
 use wrn_sam::train::step;
 
+use profile::Profile;
 use support::{AnyError, DeviceChoice, peak_bytes};
 
 /// Time a SAM step of a Wide ResNet on random images: seconds, images per second and peak memory as one JSON line.
@@ -153,8 +154,7 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
     let batch = args.batch as usize;
     let shape = (batch, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE);
     let labels: Vec<u32> = (0..batch).map(|image| (image % LABELS) as u32).collect();
-    let batch =
-        Batch { images: Tensor::randn(0f32, 1f32, shape, device)?, labels: Tensor::new(labels, device)? };
+    let batch = Batch::new(Tensor::randn(0f32, 1f32, shape, device)?, Tensor::new(labels, device)?);
 
     let forward = if args.plain { WideResNet::forward_plain } else { WideResNet::forward };
     if args.forward {

@@ -53,6 +53,11 @@ fn help_names_every_flag_with_its_default() {
         "rho",
         "adaptive",
         "label-smoothing",
+        "augment",
+        "cutout-probability",
+        "mixup",
+        "cutmix",
+        "mix-probability",
         "seed",
         "threads",
         "train-limit",
@@ -86,6 +91,8 @@ fn wrong_flags_end_with_2() {
     wrong(&["--device", "gpu"], &["gpu", "auto, cpu and cuda:N"]);
     wrong(&["--device", "cuda:x"], &["cuda:x"]);
     wrong(&["--recipe", "quik"], &["quik", "quick, reference or a file"]);
+    wrong(&["--augment", "augmix"], &["augmix", "randaugment or trivialaugment"]);
+    wrong(&["--mixup", "-1"], &["`mixup_alpha` is -1"]);
     wrong(&["--epochs", "many"], &["many", "--epochs"]);
     wrong(&["--epochs"], &["--epochs"]);
     wrong(&["--resume", "a", "--out", "b"], &["--resume", "--out"]);

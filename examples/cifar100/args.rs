@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args as Group, Parser};
-use wrn_sam::train::{DataChoice, Recipe};
+use wrn_sam::train::{Augment, DataChoice, Recipe};
 
 use crate::support::DeviceChoice;
 
@@ -67,6 +67,30 @@ struct RecipeFlags {
 
     #[arg(long, value_name = "P", allow_negative_numbers = true, help = help("Share of activations dropped in each unit", |r| r.dropout))]
     dropout: Option<f64>,
+
+    #[arg(
+        long, value_name = "basic|cutout|autoaugment|randaugment|trivialaugment", value_parser = augment,
+        help = "What happens to a training image after crop and flip; all but basic end with a cutout [default: cutout]"
+    )]
+    augment: Option<Augment>,
+
+    #[arg(
+        long, value_name = "P", allow_negative_numbers = true,
+        help = help("Probability of the cutout; 1 in the papers of the policies", |r| r.cutout_probability)
+    )]
+    cutout_probability: Option<f64>,
+
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true, help = help("Mix images and labels by mixup; 0 for none", |r| r.mixup_alpha))]
+    mixup: Option<f64>,
+
+    #[arg(
+        long, value_name = "ALPHA", allow_negative_numbers = true,
+        help = help("Mix images and labels by CutMix; 0 for none; with --mixup each batch gets one of both", |r| r.cutmix_alpha)
+    )]
+    cutmix: Option<f64>,
+
+    #[arg(long, value_name = "P", allow_negative_numbers = true, help = help("Probability that a batch is mixed", |r| r.mix_probability))]
+    mix_probability: Option<f64>,
 
     #[arg(long, value_name = "N", help = help("Passes over the training images", |r| r.epochs))]
     epochs: Option<usize>,
@@ -145,6 +169,17 @@ fn limit_help(verb: &str) -> String {
     format!("{verb} on the first N images alone, 0 for all [default: 0]")
 }
 
+fn augment(text: &str) -> Result<Augment, String> {
+    match text {
+        "basic" => Ok(Augment::Basic),
+        "cutout" => Ok(Augment::Cutout),
+        "autoaugment" => Ok(Augment::AutoAugment),
+        "randaugment" => Ok(Augment::RandAugment),
+        "trivialaugment" => Ok(Augment::TrivialAugment),
+        _ => Err("expected basic, cutout, autoaugment, randaugment or trivialaugment".to_string()),
+    }
+}
+
 fn data_choice(text: &str) -> Result<DataChoice, String> {
     match text {
         "auto" => Ok(DataChoice::Auto),
@@ -206,6 +241,11 @@ impl Args {
             depth: flags.depth.unwrap_or(base.depth),
             width_factor: flags.width_factor.unwrap_or(base.width_factor),
             dropout: flags.dropout.unwrap_or(base.dropout),
+            augment: flags.augment.unwrap_or(base.augment),
+            cutout_probability: flags.cutout_probability.unwrap_or(base.cutout_probability),
+            mixup_alpha: flags.mixup.unwrap_or(base.mixup_alpha),
+            cutmix_alpha: flags.cutmix.unwrap_or(base.cutmix_alpha),
+            mix_probability: flags.mix_probability.unwrap_or(base.mix_probability),
             epochs: flags.epochs.unwrap_or(base.epochs),
             batch_size: flags.batch_size.unwrap_or(base.batch_size),
             learning_rate: flags.lr.unwrap_or(base.learning_rate),

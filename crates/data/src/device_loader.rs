@@ -60,6 +60,7 @@ impl DeviceLoader {
         }
         check("batch size", config.batch_size, "at least 1", config.batch_size > 0)?;
         augmentation.validate()?;
+        check("policy on a device", "one of operations", "none", augmentation.policy.is_none())?;
         let float = dtype == DType::F32 || (dtype == DType::BF16 && device.is_cuda());
         check("type of the batches", dtype.as_str(), "f32, or bf16 on a GPU", float)?;
         let Cutout { size, p } = augmentation.cutout.unwrap_or(Cutout { size: 1, p: 0.0 });
@@ -141,7 +142,7 @@ impl Iterator for DeviceBatches {
         if batch.is_err() {
             self.left = 0..0;
         }
-        Some(batch.map(|(images, labels)| Batch { images, labels }).map_err(Error::from))
+        Some(batch.map(|(images, labels)| Batch::new(images, labels)).map_err(Error::from))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

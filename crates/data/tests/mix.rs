@@ -6,9 +6,7 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use wrn_sam_data::{
-    Augmentation, Batch, Cifar100, IMAGE_BYTES, Loader, LoaderConfig, Mix, MixDraw, Statistics,
-};
+use wrn_sam_data::{Augmentation, Batch, Cifar, IMAGE_BYTES, Loader, LoaderConfig, Mix, MixDraw, Statistics};
 
 fn fixture(name: &str) -> Vec<[f32; IMAGE_BYTES]> {
     let mut bytes = Vec::new();
@@ -93,7 +91,7 @@ fn one_of_both_is_drawn_and_as_often_as_asked() {
 }
 
 fn loader(threads: usize, mix: Option<Mix>) -> Loader {
-    let train = Cifar100::synthetic(17, 100, 0).train;
+    let train = Cifar::synthetic(17, 100, 0).train;
     let augmentation = Augmentation::reference(Statistics::of(&train).unwrap());
     let config = LoaderConfig { batch_size: 16, threads, ..LoaderConfig::default() };
     let loader = Loader::new(&train, augmentation, config).unwrap();

@@ -1,11 +1,12 @@
 //! Where a run's batches are made: by threads of the CPU, or on the GPU that trains.
 
 use candle_core::{DType, Device};
-use wrn_sam_data::{Augmentation, Batch, DeviceLoader, Loader, LoaderConfig, Split};
+use wrn_sam_data::{Augmentation, Batch, DeviceLoader, Loader, LoaderConfig, Mix, Split};
 
 use crate::error::Result;
 
-/// A split's loader, on the device that trains where that has one.
+/// A split's loader, on the device that trains where that has one for what is asked: there are kernels for crop, flip,
+/// normalization and cutout, but not for policies and mixing, which the CPU's threads do for any device.
 pub(crate) enum Batches {
     Cpu(Loader),
     Gpu(DeviceLoader),
@@ -13,18 +14,25 @@ pub(crate) enum Batches {
 
 impl Batches {
     /// # Errors
-    /// Those of the loaders: on an NVIDIA GPU also for an augmentation that there is no kernel for.
+    /// Those of the loaders.
     pub(crate) fn new(
         split: &Split,
         augmentation: Augmentation,
+        mix: Option<Mix>,
         config: LoaderConfig,
         device: &Device,
     ) -> Result<Self> {
-        Ok(if device.is_cuda() {
-            Self::Gpu(DeviceLoader::new(split, &augmentation, config, DType::F32, device)?)
-        } else {
-            Self::Cpu(Loader::new(split, augmentation, config)?)
-        })
+        if device.is_cuda() && augmentation.policy.is_none() && mix.is_none() {
+            return Ok(Self::Gpu(DeviceLoader::new(split, &augmentation, config, DType::F32, device)?));
+        }
+        if device.is_cuda() {
+            tracing::info!(policy = ?augmentation.policy, ?mix, "batches are made by the CPU's threads");
+        }
+        let loader = Loader::new(split, augmentation, config)?;
+        Ok(Self::Cpu(match mix {
+            Some(mix) => loader.with_mix(mix)?,
+            None => loader,
+        }))
     }
 
     /// The number of images in an epoch.

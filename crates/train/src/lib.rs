@@ -42,6 +42,6 @@ pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use metrics::{EpochMetrics, HEADER, Meter, MetricsFile, Tally};
 pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress};
-pub use recipe::{DataChoice, Difference, Recipe, ScheduleKind};
+pub use recipe::{Augment, DataChoice, Difference, Recipe, ScheduleKind};
 pub use step::{StepOutcome, step};
 pub use trainer::{Outcome, Trainer};

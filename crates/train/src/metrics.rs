@@ -144,7 +144,7 @@ pub struct EpochMetrics {
     pub learning_rate: f64,
     /// Mean smoothed loss of the training images, each seen in the first pass of its step.
     pub train_loss: f64,
-    /// Top-1 accuracy of the same answers, in [0, 1].
+    /// Top-1 accuracy of the same answers, in [0, 1]; in a mixed batch by the labels with the larger weight.
     pub train_top1: f64,
     /// Mean smoothed loss of the test images after the epoch.
     pub test_loss: f64,

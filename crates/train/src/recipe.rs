@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use wrn_sam_data::{
-    Augmentation, Cutout, Normalize, RandomCrop, RandomHorizontalFlip, Source, Statistics, Variant,
+    Augmentation, Cutout, Mix, Normalize, Policy, RandomCrop, RandomHorizontalFlip, Source, Statistics,
+    Variant,
 };
 use wrn_sam_kernels::Precision;
 use wrn_sam_models::WideResNetConfig;
@@ -50,6 +51,24 @@ pub enum ScheduleKind {
     Cosine,
 }
 
+/// What happens to a training image. Every kind begins with crop and flip; every kind but [`Basic`](Self::Basic) ends with
+/// the recipe's cutout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Augment {
+    /// Crop and flip alone.
+    Basic,
+    /// The reference's.
+    #[default]
+    Cutout,
+    /// AutoAugment's policy for CIFAR.
+    AutoAugment,
+    /// RandAugment by `randaugment_operations` and `randaugment_magnitude`.
+    RandAugment,
+    /// TrivialAugment (wide).
+    TrivialAugment,
+}
+
 /// Every hyper-parameter of a run.
 ///
 /// The default is [`Recipe::reference`]. In TOML every field is a key of the same name; a file may leave out any of
@@ -82,14 +101,26 @@ pub struct Recipe {
     pub train_limit: usize,
     /// Test on the first so many images alone; 0 for all of them.
     pub test_limit: usize,
+    /// What happens to a training image.
+    pub augment: Augment,
     /// Zeros put around an image before a random 32x32 window is cut out: 0 to 32 pixels; 0 for no crop.
     pub crop_padding: usize,
     /// Probability of a horizontal flip: [0, 1].
     pub flip_probability: f64,
+    /// Operations that RandAugment does to an image: 0 to 14.
+    pub randaugment_operations: usize,
+    /// How strongly it does them: 0 to 30.
+    pub randaugment_magnitude: usize,
     /// Side of the square that cutout blanks: 1 to 64 pixels.
     pub cutout_size: usize,
-    /// Probability of a cutout: [0, 1].
+    /// Probability of a cutout: [0, 1]. The papers of the policies have 1.
     pub cutout_probability: f64,
+    /// Mixup's alpha: 0 to 1000; 0 for no mixup.
+    pub mixup_alpha: f64,
+    /// CutMix's alpha: 0 to 1000; 0 for no CutMix. With both above 0, each batch gets one of them, at even odds.
+    pub cutmix_alpha: f64,
+    /// Probability that a batch is mixed, where there is anything to mix it by: [0, 1].
+    pub mix_probability: f64,
 
     /// Passes over the training images: 1 to 1,000,000.
     pub epochs: usize,
@@ -146,10 +177,16 @@ impl Recipe {
             data: DataChoice::Auto,
             train_limit: 0,
             test_limit: 0,
+            augment: Augment::Cutout,
             crop_padding: 4,
             flip_probability: 0.5,
+            randaugment_operations: 2,
+            randaugment_magnitude: 9,
             cutout_size: 16,
             cutout_probability: 0.5,
+            mixup_alpha: 0.0,
+            cutmix_alpha: 0.0,
+            mix_probability: 1.0,
             epochs: 200,
             batch_size: 128,
             learning_rate: 0.1,
@@ -229,6 +266,9 @@ impl Recipe {
         let probability = |x: f64| (0.0..=1.0).contains(&x);
         let Self { depth, width_factor, dropout, epochs, batch_size, learning_rate, .. } = *self;
         let Self { crop_padding, flip_probability, cutout_size, cutout_probability, .. } = *self;
+        let Self { randaugment_operations, randaugment_magnitude, .. } = *self;
+        let Self { mixup_alpha, cutmix_alpha, mix_probability, .. } = *self;
+        let alpha = |x: f64| (0.0..=1000.0).contains(&x);
         let Self { warmup_epochs, momentum, dampening, nesterov, weight_decay, .. } = *self;
         let Self { rho, norm, label_smoothing, seed, threads, .. } = *self;
         let depth_fits = (10..=1000).contains(&depth) && depth % 6 == 4;
@@ -239,8 +279,18 @@ impl Recipe {
         check("dropout", dropout, share(dropout), "at least 0 and less than 1")?;
         check("crop_padding", crop_padding, crop_padding <= 32, "from 0 to 32")?;
         check("flip_probability", flip_probability, probability(flip_probability), "from 0 to 1")?;
+        check(
+            "randaugment_operations",
+            randaugment_operations,
+            randaugment_operations <= 14,
+            "from 0 to 14",
+        )?;
+        check("randaugment_magnitude", randaugment_magnitude, randaugment_magnitude <= 30, "from 0 to 30")?;
         check("cutout_size", cutout_size, (1..=64).contains(&cutout_size), "from 1 to 64")?;
         check("cutout_probability", cutout_probability, probability(cutout_probability), "from 0 to 1")?;
+        check("mixup_alpha", mixup_alpha, alpha(mixup_alpha), "from 0 to 1000")?;
+        check("cutmix_alpha", cutmix_alpha, alpha(cutmix_alpha), "from 0 to 1000")?;
+        check("mix_probability", mix_probability, probability(mix_probability), "from 0 to 1")?;
         check("epochs", epochs, (1..=1_000_000).contains(&epochs), "from 1 to 1000000")?;
         check("batch_size", batch_size, (1..=65_536).contains(&batch_size), "from 1 to 65536")?;
         check("learning_rate", learning_rate, positive(learning_rate), "a number above 0")?;
@@ -301,11 +351,25 @@ impl Recipe {
         Augmentation {
             crop: RandomCrop { padding: self.crop_padding },
             flip: RandomHorizontalFlip { p: self.flip_probability },
-            policy: None,
+            policy: match self.augment {
+                Augment::Basic | Augment::Cutout => None,
+                Augment::AutoAugment => Some(Policy::AutoAugment),
+                Augment::RandAugment => Some(Policy::RandAugment {
+                    operations: self.randaugment_operations,
+                    magnitude: self.randaugment_magnitude,
+                }),
+                Augment::TrivialAugment => Some(Policy::TrivialAugment),
+            },
             normalize: Normalize::new(statistics),
-            cutout: (self.cutout_probability > 0.0)
+            cutout: (self.augment != Augment::Basic && self.cutout_probability > 0.0)
                 .then_some(Cutout { size: self.cutout_size, p: self.cutout_probability }),
         }
+    }
+
+    /// How a batch's images are mixed, if they are.
+    pub fn mix(&self) -> Option<Mix> {
+        let Self { mixup_alpha, cutmix_alpha, mix_probability: p, .. } = *self;
+        (p > 0.0 && (mixup_alpha > 0.0 || cutmix_alpha > 0.0)).then_some(Mix { mixup_alpha, cutmix_alpha, p })
     }
 
     /// The base optimizer.

@@ -98,10 +98,10 @@ impl<'a> Session<'a> {
         };
         let (images, augmentation) =
             (limited(&data.train, recipe.train_limit), recipe.augmentation(statistics));
-        let train = Batches::new(&images, augmentation, config, device)?;
+        let train = Batches::new(&images, augmentation, recipe.mix(), config, device)?;
         let (images, config) =
             (limited(&data.test, recipe.test_limit), LoaderConfig { shuffle: false, ..config });
-        let test = Batches::new(&images, Augmentation::none(statistics), config, device)?;
+        let test = Batches::new(&images, Augmentation::none(statistics), None, config, device)?;
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
         let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
@@ -213,12 +213,11 @@ impl<'a> Session<'a> {
     fn step(&mut self, batch: Batch) -> Result<Tensor> {
         let Self { trainer, model, sam, progress, train, meter, .. } = self;
         let (device, recipe) = (&trainer.device, &trainer.recipe);
-        let batch =
-            Batch { images: batch.images.to_device(device)?, labels: batch.labels.to_device(device)? };
+        let batch = batch.to_device(device)?;
         let taken = progress.epoch * train.per_epoch() + progress.step;
         model.seek_dropout(recipe.seed, 2 * taken as u64); // a step has two passes
         let outcome = step(model, sam, &batch, recipe.label_smoothing)?;
-        meter.add(&outcome.loss, &outcome.logits, &batch.labels)?;
+        meter.add(&outcome.loss, &outcome.logits, batch.dominant_labels())?;
         Ok(outcome.grad_norm)
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::Optimizer;
-use wrn_sam_data::Batch;
+use wrn_sam_data::{Batch, Mixed};
 use wrn_sam_kernels::backward;
 use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Mode, WideResNet};
@@ -40,10 +40,8 @@ pub struct StepOutcome {
 /// let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?;
 /// let mut sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?;
 ///
-/// let batch = Batch {
-///     images: Tensor::rand(-1f32, 1f32, (2, 3, 32, 32), &Device::Cpu)?,
-///     labels: Tensor::new(&[3u32, 98], &Device::Cpu)?,
-/// };
+/// let images = Tensor::rand(-1f32, 1f32, (2, 3, 32, 32), &Device::Cpu)?;
+/// let batch = Batch::new(images, Tensor::new(&[3u32, 98], &Device::Cpu)?);
 /// let outcome = step(&model, &mut sam, &batch, recipe.label_smoothing)?;
 /// assert_eq!(outcome.logits.dims(), [2, 100]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -60,13 +58,22 @@ pub fn step<O: Optimizer>(
     smoothing: f64,
 ) -> Result<StepOutcome> {
     let logits = model.forward(&batch.images, Mode::Train)?; // updates BN running statistics
-    let loss = smooth_cross_entropy(&logits, &batch.labels, smoothing)?; // [N]
+    let loss = batch_loss(&logits, batch, smoothing)?; // [N]
     let perturbed = sam.first_step(&backward(&loss.mean_all()?)?)?; // w -> w + e(w)
     let first = StepOutcome::new(logits, loss, perturbed.grad_norm().clone());
     let second = model.forward(&batch.images, Mode::TrainFrozenStatistics)?;
-    let second = smooth_cross_entropy(&second, &batch.labels, smoothing)?.mean_all()?;
+    let second = batch_loss(&second, batch, smoothing)?.mean_all()?;
     perturbed.second_step(&backward(&second)?)?; // w + e(w) -> w -> base step
     Ok(first)
+}
+
+/// The smoothed loss of each image `[N]`: of a mixed batch, that by its own labels with the weight λ and that by the
+/// labels mixed in with the weight 1 - λ, as in the papers of mixup and CutMix.
+fn batch_loss(logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
+    let own = smooth_cross_entropy(logits, &batch.labels, smoothing)?;
+    let Some(Mixed { labels, lambda }) = &batch.mixed else { return Ok(own) };
+    let others = smooth_cross_entropy(logits, labels, smoothing)?;
+    Ok(((own * *lambda)? + (others * (1.0 - lambda))?)?)
 }
 
 impl StepOutcome {

@@ -1,7 +1,8 @@
 //! Recipes: what is refused and how it is said, and the way to TOML and back.
 
 use proptest::prelude::*;
-use wrn_sam_train::{DataChoice, Error, Recipe, ScheduleKind};
+use wrn_sam_data::{Augmentation, Mix, Policy, Statistics};
+use wrn_sam_train::{Augment, DataChoice, Error, Recipe, ScheduleKind};
 
 fn refusal(toml: &str) -> String {
     Recipe::from_toml(toml).unwrap_err().to_string()
@@ -17,6 +18,11 @@ fn a_value_out_of_range_is_named_with_its_range() {
         ("crop_padding = 33", "`crop_padding` is 33, but must be from 0 to 32"),
         ("flip_probability = 1.01", "`flip_probability` is 1.01, but must be from 0 to 1"),
         ("cutout_size = 0", "`cutout_size` is 0, but must be from 1 to 64"),
+        ("randaugment_operations = 15", "`randaugment_operations` is 15, but must be from 0 to 14"),
+        ("randaugment_magnitude = 31", "`randaugment_magnitude` is 31, but must be from 0 to 30"),
+        ("mixup_alpha = -1", "`mixup_alpha` is -1, but must be from 0 to 1000"),
+        ("cutmix_alpha = inf", "`cutmix_alpha` is inf, but must be from 0 to 1000"),
+        ("mix_probability = nan", "`mix_probability` is NaN, but must be from 0 to 1"),
         ("cutout_probability = -0.5", "`cutout_probability` is -0.5, but must be from 0 to 1"),
         ("epochs = 0", "`epochs` is 0, but must be from 1 to 1000000"),
         ("batch_size = 0", "`batch_size` is 0, but must be from 1 to 65536"),
@@ -51,6 +57,7 @@ fn unknown_keys_wrong_types_and_broken_toml_are_refused_with_their_place() {
         ("epochs = 1.5", "line 1"),
         ("adaptive = \"yes\"", "line 1"),
         ("schedule = \"linear\"", "`step` or `cosine`"),
+        ("augment = \"augmix\"", "`trivialaugment`"),
         ("depth = ", "line 1"),
         ("depth = 16\ndepth = 22", "duplicate key"),
     ] {
@@ -88,6 +95,9 @@ fn the_reference_has_the_reference_values() {
         "rho = 0.1",
         "adaptive = false",
         "label_smoothing = 0.1",
+        "augment = \"cutout\"",
+        "mixup_alpha = 0.0",
+        "cutmix_alpha = 0.0",
         "crop_padding = 4",
         "flip_probability = 0.5",
         "cutout_size = 16",
@@ -104,6 +114,34 @@ fn the_reference_has_the_reference_values() {
     {
         assert!((rates.at(epoch) - rate).abs() < 1e-12, "epoch {epoch}");
     }
+}
+
+#[test]
+fn a_recipe_gives_the_augmentation_it_names() {
+    let statistics = Statistics { mean: [0.5; 3], std: [0.25; 3] };
+    let of = |toml: &str| Recipe::from_toml(toml).unwrap().augmentation(statistics);
+    let same = |ours: Augmentation, theirs: Augmentation| {
+        assert_eq!((ours.crop, ours.flip, ours.policy), (theirs.crop, theirs.flip, theirs.policy));
+        assert_eq!(ours.cutout, theirs.cutout);
+    };
+    same(of(""), Augmentation::reference(statistics));
+    same(of("augment = 'basic'"), Augmentation::basic(statistics));
+    for (name, policy) in [
+        ("autoaugment", Policy::AutoAugment),
+        ("randaugment", Policy::RAND_AUGMENT),
+        ("trivialaugment", Policy::TrivialAugment),
+    ] {
+        let toml = format!("augment = '{name}'\ncutout_probability = 1");
+        same(of(&toml), Augmentation::with_policy(policy, statistics));
+    }
+    let policy = of("augment = 'randaugment'\nrandaugment_operations = 1\nrandaugment_magnitude = 14").policy;
+    assert_eq!(policy, Some(Policy::RandAugment { operations: 1, magnitude: 14 }));
+
+    let mix = |toml| Recipe::from_toml(toml).unwrap().mix();
+    assert_eq!(mix(""), None);
+    assert_eq!(mix("mixup_alpha = 0.2"), Some(Mix::mixup(0.2)));
+    assert_eq!(mix("cutmix_alpha = 1.0\nmix_probability = 0.5"), Some(Mix { p: 0.5, ..Mix::cutmix(1.0) }));
+    assert_eq!(mix("cutmix_alpha = 1.0\nmix_probability = 0"), None);
 }
 
 #[test]
@@ -125,11 +163,17 @@ prop_compose! {
         (train_limit, test_limit) in (0usize..100_000, 0usize..100_000),
         (adaptive, cosine) in any::<(bool, bool)>(),
         data in prop::sample::select(vec![DataChoice::Synthetic, DataChoice::Cifar10, DataChoice::Cifar100]),
+        augment in prop::sample::select(vec![
+            Augment::Basic, Augment::Cutout, Augment::AutoAugment, Augment::RandAugment, Augment::TrivialAugment,
+        ]),
+        (mixup_alpha, cutmix_alpha, mix_probability) in (0.0..=1000.0, 0.0..=1000.0, 0.0..=1.0),
+        (randaugment_operations, randaugment_magnitude) in (0usize..=14, 0usize..=30),
     ) -> Recipe {
         Recipe {
             depth: 6 * n + 4, width_factor, dropout, train_limit, test_limit, flip_probability, cutout_size,
             cutout_probability, epochs, batch_size, learning_rate, momentum, weight_decay, rho, adaptive,
-            label_smoothing, seed, threads, checkpoint_every, data,
+            label_smoothing, seed, threads, checkpoint_every, data, augment, mixup_alpha, cutmix_alpha, mix_probability,
+            randaugment_operations, randaugment_magnitude,
             schedule: if cosine { ScheduleKind::Cosine } else { ScheduleKind::Step },
             norm: if adaptive { f64::INFINITY } else { 2.0 },
             ..Recipe::reference()

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Optimizer;
-use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Statistics};
+use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Mixed, Statistics};
 use wrn_sam_models::{Kind, Parameters, WideResNet};
 use wrn_sam_optim::{Sam, Sgd};
 use wrn_sam_train::{Recipe, evaluate, step};
@@ -46,6 +46,33 @@ fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
     let error = step(&model, &mut sam, &Batch { labels, ..batch }, recipe.label_smoothing).unwrap_err();
     assert!(error.to_string().contains("100"), "{error}");
     assert_eq!(weights(&parameters), before);
+}
+
+/// A mixed batch's loss is its target's: that of the smoothed labels mixed, up to the entropies that no weight changes.
+#[test]
+fn a_mixed_batchs_loss_is_the_weighted_sum() {
+    let batch = loader(50).epoch(0).next().unwrap().unwrap();
+    let rolled: Vec<u32> = (0..50).map(|label| (label + 49) % 50).collect();
+    let rolled = Tensor::new(rolled, &Device::Cpu).unwrap();
+    let losses = |batch: &Batch| -> (Vec<f32>, f64, Vec<Vec<f32>>) {
+        let (recipe, parameters, model) = network();
+        let sgd = Sgd::new(parameters.trainable(), recipe.sgd()).unwrap();
+        let mut sam = Sam::new(parameters.trainable(), sgd, recipe.sam()).unwrap();
+        // The first step leaves zero, where all labels cost the same.
+        step(&model, &mut sam, &Batch::new(batch.images.clone(), batch.labels.clone()), 0.1).unwrap();
+        let outcome = step(&model, &mut sam, batch, 0.1).unwrap();
+        (outcome.loss.to_vec1().unwrap(), outcome.grad_norm, weights(&parameters))
+    };
+    let with = |lambda| Batch { mixed: Some(Mixed { labels: rolled.clone(), lambda }), ..batch.clone() };
+    let own = losses(&batch);
+    assert!(losses(&with(1.0)) == own, "with all the weight on its own labels a batch is as if not mixed");
+    let others = losses(&with(0.0));
+    assert!(others.0 != own.0 && others.1 != own.1);
+    let mixed = losses(&with(0.3));
+    for ((mixed, own), others) in mixed.0.iter().zip(&own.0).zip(&others.0) {
+        assert!((mixed - (0.3 * own + 0.7 * others)).abs() < 1e-5, "{mixed} {own} {others}");
+    }
+    assert!(mixed.2 != own.2 && mixed.2 != others.2);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use wrn_sam_data::Cifar;
 use wrn_sam_train::{
-    EvaluateProgress, HEADER, MetricsFile, Observer, Outcome, Recipe, Start, StepProgress, Trainer,
+    Augment, EvaluateProgress, HEADER, MetricsFile, Observer, Outcome, Recipe, Start, StepProgress, Trainer,
 };
 
 /// Four steps an epoch, the last of 4 images; a test split of 40, the last batch of 8.
@@ -171,6 +171,31 @@ fn interrupted_after_every_step_it_ends_the_same() {
     // The last stop of an epoch comes before its evaluation.
     assert_eq!(stops, 8);
     end.assert_same(&End::of(&out), "interrupted after every step");
+}
+
+#[test]
+fn policies_and_mixing_end_the_same_when_interrupted() {
+    let all = Recipe {
+        augment: Augment::RandAugment,
+        mixup_alpha: 0.4,
+        cutmix_alpha: 1.0,
+        mix_probability: 0.8,
+        ..recipe()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
+    let _ = trainer(&all).run(&whole).unwrap();
+    for stops in 0..2 {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let trainer = trainer(&all).observer(Impatient(cancel.clone())).cancel(cancel);
+        let outcome = if stops == 0 { trainer.run(&parts) } else { trainer.resume(&parts) };
+        assert!(matches!(outcome.unwrap(), Outcome::Interrupted { .. }));
+    }
+    let _ = trainer(&Recipe { threads: 2, ..all.clone() }).resume(&parts).unwrap();
+    End::of(&whole).assert_same(&End::of(&parts), "interrupted");
+    let (_folder, _, plain) = whole_run();
+    assert!(plain.metrics != End::of(&whole).metrics);
+    assert!(matches!(trainer(&recipe()).resume(&parts), Err(wrn_sam_train::Error::OtherRecipe { .. })));
 }
 
 #[test]

@@ -18,9 +18,9 @@ use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
 /// Where both have an α above 0, each batch gets one of them, at even odds.
 ///
 /// ```
-/// use wrn_sam_data::{Augmentation, Cifar100, Loader, LoaderConfig, Mix, Statistics};
+/// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Mix, Statistics};
 ///
-/// let train = Cifar100::synthetic(17, 256, 0).train;
+/// let train = Cifar::synthetic(17, 256, 0).train;
 /// let augmentation = Augmentation::basic(Statistics::of(&train)?);
 /// let loader = Loader::new(&train, augmentation, LoaderConfig::default())?.with_mix(Mix::cutmix(1.0))?;
 /// for batch in loader.epoch(0) {
