@@ -61,7 +61,7 @@ fn a_mixed_batchs_loss_is_the_weighted_sum() {
         // The first step leaves zero, where all labels cost the same.
         step(&model, &mut sam, &Batch::new(batch.images.clone(), batch.labels.clone()), 0.1).unwrap();
         let outcome = step(&model, &mut sam, batch, 0.1).unwrap();
-        (outcome.loss.to_vec1().unwrap(), outcome.grad_norm, weights(&parameters))
+        (outcome.loss.to_vec1().unwrap(), outcome.grad_norm.to_scalar().unwrap(), weights(&parameters))
     };
     let with = |lambda| Batch { mixed: Some(Mixed { labels: rolled.clone(), lambda }), ..batch.clone() };
     let own = losses(&batch);

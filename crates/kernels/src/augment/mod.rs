@@ -54,7 +54,7 @@ impl Draws {
     pub fn at(&self, epoch: u32, position: u64) -> Draw {
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         let draw = |number| philox::philox([position as u32, (position >> 32) as u32, epoch, number], key);
-        let below = |random: u32, bound: u32| (u64::from(random) * u64::from(bound) >> 32) as i32;
+        let below = |random: u32, bound: u32| ((u64::from(random) * u64::from(bound)) >> 32) as i32;
         let ([down, right, flip, cutout], [top, left, ..]) = (draw(0), draw(1));
         let (padding, half) = (self.padding as i32, (self.cutout_size / 2) as i32);
         let cutout = (u64::from(cutout) < threshold(self.cutout))
@@ -95,7 +95,7 @@ impl Images {
             let (expected, found) = (format!("{len} times {IMAGE} bytes"), images.len().to_string());
             return Err(Error::Shape { what: "images", expected, found });
         }
-        if !device.is_cpu() && !(cfg!(feature = "cuda") && device.is_cuda()) {
+        if !(device.is_cpu() || cfg!(feature = "cuda") && device.is_cuda()) {
             let expected = "the CPU, or with the feature `cuda` an NVIDIA GPU";
             return Err(Error::Unsupported {
                 operation: "augment",
