@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use tempfile::TempDir;
 use wrn_sam_data::Variant::{self, Cifar10, Cifar100};
@@ -55,5 +56,42 @@ fn what_is_wrong_is_told_apart() {
         damaged[at] ^= 0x55;
         fs::write(&path, &damaged).unwrap();
         let _ = Split::from_parquet(Cifar100, &path);
+    }
+}
+
+/// A cache as the hub's clients keep it, with the fixture in place of the data set: what is cached needs no network.
+#[test]
+fn the_hub_is_asked_for_what_its_cache_has_not() {
+    let cache = TempDir::new().unwrap();
+    let ask = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "ask_the_hub", "--ignored", "--nocapture"]);
+        command.env("HF_HUB_CACHE", cache.path()).env("HF_ENDPOINT", "http://127.0.0.1:9");
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let said = ask();
+    assert!(said.contains("ERROR cannot get uoft-cs/cifar100 from the Hugging Face hub: "), "{said}");
+    assert!(said.contains("; check the network, or use another source"), "{said}");
+
+    let repository = cache.path().join("datasets--uoft-cs--cifar100");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    fs::create_dir_all(repository.join("refs/refs/convert")).unwrap();
+    fs::write(repository.join("refs/refs/convert/parquet"), commit).unwrap();
+    for split in ["train", "test"] {
+        let folder = repository.join("snapshots").join(commit).join("cifar100").join(split);
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(fixture("cifar100.parquet"), folder.join("0000.parquet")).unwrap();
+    }
+    let said = ask();
+    let expected = "cifar100/train/0000.parquet: it has 5 rows, 50000 expected";
+    assert!(said.contains("ERROR ") && said.contains(expected), "{said}");
+}
+
+#[test]
+#[ignore = "not a test of its own, but what another process runs"]
+fn ask_the_hub() {
+    match Cifar::from_hub(Cifar100) {
+        Ok(cifar) => println!("OK {}", cifar.source),
+        Err(error) => println!("ERROR {error}"),
     }
 }
