@@ -33,7 +33,7 @@ struct Args {
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }

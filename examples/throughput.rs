@@ -10,19 +10,21 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use serde::Serialize;
 use wrn_sam::candle::{DType, Device, Tensor};
 use wrn_sam::candle_nn::Optimizer;
-use wrn_sam::data::{Batch, IMAGE_CHANNELS, IMAGE_SIZE};
-use wrn_sam::kernels::Context;
+use wrn_sam::data::{
+    Augmentation, Batch, Cifar, DeviceLoader, IMAGE_CHANNELS, IMAGE_SIZE, Loader, LoaderConfig, Statistics,
+};
+use wrn_sam::kernels::{Context, Precision};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
 use wrn_sam::train::step;
 
 use profile::Profile;
-use support::{AnyError, DeviceChoice, peak_bytes};
+use support::{AnyError, DeviceChoice, peak_bytes_on};
 
 /// Time a SAM step of a Wide ResNet on random images: seconds, images per second and peak memory as one JSON line.
 #[derive(Parser)]
@@ -41,10 +43,11 @@ struct Args {
     /// Steps before them that are not
     #[arg(long, default_value_t = 2)]
     warmup: u32,
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    /// What convolutions take: f32, or on a GPU tf32 or bf16
+    #[arg(long, default_value_t = Precision::F32)]
     precision: Precision,
     /// CPU threads of the network; 0 for all
     #[arg(long, default_value_t = 0)]
@@ -55,15 +58,12 @@ struct Args {
     /// A forward pass in evaluation mode instead of a SAM step
     #[arg(long)]
     forward: bool,
+    /// Batches from a training's loader, augmented, instead of always the same one
+    #[arg(long, conflicts_with_all = ["plain", "forward"])]
+    loader: bool,
     /// Also print a table of the kernels: their time beside the least that this machine needs for them
     #[arg(long)]
     profile: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Precision {
-    F32,
 }
 
 /// The keys are those of the PyTorch program that times the same step, so that results go in one table; `torch` names
@@ -76,7 +76,7 @@ struct Line {
     batch: u32,
     device: String,
     layout: &'static str,
-    precision: Precision,
+    precision: String,
     compile: bool,
     seconds_per_step: f64,
     min_seconds: f64,
@@ -122,12 +122,12 @@ fn run(args: &Args) -> Result<(), AnyError> {
         batch: args.batch,
         device: support::device_name(&device),
         layout: if args.plain { "nchw" } else { "nhwc" },
-        precision: args.precision,
+        precision: args.precision.to_string(),
         compile: false,
         seconds_per_step: median,
         min_seconds: times[0],
         images_per_second: f64::from(args.batch) / median,
-        peak_bytes: peak_bytes(),
+        peak_bytes: support::peak_bytes_on(&device),
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&line)?)?;
     Ok(())
@@ -147,14 +147,13 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
     if args.threads != 0 {
         model = model.with_context(context(args));
     }
+    model = model.with_precision(args.precision)?;
     // A classifier of zeros, which training begins with, would leave all other gradients zero.
     if let Some(var) = parameters.get("f.8_classification.weight") {
         var.set(&var.randn_like(0.0, 0.05)?)?;
     }
-    let batch = args.batch as usize;
-    let shape = (batch, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE);
-    let labels: Vec<u32> = (0..batch).map(|image| (image % LABELS) as u32).collect();
-    let batch = Batch::new(Tensor::randn(0f32, 1f32, shape, device)?, Tensor::new(labels, device)?);
+    let mut next_batch = batches(args, device)?;
+    let batch = next_batch()?;
 
     let forward = if args.plain { WideResNet::forward_plain } else { WideResNet::forward };
     if args.forward {
@@ -164,7 +163,7 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
     let sgd = Sgd::new(parameters.trainable(), config)?;
     let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
     if !args.plain {
-        return Ok(Box::new(move || Ok(step(&model, &mut sam, &batch, 0.1).map(drop)?)));
+        return Ok(Box::new(move || Ok(step(&model, &mut sam, &next_batch()?, 0.1).map(drop)?)));
     }
     Ok(Box::new(move || {
         let logits = model.forward_plain(&batch.images, Mode::Train)?;
@@ -173,5 +172,40 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
         let logits = model.forward_plain(&batch.images, Mode::TrainFrozenStatistics)?;
         let loss = smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?;
         Ok(perturbed.second_step(&loss.backward()?)?)
+    }))
+}
+
+/// What gives a batch after the other: always the same random one, or, with `--loader`, those of a training's loader.
+fn batches(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<Batch, AnyError>>, AnyError> {
+    let batch_size = args.batch as usize;
+    if !args.loader {
+        let shape = (batch_size, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE);
+        let labels: Vec<u32> = (0..batch_size).map(|image| (image % LABELS) as u32).collect();
+        let (images, labels) = (Tensor::randn(0f32, 1f32, shape, device)?, Tensor::new(labels, device)?);
+        return Ok(Box::new(move || Ok(Batch::new(images.clone(), labels.clone()))));
+    }
+    let images = Cifar::synthetic(17, (16 * batch_size).max(8192), 0).train;
+    let augmentation = Augmentation::reference(Statistics::of(&images)?);
+    let config = LoaderConfig { batch_size, threads: context(args).threads(), shuffle: true, seed: 17 };
+    type Epoch = Box<dyn Iterator<Item = wrn_sam::data::Result<Batch>>>;
+    let mut epoch_of: Box<dyn FnMut(usize) -> Result<Epoch, AnyError>> = if device.is_cuda() {
+        let loader = DeviceLoader::new(&images, &augmentation, config, DType::F32, device)?;
+        Box::new(move |epoch| Ok(Box::new(loader.epoch(epoch)?)))
+    } else {
+        let loader = Loader::new(&images, augmentation, config)?;
+        Box::new(move |epoch| Ok(Box::new(loader.epoch(epoch))))
+    };
+    let (mut number, mut epoch) = (0, epoch_of(0)?);
+    let device = device.clone();
+    Ok(Box::new(move || {
+        let batch = match epoch.next() {
+            Some(batch) => batch?,
+            None => {
+                number += 1;
+                epoch = epoch_of(number)?;
+                epoch.next().ok_or("an epoch has batches")??
+            }
+        };
+        Ok(batch.to_device(&device)?)
     }))
 }

@@ -63,6 +63,7 @@ fn help_names_every_flag_with_its_default() {
         "train-limit",
         "test-limit",
         "device",
+        "precision",
         "out",
         "resume",
         "checkpoint-every",
@@ -70,7 +71,7 @@ fn help_names_every_flag_with_its_default() {
         assert!(ended.stdout.contains(&format!("--{flag}")), "no --{flag} in:\n{}", ended.stdout);
     }
     for text in
-        ["Data:", "Recipe:", "Run:", "quick 10, reference 34", "0.0005", "[default: ./data]", "cuda:N"]
+        ["Data:", "Recipe:", "Run:", "quick 10, reference 34", "0.0005", "[default: ./data]", "cuda[:N]"]
     {
         assert!(ended.stdout.contains(text), "no {text} in:\n{}", ended.stdout);
     }
@@ -88,7 +89,7 @@ fn wrong_flags_end_with_2() {
     wrong(&["--nonsense"], &["--nonsense"]);
     wrong(&["stray"], &["stray"]);
     wrong(&["--data", "imagenet"], &["imagenet", "auto, cifar100, cifar10 or synthetic"]);
-    wrong(&["--device", "gpu"], &["gpu", "auto, cpu and cuda:N"]);
+    wrong(&["--device", "gpu"], &["gpu", "auto, cpu, cuda and cuda:N"]);
     wrong(&["--device", "cuda:x"], &["cuda:x"]);
     wrong(&["--recipe", "quik"], &["quik", "quick, reference or a file"]);
     wrong(&["--augment", "augmix"], &["augmix", "randaugment or trivialaugment"]);
@@ -122,7 +123,11 @@ fn a_device_that_is_not_there() {
         ("predict", &["x.safetensors", "x.png"]),
     ] {
         Ended::of(example(name).args(arguments).args(["--device", "cuda:99"]))
-            .fails(1, &["--device cuda:99"]);
+            .fails(1, &["--device cuda:99", "--device cpu"]);
+        let tf32 = ["--precision", "tf32", "--device", "cpu"];
+        if name != "predict" && name != "verify" {
+            Ended::of(example(name).args(arguments).args(tf32)).fails(1, &["precision"]);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args as Group, Parser};
+use wrn_sam::kernels::Precision;
 use wrn_sam::train::{Augment, DataChoice, Recipe};
 
 use crate::support::DeviceChoice;
@@ -133,9 +134,15 @@ struct RecipeFlags {
 #[derive(Group)]
 #[command(next_help_heading = "Run")]
 pub struct RunFlags {
-    /// Where to compute: auto, cpu or cuda:N
-    #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto")]
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value = "auto")]
     pub device: DeviceChoice,
+
+    #[arg(
+        long, value_name = "f32|tf32|bf16",
+        help = help("What convolutions take; tf32 and bf16 on a GPU alone", |r| r.precision)
+    )]
+    precision: Option<Precision>,
 
     #[arg(long, value_name = "N", help = help("CPU threads, 0 for all; no result depends on it", |r| r.threads))]
     threads: Option<usize>,
@@ -255,6 +262,7 @@ impl Args {
             adaptive: flags.adaptive.unwrap_or(base.adaptive),
             label_smoothing: flags.label_smoothing.unwrap_or(base.label_smoothing),
             seed: flags.seed.unwrap_or(base.seed),
+            precision: run.precision.unwrap_or(base.precision),
             threads: run.threads.unwrap_or(base.threads),
             checkpoint_every: run.checkpoint_every.unwrap_or(base.checkpoint_every),
             ..base

@@ -63,8 +63,8 @@ impl Observer for Progress {
             [start.parameters, start.train_images, start.test_images].map(|n| HumanCount(n as u64));
         say(format_args!("data    {source}; {train} training and {test} test images"));
         say(format_args!(
-            "network WRN-{}-{}, {parameters} parameters, on {}",
-            recipe.depth, recipe.width_factor, self.device
+            "network WRN-{}-{}, {parameters} parameters, {} on {}",
+            recipe.depth, recipe.width_factor, recipe.precision, self.device
         ));
         say(format_args!(
             "recipe  {} epochs of {} steps, batch {}, learning rate {}, {} rho {}, seed {}",

@@ -45,10 +45,10 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// `--device auto|cpu|cuda:N`.
+/// `--device auto|cpu|cuda[:N]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device where this build and this machine have one, else the CPU.
+    /// The first NVIDIA GPU where this build and this machine have one, else the CPU.
     Auto,
     Cpu,
     Cuda(usize),
@@ -58,10 +58,11 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("\"{text}\" is none of auto, cpu and cuda:N");
+        let expected = || format!("\"{text}\" is none of auto, cpu, cuda and cuda:N");
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
             _ => {
                 let ordinal = text.strip_prefix("cuda:").ok_or_else(expected)?;
                 ordinal.parse().map(Self::Cuda).map_err(|_| expected())
@@ -84,15 +85,48 @@ impl DeviceChoice {
     /// The device chosen.
     ///
     /// # Errors
-    /// A CUDA device that this build or this machine does not have.
+    /// A GPU that this build or this machine does not have; with `auto` a driver that is there and does not work.
     pub fn device(self) -> Result<Device, AnyError> {
+        let refused = |error: &dyn fmt::Display| {
+            AnyError::from(format!("--device {self} cannot be used: {error}; try --device cpu"))
+        };
         match self {
-            Self::Auto => Ok(Device::cuda_if_available(0)?),
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal)
-                .map_err(|error| format!("--device {self} cannot be used: {error}; try --device cpu").into()),
+            Self::Auto if gpus().map_err(|error| refused(&error))? > 0 => {
+                gpu(0).map_err(|error| refused(&error))
+            }
+            Self::Auto | Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(ordinal) => gpu(ordinal).map_err(|error| refused(&error)),
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn gpus() -> wrn_sam::kernels::Result<usize> {
+    wrn_sam::kernels::cuda::device_count()
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(ordinal: usize) -> wrn_sam::kernels::Result<Device> {
+    wrn_sam::kernels::cuda::device(ordinal)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> Result<usize, String> {
+    Ok(0)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(_: usize) -> Result<Device, String> {
+    Err("this program was built without the feature `cuda`".to_string())
+}
+
+/// The most bytes a device has held at once: a GPU, or for the CPU this process, where the system tells.
+pub fn peak_bytes_on(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return wrn_sam::kernels::cuda::peak_memory(device);
+    }
+    if device.is_cpu() { peak_bytes() } else { None }
 }
 
 /// "cpu" or "cuda:N", as the flags name it.

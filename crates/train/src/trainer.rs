@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use wrn_sam_data::Cifar;
+use wrn_sam_kernels::Precision;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
@@ -132,6 +133,10 @@ impl<'a> Trainer<'a> {
     /// Checks recipe and data, and writes into the recipe what the data are.
     fn settle_recipe(&mut self) -> Result<()> {
         self.recipe.validate()?;
+        if self.recipe.precision != Precision::F32 && !self.device.is_cuda() {
+            let (key, value) = ("precision", self.recipe.precision.to_string());
+            return Err(Error::InvalidValue { key, value, expected: "f32 on any device but an NVIDIA GPU" });
+        }
         let found = DataChoice::of(&self.data.source);
         if ![DataChoice::Auto, found].contains(&self.recipe.data) {
             return Err(Error::UnsuitableData {

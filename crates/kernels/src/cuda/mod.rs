@@ -21,7 +21,7 @@ pub(crate) use tensor::pointer;
 
 use candle_core::Device;
 use candle_core::cuda_backend::CudaDevice;
-use candle_core::cuda_backend::cudarc::driver::sys;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, sys};
 
 use crate::{Error, Result};
 
@@ -46,6 +46,38 @@ pub fn device(ordinal: usize) -> Result<Device> {
         keep_freed_memory(cuda);
     }
     Ok(device)
+}
+
+/// How many NVIDIA GPUs this machine has: 0 too where the driver is only a stub to link against.
+///
+/// # Errors
+/// [`Error::Device`] where the driver is there but does not work.
+pub fn device_count() -> Result<usize> {
+    let failed =
+        |status: String| Error::Device { operation: "counting GPUs".into(), library: "CUDA", status };
+    match CudaContext::device_count() {
+        Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE | sys::CUresult::CUDA_ERROR_STUB_LIBRARY)) => {
+            Ok(0)
+        }
+        Err(error) => Err(failed(format!("{error}; does nvidia-smi work?"))),
+    }
+}
+
+/// The most bytes that were in use at once on a GPU, of what candle and the kernels allocate there, where the driver tells.
+pub fn peak_memory(device: &Device) -> Option<u64> {
+    let Device::Cuda(device) = device else { return None };
+    let (mut pool, mut bytes) = (std::ptr::null_mut(), 0u64);
+    // SAFETY: the device is a live context's; the call writes one handle.
+    let found =
+        unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, device.cuda_stream().context().cu_device()) };
+    if found != sys::CUresult::CUDA_SUCCESS {
+        return None;
+    }
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the pool is the device's; this attribute is a 64-bit number, which is written.
+    let found = unsafe { sys::cuMemPoolGetAttribute(pool, attribute, std::ptr::from_mut(&mut bytes).cast()) };
+    (found == sys::CUresult::CUDA_SUCCESS).then_some(bytes)
 }
 
 /// Lets the driver's pool keep what is freed. By default it goes back to the system whenever the host waits for the device,

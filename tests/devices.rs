@@ -1,0 +1,247 @@
+//! The operations of a training step, the same tests on every device, against the plain ones on the CPU.
+
+#[path = "support/devices.rs"]
+mod devices;
+
+use devices::on_every_device;
+use wrn_sam::candle::{DType, Device, Tensor, Var};
+use wrn_sam::candle_nn::Optimizer;
+use wrn_sam::data::{Augmentation, Batch, Cifar, DeviceLoader, LoaderConfig, Statistics};
+use wrn_sam::kernels::backward;
+use wrn_sam::losses::smooth_cross_entropy;
+use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
+use wrn_sam::optim::{AdamW, AdamWConfig, Sam, SamConfig, Sgd, SgdConfig};
+use wrn_sam::train::{Meter, Tally, step};
+
+/// Numbers from -1 to 1, the same on every device.
+fn numbers(seed: usize, shape: &[usize]) -> Tensor {
+    let len = shape.iter().product();
+    let number = |i: usize| {
+        let bits = (i + 1).wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(97_531)) >> 7;
+        (bits % 20_001) as f32 / 10_000.0 - 1.0
+    };
+    Tensor::from_vec((0..len).map(number).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    let tensor = tensor.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+    tensor.contiguous().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let (found, expected) = (values(found), values(expected));
+    let largest = expected.iter().fold(1e-6f32, |largest, x| largest.max(x.abs()));
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let close = (found - expected).abs() <= tolerance * largest;
+        assert!(close, "{what}: element {i} is {found}, expected {expected} (largest {largest})");
+    }
+}
+
+/// Shapes around a vector's, a block's and a chunk's length, and more of them than one launch takes.
+fn shapes() -> Vec<Vec<usize>> {
+    let mut shapes = vec![vec![1], vec![3], vec![255], vec![16_384], vec![16_385], vec![64, 3, 3, 60]];
+    shapes.extend((0..70).map(|i| vec![1 + i % 9]));
+    shapes
+}
+
+fn variables(device: &Device) -> Vec<Var> {
+    let variable = |(seed, shape): (usize, Vec<usize>)| {
+        Var::from_tensor(&numbers(seed, &shape).to_device(device).unwrap()).unwrap()
+    };
+    shapes().into_iter().enumerate().map(variable).collect()
+}
+
+/// A loss of all variables whose gradient is different in every step.
+fn gradients(vars: &[Var], seed: usize) -> wrn_sam::candle::backprop::GradStore {
+    let terms = vars.iter().enumerate().map(|(index, var)| {
+        let factors = numbers(seed + index, var.dims()).to_device(var.device()).unwrap();
+        ((var.as_tensor() * factors).unwrap().sum_all().unwrap() + var.sqr().unwrap().sum_all().unwrap())
+            .unwrap()
+    });
+    terms.reduce(|sum, term| (sum + term).unwrap()).unwrap().backward().unwrap()
+}
+
+/// Three steps of SAM on a device; the variables after each.
+fn sam_steps<O: Optimizer>(
+    device: &Device,
+    config: SamConfig,
+    base: impl Fn(Vec<Var>) -> O,
+) -> Vec<Vec<Tensor>> {
+    let vars = variables(device);
+    let mut sam = Sam::new(vars.clone(), base(vars.clone()), config).unwrap();
+    let mut after = Vec::new();
+    for seed in 0..3 {
+        let before: Vec<Vec<f32>> = vars.iter().map(|var| values(var)).collect();
+        let perturbed = sam.first_step(&gradients(&vars, 100 * seed)).unwrap();
+        after.push(vars.iter().map(|var| var.copy().unwrap()).collect());
+        assert!(perturbed.grad_norm().to_scalar::<f64>().unwrap() > 0.0);
+        drop(perturbed); // back to the bit
+        assert!(vars.iter().zip(&before).all(|(var, before)| values(var) == *before));
+        let perturbed = sam.first_step(&gradients(&vars, 100 * seed)).unwrap();
+        perturbed.second_step(&gradients(&vars, 100 * seed + 7)).unwrap();
+        after.push(vars.iter().map(|var| var.copy().unwrap()).collect());
+    }
+    sam.check_gradients().unwrap();
+    after
+}
+
+fn compare_sam<O: Optimizer>(device: &Device, config: SamConfig, base: impl Fn(Vec<Var>) -> O) {
+    let (found, expected) = (sam_steps(device, config, &base), sam_steps(&Device::Cpu, config, &base));
+    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+        assert_close(&format!("{config:?}"), found, expected, 1e-5);
+    }
+}
+
+fn network(device: &Device) -> (Parameters, WideResNet) {
+    let parameters = Parameters::new(5, DType::F32, device);
+    let config = WideResNetConfig { depth: 10, width_factor: 2, labels: 20, ..WideResNetConfig::default() };
+    let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
+    let weight = parameters.get("f.8_classification.weight").unwrap();
+    weight.set(&numbers(9, weight.dims()).to_device(device).unwrap()).unwrap();
+    (parameters, model)
+}
+
+on_every_device! {
+    fn sam_around_sgd(device: &Device) {
+        let sgd = |momentum, dampening, nesterov| move |vars| {
+            Sgd::new(vars, SgdConfig { learning_rate: 0.05, momentum, dampening, nesterov, weight_decay: 0.01 }).unwrap()
+        };
+        let sam = SamConfig { rho: 0.1, ..SamConfig::default() };
+        compare_sam(device, sam, sgd(0.9, 0.0, false));
+        compare_sam(device, SamConfig { adaptive: true, ..sam }, sgd(0.9, 0.0, true));
+        compare_sam(device, SamConfig { p: 3.0, ..sam }, sgd(0.9, 0.5, false));
+        compare_sam(device, SamConfig { p: f64::INFINITY, ..sam }, sgd(0.0, 0.0, false));
+    }
+
+    fn sam_around_adamw(device: &Device) {
+        let adamw = |vars| AdamW::new(vars, AdamWConfig { learning_rate: 0.01, ..AdamWConfig::default() }).unwrap();
+        compare_sam(device, SamConfig { rho: 0.1, ..SamConfig::default() }, adamw);
+    }
+
+    /// Now or, on a GPU, when it is asked for; and no weight has moved.
+    fn a_gradient_that_is_not_finite_is_reported(device: &Device) {
+        let var = Var::from_tensor(&numbers(1, &[300]).to_device(device).unwrap()).unwrap();
+        let sgd = Sgd::new(vec![var.clone()], SgdConfig { momentum: 0.9, ..SgdConfig::default() }).unwrap();
+        let mut sam = Sam::new(vec![var.clone()], sgd, SamConfig::default()).unwrap();
+        let before = values(&var);
+        let gradients = |factor: f32| (var.as_tensor() * f64::from(factor)).unwrap().sum_all().unwrap().backward().unwrap();
+        let bad = |sam: &mut Sam<Sgd>, first: f32, second: f32| {
+            sam.first_step(&gradients(first))?.second_step(&gradients(second))?;
+            sam.first_step(&gradients(1.0))?.second_step(&gradients(1.0))?; // nor does a good one after it
+            sam.check_gradients()
+        };
+        for (first, second) in [(f32::INFINITY, 1.0), (1.0, f32::NAN)] {
+            let error = bad(&mut sam, first, second).unwrap_err().to_string();
+            assert!(error.contains("not finite"), "{error}");
+            assert!(values(&var) == before, "{first} {second}");
+        }
+        sam.first_step(&gradients(1.0)).unwrap().second_step(&gradients(1.0)).unwrap();
+        sam.check_gradients().unwrap();
+        assert!(values(&var) != before);
+    }
+
+    fn cross_entropy_and_its_gradient(device: &Device) {
+        for (rows, classes, smoothing) in [(1, 2, 0.0), (3, 33, 0.1), (128, 100, 0.1), (5, 1000, 0.3)] {
+            let logits = (numbers(3, &[rows, classes]) * 9.0).unwrap();
+            let labels: Vec<u32> = (0..rows).map(|row| (row * 37 % classes) as u32).collect();
+            let factors = numbers(4, &[rows]);
+            let on = |device: &Device| {
+                let logits = Var::from_tensor(&logits.to_device(device).unwrap()).unwrap();
+                let labels = Tensor::new(labels.clone(), device).unwrap();
+                let loss = smooth_cross_entropy(&logits, &labels, smoothing).unwrap();
+                let weighted = (&loss * factors.to_device(device).unwrap()).unwrap().sum_all().unwrap();
+                let gradient = backward(&weighted).unwrap().get(&logits).unwrap().clone();
+                let plain = weighted.backward().unwrap().get(&logits).unwrap().clone();
+                assert_close("loss.backward()", &plain, &gradient, 0.0);
+                (loss, gradient)
+            };
+            let ((loss, gradient), (expected, expected_gradient)) = (on(device), on(&Device::Cpu));
+            assert_close("loss", &loss, &expected, 1e-5);
+            assert_close("gradient", &gradient, &expected_gradient, 1e-5);
+        }
+    }
+
+    fn tallies(device: &Device) {
+        let (mut meter, mut expected) = (Meter::from(Tally { images: 5, loss_sum: 0.5, top1: 1, top5: 2 }), Tally::default());
+        for (rows, classes) in [(128, 100), (33, 7), (1, 5)] {
+            let logits = ((numbers(rows, &[rows, classes]) * 3.0).unwrap().round().unwrap() + 0.0).unwrap(); // many are equal
+            let labels: Vec<u32> = (0..rows).map(|row| (row * 31 % classes) as u32).collect();
+            let (loss, labels) = (numbers(2, &[rows]), Tensor::new(labels, &Device::Cpu).unwrap());
+            expected.add(&loss, &logits, &labels).unwrap();
+            let [loss, logits, labels] = [loss, logits, labels].map(|tensor| tensor.to_device(device).unwrap());
+            meter.add(&loss, &logits, &labels).unwrap();
+        }
+        for _ in 0..2 {
+            let found = meter.tally().unwrap();
+            assert_eq!((found.images, found.top1, found.top5), (expected.images + 5, expected.top1 + 1, expected.top5 + 2));
+            assert!((found.loss_sum - expected.loss_sum - 0.5).abs() < 1e-9);
+        }
+    }
+
+    /// The same bits as on the CPU.
+    fn augmented_batches(device: &Device) {
+        let split = Cifar::synthetic(3, 150, 0).train;
+        let augmentation = Augmentation::reference(Statistics::of(&split).unwrap());
+        let config = LoaderConfig { batch_size: 64, threads: 0, shuffle: true, seed: 11 };
+        let on = |device: &Device, dtype| {
+            let loader = DeviceLoader::new(&split, &augmentation, config, dtype, device).unwrap();
+            loader.epoch(4).unwrap().collect::<Result<Vec<Batch>, _>>().unwrap()
+        };
+        let expected = on(&Device::Cpu, DType::F32);
+        for (found, expected) in on(device, DType::F32).iter().zip(&expected) {
+            assert_close("images", &found.images, &expected.images, 0.0);
+            assert_close("labels", &found.labels, &expected.labels, 0.0);
+        }
+        if device.is_cuda() {
+            for (found, expected) in on(device, DType::BF16).iter().zip(&expected) {
+                assert_close("bf16 images", &found.images, &expected.images, 1.0 / 256.0);
+            }
+        }
+    }
+
+    /// Logits and gradients of the fused layers against stock operations, in training and evaluation.
+    fn network_passes(device: &Device) {
+        let images = numbers(7, &[3, 3, 32, 32]).to_device(device).unwrap();
+        let labels = Tensor::new(&[4u32, 0, 19], device).unwrap();
+        let (parameters, model) = network(device);
+        let (plain_parameters, plain) = network(&Device::Cpu);
+        let (cpu_images, cpu_labels) =
+            (images.to_device(&Device::Cpu).unwrap(), labels.to_device(&Device::Cpu).unwrap());
+        for mode in [Mode::Train, Mode::TrainFrozenStatistics, Mode::Eval] {
+            let logits = model.forward(&images, mode).unwrap();
+            let expected = plain.forward_plain(&cpu_images, mode).unwrap();
+            assert_close(&format!("logits, {mode:?}"), &logits, &expected, 1e-4);
+            if !mode.is_training() {
+                continue;
+            }
+            let found = backward(&smooth_cross_entropy(&logits, &labels, 0.1).unwrap().mean_all().unwrap()).unwrap();
+            let loss = smooth_cross_entropy(&expected, &cpu_labels, 0.1).unwrap().mean_all().unwrap();
+            let expected = loss.backward().unwrap();
+            for (var, plain) in parameters.trainable().iter().zip(plain_parameters.trainable()) {
+                assert_close("gradient", found.get(var).unwrap(), expected.get(&plain).unwrap(), 2e-3);
+            }
+        }
+        for ((name, _, var), (_, _, plain)) in parameters.named().iter().zip(plain_parameters.named()) {
+            assert_close(name, var, &plain, 1e-4);
+        }
+    }
+
+    /// A step lowers the loss on its batch.
+    fn steps_learn(device: &Device) {
+        let (parameters, model) = network(device);
+        let sgd = Sgd::new(parameters.trainable(), SgdConfig { momentum: 0.9, learning_rate: 0.05, ..SgdConfig::default() }).unwrap();
+        let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig::default()).unwrap();
+        let images = numbers(7, &[16, 3, 32, 32]).to_device(device).unwrap();
+        let labels: Vec<u32> = (0..16).collect();
+        let batch = Batch::new(images, Tensor::new(labels, device).unwrap());
+        let mut losses = Vec::new();
+        for _ in 0..8 {
+            let loss = step(&model, &mut sam, &batch, 0.1).unwrap().loss;
+            losses.push(loss.mean_all().unwrap().to_scalar::<f32>().unwrap());
+        }
+        sam.check_gradients().unwrap();
+        assert!(losses[7] < 0.7 * losses[0], "{losses:?}");
+    }
+}
