@@ -127,7 +127,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         seconds_per_step: median,
         min_seconds: times[0],
         images_per_second: f64::from(args.batch) / median,
-        peak_bytes: support::peak_bytes_on(&device),
+        peak_bytes: peak_bytes_on(&device),
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&line)?)?;
     Ok(())

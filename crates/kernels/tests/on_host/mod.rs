@@ -51,7 +51,7 @@ unsafe impl Send for Module {}
 // SAFETY: as above.
 unsafe impl Sync for Module {}
 
-/// Compiles `src/{operation}/cuda.cu` for `kernels`. `None`, with the reason printed, where there is no C++ compiler.
+/// Compiles `src/{operation}/cuda.cu` (for this folder's own, `tests/…`) for `kernels`. `None`, with the reason printed, where there is no C++ compiler.
 ///
 /// # Panics
 /// If the source does not compile.
@@ -65,7 +65,8 @@ pub(crate) fn compile(operation: &str, kernels: &[&str]) -> Option<Module> {
         return None;
     };
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let kernel_file = crate_folder.join("src").join(operation).join("cuda.cu");
+    let places = ["src", "tests"].map(|place| crate_folder.join(place).join(operation).join("cuda.cu"));
+    let kernel_file = places.iter().find(|path| path.is_file()).expect("the operation has a cuda.cu");
     let mut source = format!("#include \"cuda_on_host.h\"\n#include \"{}\"\n", kernel_file.display());
     for kernel in kernels {
         writeln!(
@@ -87,7 +88,7 @@ pub(crate) fn compile(operation: &str, kernels: &[&str]) -> Option<Module> {
         // A misaligned vector, a shift too far, an overflow: the process ends there.
         .args(["-fsanitize=undefined", "-fno-sanitize=vptr", "-fsanitize-undefined-trap-on-error"])
         .arg("-I")
-        .arg(crate_folder.join("src/on_host/include"))
+        .arg(crate_folder.join("tests/on_host/include"))
         .arg("-I")
         .arg(crate_folder.join("src"))
         .arg("-o")
