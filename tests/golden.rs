@@ -51,6 +51,17 @@ fn our_fixtures_in_float64() {
     verified(&files, &["--precision", "f64", "--tolerance", "1e-6"]);
 }
 
+/// The lower precisions are the GPU's; on the CPU they are refused, not computed otherwise.
+#[test]
+fn a_precision_that_the_device_lacks_is_refused() {
+    let file = root().join("testdata/wrn10-1_sam_sgd.safetensors");
+    for precision in ["tf32", "bf16"] {
+        let ended =
+            Ended::of(example("verify").arg(&file).args(["--device", "cpu", "--precision", precision]));
+        ended.fails(1, &["a precision below f32 needs f32 parameters on a CUDA device"]);
+    }
+}
+
 #[test]
 fn shared_files() {
     let folder = root().join("../shared/golden");

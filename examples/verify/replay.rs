@@ -5,7 +5,7 @@ use wrn_sam::candle::{DType, Device, Tensor, Var};
 use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::kernels::backward;
 use wrn_sam::losses::smooth_cross_entropy;
-use wrn_sam::models::{Kind, Mode, Parameters, WideResNet, WideResNetConfig};
+use wrn_sam::models::{Kind, Mode, Parameters, Precision, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{AdamW, AdamWConfig, Sam, SamConfig, Sgd, SgdConfig};
 
 use crate::golden::{Base, Golden};
@@ -47,12 +47,17 @@ pub struct Errors {
     pub later: Worst,
 }
 
-/// Replays a golden file on `device` in `dtype`. In F32 the network runs on this project's kernels, else on stock
-/// candle operations.
+/// Replays a golden file on `device` with parameters of `dtype`. In F32 the network runs on this project's kernels, in
+/// the given precision, else on stock candle operations.
 ///
 /// # Errors
-/// The file lacks a value or has one of another shape; a step fails.
-pub fn replay(golden: &Golden, dtype: DType, device: &Device) -> Result<Errors, AnyError> {
+/// The device has not the precision; the file lacks a value or has one of another shape; a step fails.
+pub fn replay(
+    golden: &Golden,
+    dtype: DType,
+    precision: Precision,
+    device: &Device,
+) -> Result<Errors, AnyError> {
     let config = &golden.config;
     let network = WideResNetConfig {
         depth: config.depth,
@@ -62,7 +67,7 @@ pub fn replay(golden: &Golden, dtype: DType, device: &Device) -> Result<Errors, 
         labels: config.labels,
     };
     let parameters = Parameters::new(0, dtype, device);
-    let model = WideResNet::new(&network, parameters.var_builder())?;
+    let model = WideResNet::new(&network, parameters.var_builder())?.with_precision(precision)?;
     parameters.load_state(&golden.below("init/"))?;
 
     let vars = parameters.trainable();
