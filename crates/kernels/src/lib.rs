@@ -1,5 +1,5 @@
-//! Fast CPU kernels for convolutional networks on candle: convolution, batch normalisation fused with
-//! ReLU, pooling, linear, and the passes of an optimizer step.
+//! Fast kernels for convolutional networks on candle, on the CPU and with the feature `cuda` on NVIDIA GPUs:
+//! convolution, batch normalisation fused with ReLU, pooling, linear, and the passes of an optimizer step.
 //!
 //! Every operation lives in a folder of its own beside its plain reference, and comes at two levels:
 //!

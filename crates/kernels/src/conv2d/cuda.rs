@@ -126,9 +126,7 @@ impl Convolutions {
                 if plans.len() < CANDIDATES && suits(&configuration, self.precision)? {
                     // A configuration may turn out not to be supported on this device.
                     plans.extend(
-                        plan(&self.handle, &configuration)
-                            .ok()
-                            .filter(|plan| plan.workspace as i64 <= MOST_WORKSPACE),
+                        plan(&configuration).ok().filter(|plan| plan.workspace as i64 <= MOST_WORKSPACE),
                     );
                 }
             }
@@ -327,10 +325,9 @@ fn suits(configuration: &Descriptor, precision: Precision) -> std::result::Resul
     Ok(!unwanted)
 }
 
-/// The plan of a configuration.
-fn plan(handle: &Handle, configuration: &Descriptor) -> std::result::Result<Plan, Failure> {
+/// The plan of a configuration. (The handle that a plan once took is deprecated, and not needed in cuDNN 9.)
+fn plan(configuration: &Descriptor) -> std::result::Result<Plan, Failure> {
     let plan = Descriptor::new(DescriptorType::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
-        .with(Attribute::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, &[handle.raw()])?
         .with_descriptor(Attribute::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration)?
         .finalize()?;
     let workspace = plan.integer(Attribute::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?;
