@@ -102,7 +102,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), AnyError> {
     let device = args.device.device()?;
-    let dtype = args.precision.dtype();
+    let (dtype, precision) = (args.precision.dtype(), args.precision.name());
+    if matches!(args.precision, Precision::Tf32 | Precision::Bf16) && !device.is_cuda() {
+        let device = support::device_name(&device);
+        return Err(format!(
+            "--precision {precision} needs a CUDA device, not {device}; try --precision f32"
+        )
+        .into());
+    }
     let mut failed = 0;
     for file in &args.files {
         let replayed = |golden: Golden| replay(&golden, dtype, args.precision.of_network(), &device);
