@@ -61,9 +61,10 @@ pub(crate) struct Operands {
 
 /// The plans of one precision on one device.
 pub(crate) struct Convolutions {
+    /// Dropped before the handle.
+    plans: HashMap<(Product, Conv2dShape), Plan>,
     handle: Handle,
     precision: Precision,
-    plans: HashMap<(Product, Conv2dShape), Plan>,
     memory: Arc<Memory>,
     /// As large as the largest that a plan so far has wanted. One suffices: work is in the stream's order.
     workspace: Option<Block>,
@@ -77,7 +78,7 @@ struct Plan {
 
 impl Convolutions {
     pub(crate) fn new(handle: Handle, precision: Precision, memory: Arc<Memory>) -> Self {
-        Self { handle, precision, plans: HashMap::new(), memory, workspace: None }
+        Self { plans: HashMap::new(), handle, precision, memory, workspace: None }
     }
 
     /// Computes a product of the shape, whose channels are multiples of eight.

@@ -237,7 +237,9 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once; cuDNN lets work that is under way end. Nobody is to be told of a failure.
+        // The last owner may be on another thread. Nobody is to be told of a failure, of this or the next.
+        let _ = self.bind();
+        // SAFETY: made by `new`, destroyed once; cuDNN lets work that is under way end.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
