@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use clap::Parser;
 use serde::Serialize;
-use wrn_sam::data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics, Variant};
+use wrn_sam::data::{
+    Augmentation, Cifar, Loader, LoaderConfig, Statistics, TEST_IMAGES, TRAIN_IMAGES, Variant,
+};
 
 use support::{AnyError, peak_bytes};
 
@@ -21,6 +23,9 @@ struct Args {
     /// Folder or archive of CIFAR-100; without it, as many synthetic images
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The first so many training images alone; 0 for all
+    #[arg(long, default_value_t = 0)]
+    images: usize,
     /// Worker threads; with 0 the caller makes each batch
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -52,13 +57,14 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let began = Instant::now();
     let cifar = match &args.data_dir {
         Some(folder) => Cifar::open(Variant::Cifar100, folder)?,
-        None => Cifar::synthetic(17, 50_000, 10_000),
+        None => Cifar::synthetic(17, if args.images == 0 { TRAIN_IMAGES } else { args.images }, TEST_IMAGES),
     };
     let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
     let read_seconds = began.elapsed().as_secs_f64();
 
     let config = LoaderConfig { batch_size: args.batch, threads: args.threads, ..LoaderConfig::default() };
-    let loader = Loader::new(&cifar.train, augmentation, config)?;
+    let limit = if args.images == 0 { cifar.train.len() } else { args.images };
+    let loader = Loader::new(&cifar.train.truncated(limit), augmentation, config)?;
     let epoch = |epoch| loader.epoch(epoch).try_for_each(|batch| batch.map(drop));
     epoch(0)?;
     let (began, faults) = (Instant::now(), minor_faults());

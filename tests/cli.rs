@@ -75,7 +75,7 @@ fn help_names_every_flag_with_its_default() {
     {
         assert!(ended.stdout.contains(text), "no {text} in:\n{}", ended.stdout);
     }
-    for name in ["verify", "throughput", "predict"] {
+    for name in ["verify", "throughput", "predict", "loader", "preview"] {
         let ended = Ended::of(example(name).arg("--help")).succeeds();
         assert!(ended.stdout.contains("Usage:"), "{}", ended.stdout);
     }
@@ -323,6 +323,31 @@ fn throughput_prints_one_line() {
         assert!(!cfg!(target_os = "linux") || number("peak_bytes") > 1e6);
     }
     Ended::of(example("throughput").args(["33", "1", "1"])).fails(1, &["33"]);
+}
+
+#[test]
+fn loader_prints_one_line() {
+    let mut command = example("loader");
+    let ended = Ended::of(command.args(["--images", "640", "--epochs", "1", "--threads", "1"])).succeeds();
+    let line: Value = serde_json::from_str(&ended.stdout).expect("one JSON line");
+    let number = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line:?}"));
+    assert_eq!((number("threads"), number("batch"), number("images")), (1.0, 128.0, 640.0));
+    assert!(number("images_per_second") > 0.0 && number("read_seconds") > 0.0);
+    Ended::of(example("loader").args(["--batch", "0"])).fails(1, &["batch size is 0"]);
+}
+
+#[test]
+fn preview_draws_a_picture() {
+    let folder = folder();
+    let path = folder.path().join("preview.png");
+    Ended::of(example("preview").arg(&path).args(["--images", "3"])).succeeds();
+    let picture = image::open(&path).expect("a PNG").to_rgb8();
+    // Titles and three columns beside each other, twelve rows of images and names; and it shows something.
+    assert!(picture.width() > 3 * 128 && picture.height() > 12 * 128);
+    let colours: std::collections::HashSet<_> = picture.pixels().collect();
+    assert!(colours.len() > 100, "{} colours", colours.len());
+    let nowhere = folder.path().join("absent/preview.png");
+    Ended::of(example("preview").arg(&nowhere).args(["--images", "1"])).fails(1, &["cannot write", "absent"]);
 }
 
 #[test]

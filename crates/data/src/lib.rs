@@ -3,9 +3,9 @@
 //! CIFAR-100 and CIFAR-10 for candle: from bytes to augmented batches, reproducibly.
 //!
 //! ```text
-//! folder | .tar.gz | download | hub | synthetic  ->  Cifar  ->  Split  ->  Loader  ->  Batch { images, labels }
+//! folder | .tar.gz | download | hub | synthetic  ->  Cifar  ->  Split  ->  Loader  ->  Batch { images, labels, mixed }
 //!                                                             |           |
-//!                                                        Statistics  Augmentation
+//!                                                        Statistics  Augmentation, Mix
 //! ```
 //!
 //! # Loading
@@ -92,6 +92,27 @@
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
+//! A [`Policy`] draws further [`Operation`]s for each image, between flip and normalization: AutoAugment's for CIFAR,
+//! RandAugment, or TrivialAugment (wide). Each operation equals torchvision's on a Pillow image bit for bit.
+//! [`Augmentation::with_policy`] is a policy as its paper trains on CIFAR.
+//!
+//! ```
+//! # use wrn_sam_data::{Cifar, Statistics};
+//! # let train = Cifar::synthetic(17, 1000, 200).train;
+//! # let statistics = Statistics::of(&train)?;
+//! use rand::SeedableRng;
+//! use wrn_sam_data::{Augmentation, IMAGE_BYTES, Policy};
+//!
+//! let augmentation = Augmentation::with_policy(Policy::AutoAugment, statistics);
+//! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(17);
+//! let draw = augmentation.sample(&mut rng); // what happens to one image: plain data
+//! assert!(draw.operations.len() <= 2); // such as [Rotate(-6.7), TranslateX(14.5)]
+//!
+//! let mut pixels = [0.0; IMAGE_BYTES]; // [32, 32, 3]
+//! augmentation.apply(train.image(0), &draw, &mut pixels);
+//! # Ok::<(), wrn_sam_data::Error>(())
+//! ```
+//!
 //! # Batching
 //!
 //! A [`Loader`] makes the batches of any epoch on worker threads, a few ahead. They depend on the seed and
@@ -119,6 +140,34 @@
 //! assert_eq!(test.batches_per_epoch(), 2);
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
+//!
+//! In memory a batch is `[N, 32, 32, 3]`, of which `images` is a view: what computes with the channels last reads it
+//! as it lies, and to everything else in candle the view is a tensor like any other (`contiguous()` moves the
+//! channels in memory too). A batch owns its memory, as candle's tensors do; it goes back to the allocator with the
+//! batch, which gives it to a later one.
+//!
+//! A [`Mix`] mixes the images of each batch with each other, by mixup or CutMix. The batch then has a second set of
+//! labels, and its loss is the weighted sum of both:
+//!
+//! ```
+//! # use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
+//! # let cifar = Cifar::synthetic(17, 300, 0);
+//! # let statistics = Statistics::of(&cifar.train)?;
+//! use wrn_sam_data::Mix;
+//!
+//! let loader = Loader::new(&cifar.train, Augmentation::basic(statistics), LoaderConfig::default())?;
+//! for batch in loader.with_mix(Mix::mixup(0.2))?.epoch(0) {
+//!     let batch = batch?;
+//!     if let Some(mixed) = &batch.mixed {
+//!         // loss = lambda * loss(batch.labels) + (1 - lambda) * loss(mixed.labels)
+//!         assert!(mixed.labels.dims() == batch.labels.dims() && mixed.lambda <= 1.0);
+//!     }
+//! }
+//! # Ok::<(), wrn_sam_data::Error>(())
+//! ```
+//!
+//! A [`DeviceLoader`] makes the batches on an NVIDIA GPU, with the reference's augmentation and without policies or
+//! mixing.
 //!
 //! # Features
 //!

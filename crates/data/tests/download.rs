@@ -471,6 +471,10 @@ fn child(before: &str, dir: &Path, options: &DownloadOptions) -> Command {
         .args(["-c", &format!("{before} \"$0\" \"$@\"")])
         .arg(std::env::current_exe().unwrap())
         .args(CHILD);
+    for variable in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
+        command.env_remove(variable).env_remove(variable.to_lowercase());
+    }
+    command.env_remove("WRN_SAM_TIMEOUT");
     command.env("CHILD_DIR", dir).env("CHILD_URL", &options.url).env("CHILD_MD5", &options.md5);
     command
 }
@@ -481,7 +485,10 @@ fn child_process() {
     let [Ok(dir), Ok(url), Ok(md5)] = ["CHILD_DIR", "CHILD_URL", "CHILD_MD5"].map(std::env::var) else {
         return;
     };
-    let options = DownloadOptions { md5, ..options(url) };
+    let options = match DownloadOptions::from_env(Variant::Cifar100) {
+        Ok(options) => DownloadOptions { url, md5, retries: 0, ..options },
+        Err(error) => return println!("ERROR {error}"),
+    };
     match download(Path::new(&dir), &options) {
         Ok(folder) => println!("OK {}", folder.display()),
         Err(error) => println!("ERROR {error}"),
@@ -583,4 +590,57 @@ fn an_archive_that_is_not_safe_is_not_unpacked() {
         let message = failure(&options).to_string();
         assert!(message.contains(part), "{message}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_timeout_of_the_environment_is_heeded() {
+    let dir = TempDir::new().unwrap();
+    let silent = serve(|stream| {
+        let _ = stream.read(&mut [0]);
+    });
+    let ask = |url: String, seconds: &str| {
+        let mut child = child("exec", dir.path(), &options(url));
+        said(child.env("WRN_SAM_TIMEOUT", seconds).output().unwrap())
+    };
+    let message = ask(silent, "0.25");
+    assert!(message.contains("ERROR cannot reach http://127.0.0.1:"), "{message}");
+    assert!(message.contains("imeout") || message.contains("no answer within 0.2"), "{message}");
+    let (bytes, _) = archive();
+    let stalling = serve(move |stream| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        let _ = stream.write_all(&bytes[..100]);
+        let _ = stream.read(&mut [0]);
+    });
+    let message = ask(stalling, "0.5");
+    assert!(message.contains("sent nothing for 0.5 s after 100 bytes"), "{message}");
+    let message = ask("http://127.0.0.1:1/".into(), "soon");
+    assert!(
+        message.ends_with("ERROR WRN_SAM_TIMEOUT is soon, a number of seconds from 0.001 on expected"),
+        "{message}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn proxies_of_the_environment_are_heeded() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&heads);
+    let refuse: Answer = Box::new(move |head, stream| {
+        sink.lock().unwrap().push(head.to_string());
+        let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    });
+    let proxy = serve_each(vec![refuse]);
+    let proxy = proxy.strip_suffix("/cifar-100-binary.tar.gz").unwrap();
+    let dir = TempDir::new().unwrap();
+    let mut asked = child("exec", dir.path(), &options("https://nowhere.invalid/file".into()));
+    let message = said(asked.env("HTTPS_PROXY", proxy).output().unwrap());
+    assert!(message.contains("ERROR cannot reach https://nowhere.invalid/file"), "{message}");
+    assert!(heads.lock().unwrap()[0].starts_with("connect nowhere.invalid:443 "), "{heads:?}");
+
+    let (bytes, _) = archive();
+    let mut direct = child("exec", dir.path(), &options(serve_file(bytes.len(), bytes)));
+    direct.env("ALL_PROXY", "http://127.0.0.1:9").env("NO_PROXY", "127.0.0.1");
+    let message = said(direct.output().unwrap());
+    assert!(message.contains("OK "), "{message}");
 }

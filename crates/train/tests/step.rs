@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Optimizer;
 use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Mixed, Statistics};
-use wrn_sam_models::{Kind, Parameters, WideResNet};
+use wrn_sam_models::{Kind, Mode, Parameters, WideResNet};
 use wrn_sam_optim::{Sam, Sgd};
 use wrn_sam_train::{Recipe, evaluate, step};
 
@@ -26,6 +26,20 @@ fn weights(parameters: &Parameters) -> Vec<Vec<f32>> {
     trainable.map(|(_, _, var)| var.flatten_all().unwrap().to_vec1().unwrap()).collect()
 }
 
+/// Gives the classifier, which begins at zero, where all images have the same answers, some weights.
+fn leave_zero(parameters: &Parameters) {
+    for (name, _, var) in parameters.named() {
+        if name.ends_with("classification.weight") {
+            var.set(
+                &(Tensor::arange(0f32, 6400., &Device::Cpu).unwrap().sin().unwrap())
+                    .reshape((100, 64))
+                    .unwrap(),
+            )
+            .unwrap();
+        }
+    }
+}
+
 #[test]
 fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
     let (recipe, parameters, model) = network();
@@ -46,6 +60,23 @@ fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
     let error = step(&model, &mut sam, &Batch { labels, ..batch }, recipe.label_smoothing).unwrap_err();
     assert!(error.to_string().contains("100"), "{error}");
     assert_eq!(weights(&parameters), before);
+}
+
+/// The loader's images are a view of channels-last memory, which changes no bit of what the network answers.
+#[test]
+fn the_order_in_memory_changes_nothing() {
+    let (_, parameters, model) = network();
+    leave_zero(&parameters);
+    let images = loader(7).epoch(0).next().unwrap().unwrap().images;
+    assert!(!images.is_contiguous() && images.permute((0, 2, 3, 1)).unwrap().is_contiguous());
+    let answers = |images: &Tensor| {
+        let logits = model.forward(images, Mode::Train).unwrap();
+        let plain = model.forward_plain(images, Mode::Train).unwrap();
+        [logits, plain].map(|logits| logits.to_vec2::<f32>().unwrap())
+    };
+    let found = answers(&images);
+    assert!(found[0][0] != found[0][1] && found[0].iter().flatten().any(|logit| logit.abs() > 1e-3));
+    assert!(found == answers(&images.contiguous().unwrap()));
 }
 
 /// A mixed batch's loss is its target's: that of the smoothed labels mixed, up to the entropies that no weight changes.
@@ -78,17 +109,7 @@ fn a_mixed_batchs_loss_is_the_weighted_sum() {
 #[test]
 fn an_evaluation_is_of_the_images_whatever_the_batches() {
     let (_, parameters, model) = network();
-    // The classifier begins at zero, where all images have the same loss.
-    for (name, _, var) in parameters.named() {
-        if name.ends_with("classification.weight") {
-            var.set(
-                &(Tensor::arange(0f32, 6400., &Device::Cpu).unwrap().sin().unwrap())
-                    .reshape((100, 64))
-                    .unwrap(),
-            )
-            .unwrap();
-        }
-    }
+    leave_zero(&parameters);
     let whole = evaluate(&model, loader(50).epoch(0), 0.1, &Device::Cpu).unwrap();
     assert_eq!(whole.images, 50);
     for batch_size in [7, 49] {
