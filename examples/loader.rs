@@ -54,16 +54,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), AnyError> {
+    let limit = if args.images == 0 { TRAIN_IMAGES } else { args.images };
     let began = Instant::now();
     let cifar = match &args.data_dir {
         Some(folder) => Cifar::open(Variant::Cifar100, folder)?,
-        None => Cifar::synthetic(17, if args.images == 0 { TRAIN_IMAGES } else { args.images }, TEST_IMAGES),
+        None => Cifar::synthetic(17, limit, TEST_IMAGES),
     };
     let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
     let read_seconds = began.elapsed().as_secs_f64();
 
     let config = LoaderConfig { batch_size: args.batch, threads: args.threads, ..LoaderConfig::default() };
-    let limit = if args.images == 0 { cifar.train.len() } else { args.images };
     let loader = Loader::new(&cifar.train.truncated(limit), augmentation, config)?;
     let epoch = |epoch| loader.epoch(epoch).try_for_each(|batch| batch.map(drop));
     epoch(0)?;

@@ -55,11 +55,7 @@ impl DeviceLoader {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        if split.is_empty() {
-            return Err(Error::EmptySplit);
-        }
-        check("batch size", config.batch_size, "at least 1", config.batch_size > 0)?;
-        augmentation.validate()?;
+        config.check(split, augmentation)?;
         check("policy on a device", "one of operations", "none", augmentation.policy.is_none())?;
         let float = dtype == DType::F32 || (dtype == DType::BF16 && device.is_cuda());
         check("type of the batches", dtype.as_str(), "f32, or bf16 on a GPU", float)?;
@@ -91,7 +87,7 @@ impl DeviceLoader {
 
     /// The number of batches in an epoch, the last and perhaps smaller one included.
     pub fn batches_per_epoch(&self) -> usize {
-        self.len().div_ceil(self.config.batch_size)
+        self.config.batches(self.len())
     }
 
     /// The batches of epoch `epoch`, each image once.

@@ -32,6 +32,22 @@ impl Default for LoaderConfig {
     }
 }
 
+impl LoaderConfig {
+    /// What every loader asks of a split, an augmentation and its settings.
+    pub(crate) fn check(&self, split: &Split, augmentation: &Augmentation) -> Result<()> {
+        if split.is_empty() {
+            return Err(Error::EmptySplit);
+        }
+        check("batch size", self.batch_size, "at least 1", self.batch_size > 0)?;
+        augmentation.validate()
+    }
+
+    /// The batches of so many images.
+    pub(crate) fn batches(&self, images: usize) -> usize {
+        images.div_ceil(self.batch_size)
+    }
+}
+
 /// One batch of N images, on the CPU when a [`Loader`] has made it.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -118,11 +134,7 @@ impl Loader {
     /// [`Error::EmptySplit`], and [`Error::Setting`] for a batch size of 0 or what [`Augmentation::validate`]
     /// refuses.
     pub fn new(split: &Split, augmentation: Augmentation, config: LoaderConfig) -> Result<Self> {
-        if split.is_empty() {
-            return Err(Error::EmptySplit);
-        }
-        check("batch size", config.batch_size, "at least 1", config.batch_size > 0)?;
-        augmentation.validate()?;
+        config.check(split, &augmentation)?;
         Ok(Self { split: split.clone(), augmentation: Arc::new(augmentation), mix: None, config })
     }
 
@@ -147,7 +159,7 @@ impl Loader {
 
     /// The number of batches in an epoch, the last and perhaps smaller one included.
     pub fn batches_per_epoch(&self) -> usize {
-        self.len().div_ceil(self.config.batch_size)
+        self.config.batches(self.len())
     }
 
     /// The batches of epoch `epoch`, each image once.

@@ -103,6 +103,25 @@ fn tally(policy: Policy, draws: usize) -> HashMap<(&'static str, u64), usize> {
     counts
 }
 
+/// The operations by the numbers that the fixtures have for them.
+const NAMES: [&str; 15] = [
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+];
+
 /// Every operation of a policy comes at torchvision's strengths exactly, as often as it says, and no other comes.
 fn assert_policy(policy: Policy, file: &str, per_image: f64) {
     const DRAWS: usize = 100_000;
@@ -111,26 +130,9 @@ fn assert_policy(policy: Policy, file: &str, per_image: f64) {
     let strengths: Vec<f64> = fixtures()[&format!("{file}/strength")].to_vec1().unwrap();
     let chances: Vec<f64> = fixtures()[&format!("{file}/expected")].to_vec1().unwrap();
     assert!((chances.iter().sum::<f64>() - per_image).abs() < 1e-9);
-    let kinds = [
-        "Identity",
-        "ShearX",
-        "ShearY",
-        "TranslateX",
-        "TranslateY",
-        "Rotate",
-        "Brightness",
-        "Color",
-        "Contrast",
-        "Sharpness",
-        "Posterize",
-        "Solarize",
-        "AutoContrast",
-        "Equalize",
-        "Invert",
-    ];
     let mut known = 0;
     for ((kind, strength), chance) in names.iter().zip(strengths).zip(chances) {
-        let name = kinds[usize::from(*kind)];
+        let name = NAMES[usize::from(*kind)];
         let found = counts.get(&(name, (strength + 0.0).to_bits())).copied().unwrap_or(0);
         let expected = chance * DRAWS as f64;
         let bound = 5.5 * (expected + 1.0).sqrt();
@@ -225,24 +227,6 @@ fn policies_numbers_out_of_range_are_named() {
         Err("RandAugment's number of operations is 15, 0 to 14 expected".into())
     );
 }
-
-const NAMES: [&str; 15] = [
-    "Identity",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
-    "Brightness",
-    "Color",
-    "Contrast",
-    "Sharpness",
-    "Posterize",
-    "Solarize",
-    "AutoContrast",
-    "Equalize",
-    "Invert",
-];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]

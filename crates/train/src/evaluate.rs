@@ -75,8 +75,7 @@ pub(crate) fn evaluate_batch(
     device: &Device,
     meter: &mut Meter,
 ) -> Result<()> {
-    let images = batch.images.to_device(device)?;
-    let labels = batch.labels.to_device(device)?;
+    let Batch { images, labels, .. } = batch.to_device(device)?;
     let logits = model.forward(&images, Mode::Eval)?;
     let loss = smooth_cross_entropy(&logits, &labels, smoothing)?;
     meter.add(&loss, &logits, &labels)

@@ -1,13 +1,12 @@
 //! The kernel's launch.
 
-use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Tensor};
 
 use super::arguments::Augment;
 use super::{Draws, Images, Order, SIZE};
 use crate::Result;
-use crate::cuda::{Grid, Module, launch, module, pointer};
+use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 
 const OPERATION: &str = "augment";
 const MODULE: Module = module!("augment");
@@ -17,9 +16,7 @@ const MODULE: Module = module!("augment");
 unsafe impl DeviceRepr for Augment {}
 
 /// As [`Images::augment`], which has checked everything; the pixels channels last.
-#[expect(clippy::too_many_arguments, reason = "those of `Images::augment`, and the device")]
 pub(super) fn augment(
-    device: &CudaDevice,
     images: &Images,
     order: &Order,
     draws: &Draws,
@@ -29,6 +26,7 @@ pub(super) fn augment(
     dtype: DType,
 ) -> Result<(Tensor, Tensor)> {
     let on = images.images.device();
+    let device = &cuda_device(OPERATION, &images.images)?;
     // SAFETY: the kernel writes every element.
     let (pixels, labels) =
         unsafe { (Tensor::empty((count, SIZE, SIZE, 3), dtype, on)?, Tensor::empty(count, DType::U32, on)?) };

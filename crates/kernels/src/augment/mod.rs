@@ -166,8 +166,8 @@ impl Images {
         let (pixels, labels) = match (self.images.device(), dtype) {
             (Device::Cpu, DType::F32) => self.augment_here(order, draws, epoch, first, count)?,
             #[cfg(feature = "cuda")]
-            (Device::Cuda(device), DType::F32 | DType::BF16) => {
-                cuda::augment(device, self, order, draws, epoch, first, count, dtype)?
+            (Device::Cuda(_), DType::F32 | DType::BF16) => {
+                cuda::augment(self, order, draws, epoch, first, count, dtype)?
             }
             (device, dtype) => {
                 let found = format!("{dtype:?} on {:?}", device.location());

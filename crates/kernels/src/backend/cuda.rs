@@ -142,8 +142,7 @@ impl Backend for Engine {
         let (len, from) = (x.elem_count(), self.address("features", &x)?);
         let block = self.block("features", len, size_of::<f32>())?;
         let to = block.address();
-        // As images of one pixel: the kernel that copies is the one for parameters.
-        self.copy(&[Parameter { from, to, outputs: 1, inputs: len as i32, plain: 1, ..plain(len) }])?;
+        self.copy(&[Parameter { from, to, ..plain(len) }])?;
         Ok(Features { block, len })
     }
 
@@ -153,18 +152,8 @@ impl Backend for Engine {
         for weight in weights {
             let (outputs, inputs, kernel, width) = weight.dims4()?;
             let from = self.address("a convolution's weight", weight)?;
-            let (padded_outputs, pitch) = (pitch(outputs), pitch(inputs));
-            let parameter = Parameter {
-                from,
-                outputs: outputs as i32,
-                inputs: inputs as i32,
-                window: (kernel * width) as i32,
-                padded_outputs: padded_outputs as i32,
-                pitch: pitch as i32,
-                ..Parameter::default()
-            };
-            parameters.push((parameter, len));
-            len = (len + padded_outputs * kernel * width * pitch).next_multiple_of(ALIGNMENT);
+            parameters.push((Parameter { from, ..filter([outputs, inputs, kernel, width]) }, len));
+            len = (len + pitch(outputs) * kernel * width * pitch(inputs)).next_multiple_of(ALIGNMENT);
         }
         let block = self.block("the convolutions' weights", len, self.element())?;
         let at = |offset: usize| block.address() + (offset * self.element()) as u64;
@@ -172,11 +161,8 @@ impl Backend for Engine {
             .iter()
             .map(|(parameter, offset)| Parameter { to: at(*offset), ..*parameter })
             .collect();
-        for (arguments, blocks) in Parameters::launches(&placed) {
-            let grid = Grid { blocks: (blocks, 1), threads: Parameters::THREADS, shared: 0 };
-            // SAFETY: every weight is a contiguous tensor of its dimensions, and the block has room for each in turn.
-            unsafe { self.launch_typed(&LAYOUT, typed!("layout_filters"), grid, &arguments) }?;
-        }
+        // SAFETY: every weight is a contiguous tensor of its dimensions, and the block has room for each in turn.
+        unsafe { self.lay_out(typed!("layout_filters"), &placed) }?;
         let filters = weights.iter().zip(&placed).map(|(weight, parameter)| {
             let (outputs, inputs, kernel, width) = weight.dims4()?;
             Ok(Filter {
@@ -229,12 +215,7 @@ impl Backend for Engine {
                 (true, &[outputs, inputs, kernel, width]) => Parameter {
                     from: gradient.block.address(),
                     to,
-                    outputs: outputs as i32,
-                    inputs: inputs as i32,
-                    window: (kernel * width) as i32,
-                    padded_outputs: pitch(outputs) as i32,
-                    pitch: pitch(inputs) as i32,
-                    ..Parameter::default()
+                    ..filter([outputs, inputs, kernel, width])
                 },
                 _ => {
                     let from = gradient.block.address() + (gradient.skipped * size_of::<f32>()) as u64;
@@ -375,12 +356,33 @@ impl Backend for Engine {
 impl Engine {
     /// Writes gradients and vectors to where they go.
     fn copy(&self, parameters: &[Parameter]) -> Result<()> {
+        // SAFETY: the callers' parameters are as long as they say on both sides.
+        unsafe { self.lay_out(typed!("layout_gradients"), parameters) }
+    }
+
+    /// Launches a kernel that takes many parameters, for all of them.
+    ///
+    /// # Safety
+    /// The parameters are as long as they say on both sides.
+    unsafe fn lay_out(&self, kernel: [&'static str; 2], parameters: &[Parameter]) -> Result<()> {
         for (arguments, blocks) in Parameters::launches(parameters) {
             let grid = Grid { blocks: (blocks, 1), threads: Parameters::THREADS, shared: 0 };
-            // SAFETY: the callers' parameters are as long as they say on both sides.
-            unsafe { self.launch_typed(&LAYOUT, typed!("layout_gradients"), grid, &arguments) }?;
+            // SAFETY: the caller's promise.
+            unsafe { self.launch_typed(&LAYOUT, kernel, grid, &arguments) }?;
         }
         Ok(())
+    }
+}
+
+/// A convolution's weight of these dimensions.
+fn filter([outputs, inputs, kernel, width]: [usize; 4]) -> Parameter {
+    Parameter {
+        outputs: outputs as i32,
+        inputs: inputs as i32,
+        window: (kernel * width) as i32,
+        padded_outputs: pitch(outputs) as i32,
+        pitch: pitch(inputs) as i32,
+        ..Parameter::default()
     }
 }
 

@@ -37,6 +37,16 @@ static __device__ __forceinline__ int rows_from(long long first, long long step,
 
 static __device__ __forceinline__ Eight channels_of(const float *values, int vector) { return load(values, vector); }
 
+// A vector of `x`, after an addend's (if there is one) was added to it there, as the images' type has the sum.
+template <typename T> static __device__ __forceinline__ Eight load_sum(T *x, const T *add, long long index) {
+    Eight value = load(x, index);
+    if (!add) return value;
+    Eight other = load(add, index);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) value.v[j] += other.v[j];
+    return store(x, index, value);
+}
+
 // ---- Statistics --------------------------------------------------------------------------------------------------------
 
 struct batch_norm_statistics_arguments {
@@ -62,13 +72,7 @@ template <typename T> static __device__ void statistics(const batch_norm_statist
 #pragma unroll 4
         for (long long row = at.first; row < p.rows; row += at.step) {
             long long index = row * vectors + at.vector;
-            Eight value = load(x, index);
-            if (add) {
-                Eight other = load(add, index);
-#pragma unroll
-                for (int j = 0; j < 8; ++j) value.v[j] += other.v[j];
-                value = store(x, index, value);
-            }
+            Eight value = load_sum(x, add, index);
             if (count == 0) shift = value;
             ++count;
 #pragma unroll
@@ -220,18 +224,12 @@ template <typename T> static __device__ void apply(const batch_norm_apply_argume
 #pragma unroll 4
     for (long long row = at.first; row < p.rows; row += at.step) {
         long long index = row * vectors + at.vector;
-        Eight value = load(x, index);
-        if (add) {
-            Eight other = load(add, index);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) value.v[j] += other.v[j];
-            value = store(x, index, value);
-        }
+        Eight value = load_sum(x, add, index);
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-                float z = fmaf(value.v[j], scale.v[j], shift.v[j]);
-                value.v[j] = z < 0.0f ? 0.0f : z; // a NaN stays one
-            }
+            float z = fmaf(value.v[j], scale.v[j], shift.v[j]);
+            value.v[j] = z < 0.0f ? 0.0f : z; // a NaN stays one
+        }
         if (p.mask.threshold) {
             unsigned long long element = (unsigned long long)row * p.channels + at.vector * 8;
 #pragma unroll

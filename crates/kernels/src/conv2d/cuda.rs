@@ -91,18 +91,14 @@ impl Convolutions {
         shape: &Conv2dShape,
         operands: Operands,
     ) -> Result<()> {
-        let describe =
-            |failure: Failure| failure.of(format!("{product:?} of {shape:?} in {}", self.precision));
+        let precision = self.precision;
+        let describe = |failure: Failure| failure.of(format!("{product:?} of {shape:?} in {precision}"));
         self.handle.bind().map_err(describe)?;
         if !self.plans.contains_key(&(product, *shape)) {
             // SAFETY: the caller's promise.
             let plan = unsafe { self.search(product, shape, operands) };
-            let describe =
-                |failure: Failure| failure.of(format!("{product:?} of {shape:?} in {}", self.precision));
             self.plans.insert((product, *shape), plan.map_err(describe)?);
         }
-        let describe =
-            |failure: Failure| failure.of(format!("{product:?} of {shape:?} in {}", self.precision));
         let plan = &self.plans[&(product, *shape)];
         let workspace = workspace(&self.memory, &mut self.workspace, plan.workspace)?;
         // SAFETY: the caller's promise, and a workspace of the plan's size.

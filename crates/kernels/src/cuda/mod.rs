@@ -15,9 +15,7 @@ pub use engine::Engine;
 pub(crate) use engine::{Images, typed};
 pub(crate) use kernel::{Grid, Module, launch, module};
 pub(crate) use memory::{Block, Memory};
-#[allow(unused_imports, reason = "for operations on tensors")]
-pub(crate) use tensor::cuda_device;
-pub(crate) use tensor::pointer;
+pub(crate) use tensor::{cuda_device, pointer};
 
 use candle_core::Device;
 use candle_core::cuda_backend::CudaDevice;
@@ -67,13 +65,7 @@ pub fn device_count() -> Result<usize> {
 /// The most bytes that were in use at once on a GPU, of what candle and the kernels allocate there, where the driver tells.
 pub fn peak_memory(device: &Device) -> Option<u64> {
     let Device::Cuda(device) = device else { return None };
-    let (mut pool, mut bytes) = (std::ptr::null_mut(), 0u64);
-    // SAFETY: the device is a live context's; the call writes one handle.
-    let found =
-        unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, device.cuda_stream().context().cu_device()) };
-    if found != sys::CUresult::CUDA_SUCCESS {
-        return None;
-    }
+    let (pool, mut bytes) = (pool(device)?, 0u64);
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     // SAFETY: the pool is the device's; this attribute is a 64-bit number, which is written.
     let found = unsafe { sys::cuMemPoolGetAttribute(pool, attribute, std::ptr::from_mut(&mut bytes).cast()) };
@@ -83,15 +75,18 @@ pub fn peak_memory(device: &Device) -> Option<u64> {
 /// Lets the driver's pool keep what is freed. By default it goes back to the system whenever the host waits for the device,
 /// to be mapped anew in the next step. Where the driver declines, allocations only take longer.
 fn keep_freed_memory(device: &CudaDevice) {
-    let stream = device.cuda_stream();
-    let mut pool = std::ptr::null_mut();
+    let Some(pool) = pool(device) else { return };
     let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is the device's; this attribute is a 64-bit number, which is copied.
+    let _ = unsafe { sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast()) };
+}
+
+/// The driver's pool of a device's memory, where it has one.
+fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
+    let mut pool = std::ptr::null_mut();
     // SAFETY: the device is a live context's; the call writes one handle.
-    let found = unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, stream.context().cu_device()) };
-    if found == sys::CUresult::CUDA_SUCCESS {
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        // SAFETY: this attribute is a 64-bit number, which is copied.
-        let _ =
-            unsafe { sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast()) };
-    }
+    let found =
+        unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, device.cuda_stream().context().cu_device()) };
+    (found == sys::CUresult::CUDA_SUCCESS).then_some(pool)
 }

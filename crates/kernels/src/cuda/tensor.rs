@@ -7,7 +7,6 @@ use candle_core::{Device, Storage, Tensor, WithDType};
 use crate::{Error, Result};
 
 /// The CUDA device that a tensor lies on.
-#[allow(dead_code, reason = "for operations on tensors")]
 pub(crate) fn cuda_device(operation: &'static str, tensor: &Tensor) -> Result<CudaDevice> {
     match tensor.device() {
         Device::Cuda(device) => Ok(device.clone()),

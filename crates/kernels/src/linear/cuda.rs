@@ -9,33 +9,18 @@ use crate::cuda::{Block, Engine, Grid, Module, module};
 
 const MODULE: Module = module!("linear");
 const OPERATION: &str = "linear";
-const TILE: usize = 16;
 
-/// `y[row, column] = sum over k of a[row, k] b[column, k]`, plus a bias; the operands with their two strides.
+/// The product of two operands, each with its strides; see [`Product::new`].
 fn product(
     engine: &Engine,
-    [rows, columns, depth]: [usize; 3],
-    (a, [a_row, a_k]): (u64, [usize; 2]),
-    (b, [b_column, b_k]): (u64, [usize; 2]),
+    size: [usize; 3],
+    a: (u64, [usize; 2]),
+    b: (u64, [usize; 2]),
     bias: u64,
 ) -> Result<Arc<Block>> {
-    let y = engine.block(OPERATION, rows * columns, size_of::<f32>())?;
-    let arguments = Product {
-        a,
-        b,
-        bias,
-        y: y.address(),
-        a_row: a_row as i64,
-        a_k: a_k as i64,
-        b_column: b_column as i64,
-        b_k: b_k as i64,
-        rows: rows as i32,
-        columns: columns as i32,
-        depth: depth as i32,
-        unused: 0,
-    };
-    let blocks = (columns.div_ceil(TILE).max(1), rows.div_ceil(TILE).max(1));
-    let grid = Grid { blocks, threads: TILE * TILE, shared: 0 };
+    let y = engine.block(OPERATION, size[0] * size[1], size_of::<f32>())?;
+    let arguments = Product::new(size, a, b, bias, y.address());
+    let grid = Grid { blocks: Product::blocks(size), threads: Product::TILE * Product::TILE, shared: 0 };
     // SAFETY: the callers' operands are as long as their strides and the three sizes reach.
     unsafe { engine.launch(&MODULE, "linear_product", grid, &arguments) }?;
     Ok(y)

@@ -13,28 +13,12 @@ fn kernels_agree_with_the_reference() {
         let (x, w) = (random(1, batch * inputs), random(2, outputs * inputs));
         let (b, dy) = (random(3, outputs), random(4, batch * outputs));
         let [on_x, on_w, on_b, on_dy] = [&x, &w, &b, &dy].map(|values| Guarded::new(&values[..]));
-        let product = |[rows, columns, depth]: [usize; 3],
-                       (a, [a_row, a_k]): (u64, [usize; 2]),
-                       (b, [b_column, b_k]): (u64, [usize; 2]),
-                       bias: u64| {
+        let product = |size: [usize; 3], a: (u64, [usize; 2]), b: (u64, [usize; 2]), bias: u64| {
             let [ascending, descending] = Order::BOTH.map(|order| {
-                let y = Guarded::new(&vec![f32::NAN; rows * columns]);
-                let arguments = Product {
-                    a,
-                    b,
-                    bias,
-                    y: y.device(),
-                    a_row: a_row as i64,
-                    a_k: a_k as i64,
-                    b_column: b_column as i64,
-                    b_k: b_k as i64,
-                    rows: rows as i32,
-                    columns: columns as i32,
-                    depth: depth as i32,
-                    unused: 0,
-                };
-                let blocks = (columns.div_ceil(16), rows.div_ceil(16));
-                module.launch("linear_product", Grid { blocks, threads: 256, shared: 0 }, order, &arguments);
+                let y = Guarded::new(&vec![f32::NAN; size[0] * size[1]]);
+                let arguments = Product::new(size, a, b, bias, y.device());
+                let (blocks, threads) = (Product::blocks(size), Product::TILE * Product::TILE);
+                module.launch("linear_product", Grid { blocks, threads, shared: 0 }, order, &arguments);
                 y.to_vec()
             });
             assert_eq!(ascending, descending, "{shape:?}: a race");

@@ -155,8 +155,7 @@ pub fn perturb(
     ball: &Neighborhood,
     scale: f64,
 ) -> Result<()> {
-    check_state(w, "old", old)?;
-    let gradient = operand(w, gradient)?;
+    let gradient = operand(w, gradient, &[("old", old)])?;
     if is_fused(w) {
         let _span = span::enter("perturb", "all parameters", Cost::passes(3, w.elem_count()));
         cpu::perturb(ctx, w, old, &gradient, ball, scale)
@@ -189,8 +188,7 @@ pub fn restore(w: &Var, old: &Var) -> Result<()> {
 /// # Errors
 /// A gradient or buffer of another shape, type or device than the variable's, or a buffer that is `w` itself.
 pub fn sgd(ctx: &Context, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
-    buffer.map_or(Ok(()), |buffer| check_state(w, "momentum buffer", buffer))?;
-    let gradient = operand(w, gradient)?;
+    let gradient = sgd_operand(w, gradient, buffer)?;
     if is_fused(w) {
         let streams = if buffer.is_some() { 5 } else { 3 };
         let _span = span::enter("sgd", "all parameters", Cost::passes(streams, w.elem_count()));
@@ -210,10 +208,7 @@ pub fn sgd(ctx: &Context, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step
 /// A gradient, `m` or `v` of another shape, type or device than the variable's, or two of the variables the
 /// same one.
 pub fn adamw(ctx: &Context, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
-    check_state(w, "first moment", m)?;
-    check_state(w, "second moment", v)?;
-    check_state(m, "second moment", v)?;
-    let gradient = operand(w, gradient)?;
+    let gradient = adamw_operand(w, gradient, m, v)?;
     if is_fused(w) {
         let _span = span::enter("adamw", "all parameters", Cost::passes(7, w.elem_count()));
         cpu::adamw(ctx, w, &gradient, m, v, step)
@@ -301,8 +296,7 @@ pub fn perturb_all(ctx: &Context, ascent: &Ascent, parameters: &[(&Var, &Var, &T
         #[cfg(feature = "cuda")]
         Scale::OnGpu { ascent: numbers, found_inf } => {
             let checked = parameters.iter().map(|&(w, old, gradient)| {
-                check_state(w, "old", old)?;
-                operand(w, gradient).map(|gradient| (w, old, gradient))
+                operand(w, gradient, &[("old", old)]).map(|gradient| (w, old, gradient))
             });
             let parameters = checked.collect::<Result<Vec<_>>>()?;
             let Some(device) = cuda::device_of(parameters.iter().flat_map(|(w, old, _)| [*w, *old]))? else {
@@ -335,8 +329,7 @@ pub fn sgd_all(ctx: &Context, parameters: &[(&Var, &Tensor, Option<&Var>)], step
         cuda::device_of(parameters.iter().flat_map(|(w, _, buffer)| std::iter::once(*w).chain(*buffer)))?
     {
         let checked = parameters.iter().map(|&(w, gradient, buffer)| {
-            buffer.map_or(Ok(()), |buffer| check_state(w, "momentum buffer", buffer))?;
-            operand(w, gradient).map(|gradient| (w, gradient, buffer))
+            sgd_operand(w, gradient, buffer).map(|gradient| (w, gradient, buffer))
         });
         let parameters = checked.collect::<Result<Vec<_>>>()?;
         let elements = parameters.iter().map(|(w, ..)| w.elem_count()).sum();
@@ -353,12 +346,9 @@ pub fn sgd_all(ctx: &Context, parameters: &[(&Var, &Tensor, Option<&Var>)], step
 pub fn adamw_all(ctx: &Context, parameters: &[(&Var, &Tensor, &Var, &Var)], step: &AdamWStep) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Some(device) = cuda::device_of(parameters.iter().flat_map(|(w, _, m, v)| [*w, *m, *v]))? {
-        let checked = parameters.iter().map(|&(w, gradient, m, v)| {
-            check_state(w, "first moment", m)?;
-            check_state(w, "second moment", v)?;
-            check_state(m, "second moment", v)?;
-            operand(w, gradient).map(|gradient| (w, gradient, m, v))
-        });
+        let checked = parameters
+            .iter()
+            .map(|&(w, gradient, m, v)| adamw_operand(w, gradient, m, v).map(|gradient| (w, gradient, m, v)));
         let parameters = checked.collect::<Result<Vec<_>>>()?;
         let elements = parameters.iter().map(|(w, ..)| w.elem_count()).sum();
         let _span = span::enter("adamw", "all parameters", Cost::passes(7, elements));
@@ -392,11 +382,24 @@ fn check_state(w: &Var, what: &'static str, state: &Var) -> Result<()> {
     Ok(())
 }
 
-/// The gradient as the passes take it: like `w`, contiguous, and with memory of its own.
-fn operand(w: &Var, gradient: &Tensor) -> Result<Tensor> {
+/// The gradient as the passes take it: like `w`, contiguous, and with memory of its own; beside states that are like `w`
+/// and, all of them, not the same variable twice.
+fn operand(w: &Var, gradient: &Tensor, states: &[(&'static str, &Var)]) -> Result<Tensor> {
+    states.iter().try_for_each(|&(what, state)| check_state(w, what, state))?;
+    for (index, (_, one)) in states.iter().enumerate() {
+        states[index + 1..].iter().try_for_each(|&(what, other)| check_state(one, what, other))?;
+    }
     check(w, "gradient", gradient)?;
     let gradient = gradient.contiguous()?;
     Ok(if storage_of(w) == storage_of(&gradient) { gradient.copy()?.detach() } else { gradient })
+}
+
+fn sgd_operand(w: &Var, gradient: &Tensor, buffer: Option<&Var>) -> Result<Tensor> {
+    operand(w, gradient, buffer.map(|buffer| ("momentum buffer", buffer)).as_slice())
+}
+
+fn adamw_operand(w: &Var, gradient: &Tensor, m: &Var, v: &Var) -> Result<Tensor> {
+    operand(w, gradient, &[("first moment", m), ("second moment", v)])
 }
 
 /// Tells storages apart; two tensors with the same one alias each other.

@@ -3,6 +3,9 @@ use wrn_sam_kernels::backend::{Backend, Input};
 
 use super::{BoxedSaved, Convolution, Filters, Gradients, Images, Layer, Saved};
 use crate::basic_unit::BasicUnit;
+use crate::batch_norm::BatchNorm;
+use crate::conv::Conv2d;
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::mode::Mode;
 
@@ -16,11 +19,14 @@ pub(super) struct Tail<B: Backend> {
 impl<B: Backend> Tail<B> {
     pub(super) fn forward(
         backend: &B,
-        x: Images<B>,
-        activated: B::Activated,
-        convolution: Convolution<B>,
+        filters: &mut Filters<B>,
+        mut x: Images<B>,
+        (normalization, dropout, convolution): (&BatchNorm, &Dropout, &Conv2d),
         residual: &Images<B>,
+        mode: Mode,
     ) -> Result<(Images<B>, Self)> {
+        let activated = x.normalize(backend, normalization, dropout.next_mask(mode), mode)?;
+        let convolution = Convolution::new(convolution, filters, &x)?;
         let y = convolution.forward(backend, Input::Activated(&x.values, &activated), Some(residual))?;
         Ok((y, Self { x, activated, convolution }))
     }
@@ -58,11 +64,9 @@ impl<B: Backend> Layer<B> for BasicUnit {
     ) -> Result<(Images<B>, Option<BoxedSaved<B>>)> {
         let activated = x.normalize(backend, &self.first_normalization, None, mode)?;
         let convolution = Convolution::new(&self.first_convolution, filters, &x)?;
-        let mut hidden = convolution.forward(backend, Input::Activated(&x.values, &activated), None)?;
-        let mask = self.dropout.next_mask(mode);
-        let second = hidden.normalize(backend, &self.second_normalization, mask, mode)?;
-        let second_convolution = Convolution::new(&self.second_convolution, filters, &hidden)?;
-        let (y, tail) = Tail::forward(backend, hidden, second, second_convolution, &x)?;
+        let hidden = convolution.forward(backend, Input::Activated(&x.values, &activated), None)?;
+        let layers = (&self.second_normalization, &self.dropout, &self.second_convolution);
+        let (y, tail) = Tail::forward(backend, filters, hidden, layers, &x, mode)?;
         let saved = SavedUnit { x, activated, convolution, tail };
         Ok((y, mode.is_training().then(|| Box::new(saved) as _)))
     }

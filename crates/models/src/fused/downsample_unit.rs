@@ -32,12 +32,10 @@ impl<B: Backend> Layer<B> for DownsampleUnit {
         let projection = Convolution::new(&self.projection, filters, &x)?;
         let convolution = Convolution::new(&self.first_convolution, filters, &x)?;
         let input = Input::Activated(&x.values, &activated);
-        let mut hidden = convolution.forward(backend, input, None)?;
+        let hidden = convolution.forward(backend, input, None)?;
         let projected = projection.forward(backend, input, None)?;
-        let mask = self.dropout.next_mask(mode);
-        let second = hidden.normalize(backend, &self.second_normalization, mask, mode)?;
-        let second_convolution = Convolution::new(&self.second_convolution, filters, &hidden)?;
-        let (y, tail) = Tail::forward(backend, hidden, second, second_convolution, &projected)?;
+        let layers = (&self.second_normalization, &self.dropout, &self.second_convolution);
+        let (y, tail) = Tail::forward(backend, filters, hidden, layers, &projected, mode)?;
         let saved = SavedUnit { x, activated, convolution, projection, tail };
         Ok((y, mode.is_training().then(|| Box::new(saved) as _)))
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::image::{Input, TransformInput};
 use super::product::lanes_by_columns;
 use super::weight::WeightGradient;
-use super::{FREQUENCIES, Layout, Shared};
+use super::{FREQUENCIES, Layout, Panels, Shared};
 use crate::Context;
 use crate::simd::{Algorithm, F32x16, LANES};
 
@@ -170,21 +170,13 @@ fn by_channels(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradie
     });
     let (square, panel) = if tiles <= DEPTH { (SQUARE, PANEL) } else { (LARGE_SQUARE, LARGE_SQUARE) };
     let sums = Layout { blocks: square, rows: square * LANES };
-    // Whole panels of squares, as many of them for each thread.
-    let squares = |blocks: usize| blocks.div_ceil(square);
-    let (down, across) = (squares(v.blocks), squares(z.blocks));
-    let panels = |squares: usize| squares.div_ceil(panel / square);
-    let (panels_down, panels_across) =
-        (panels(down), panels(across).next_multiple_of(ctx.threads()).min(across));
-    ctx.run(panels_down * panels_across, |task, _| {
-        let (row, column) = (task / panels_across, task % panels_across);
-        let part = |panel: usize, squares: usize, panels: usize, blocks: usize| {
-            blocks.min(panel * squares / panels * square)..blocks.min((panel + 1) * squares / panels * square)
-        };
+    let down = Panels::new(v.blocks, square, panel, 1);
+    let across = Panels::new(z.blocks, square, panel, ctx.threads());
+    ctx.run(down.count * across.count, |task, _| {
         ctx.instruction_set().dispatch(Panel {
             dw,
-            in_blocks: part(row, down, panels_down, v.blocks),
-            out_blocks: part(column, across, panels_across, z.blocks),
+            in_blocks: down.blocks(task / across.count),
+            out_blocks: across.blocks(task % across.count),
             v,
             inputs: &inputs,
             z,

@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::image::{Input, Output, TransformInput};
 use super::product::{Columns, rows_by_columns};
 use super::weight::Weight;
-use super::{FREQUENCIES, Layout, Shared};
+use super::{FREQUENCIES, Layout, Panels, Shared};
 use crate::Context;
 use crate::simd::{Algorithm, F32x16, LANES};
 
@@ -27,9 +27,9 @@ const PART: usize = 128;
 const CHUNK: usize = 3;
 /// Blocks of output channels that are multiplied at a time.
 const PAIR: usize = 2;
-/// Pairs of a task, at most: the more, the less often the transformed input is read from afar, as long as their
+/// Blocks of output channels of a task, at most: the more, the less often the transformed input is read from afar, as long as their
 /// products stay in the core's own cache.
-const PANEL: usize = 5;
+const PANEL: usize = 10;
 /// Tasks for each thread, from which on they are made of more than one block of tiles.
 const TASKS: usize = 8;
 /// Tiles of a task that only transforms.
@@ -158,12 +158,9 @@ fn by_channels(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
             let to = unsafe { to.at(row * LANES) };
             ctx.instruction_set().dispatch(TransformInput { input, tiles, to, layout: v });
         });
-        // Whole panels of pairs, as many of them for each thread.
-        let pairs = output.blocks().div_ceil(PAIR);
-        let panels = pairs.div_ceil(PANEL).next_multiple_of(ctx.threads()).min(pairs);
-        ctx.run(panels, |task, _| {
-            let first_block = |panel: usize| output.blocks().min(panel * pairs / panels * PAIR);
-            let blocks = first_block(task)..first_block(task + 1);
+        let panels = Panels::new(output.blocks(), PAIR, PANEL, ctx.threads());
+        ctx.run(panels.count, |panel, _| {
+            let blocks = panels.blocks(panel);
             let u = Layout { blocks: PAIR, rows: CHUNK.min(v.blocks) * LANES };
             let m = Layout { blocks: blocks.len(), rows };
             let mut scratch = ctx.buffer(u.len() + m.len());

@@ -69,6 +69,7 @@ mod transform;
 mod weight;
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use product::Matrix;
 
@@ -215,6 +216,30 @@ impl Layout {
         // SAFETY: the caller's promise.
         let start = unsafe { start.add(frequency * self.frequency() + self.at(block, row)) };
         Matrix { start, stride: self.block() }
+    }
+}
+
+/// Blocks of channels in groups of `size`, shared out to panels of whole groups.
+#[derive(Clone, Copy)]
+struct Panels {
+    blocks: usize,
+    size: usize,
+    count: usize,
+}
+
+impl Panels {
+    /// Panels of at most `most` blocks, of which each of `threads` threads gets as many.
+    fn new(blocks: usize, size: usize, most: usize, threads: usize) -> Self {
+        let groups = blocks.div_ceil(size);
+        let count = groups.div_ceil(most / size).next_multiple_of(threads).min(groups);
+        Self { blocks, size, count }
+    }
+
+    /// The blocks of one panel.
+    fn blocks(self, panel: usize) -> Range<usize> {
+        let first =
+            |panel: usize| self.blocks.min(panel * self.blocks.div_ceil(self.size) / self.count * self.size);
+        first(panel)..first(panel + 1)
     }
 }
 
