@@ -150,6 +150,21 @@ pub enum Error {
         reason: String,
     },
 
+    /// What the Hugging Face hub's cache holds is not the data set.
+    #[error(
+        "{} does not hold {variant}: {reason}; remove this folder of the Hugging Face hub's cache to have it fetched \
+         again",
+        path.display()
+    )]
+    HubCache {
+        /// The data set's folder in the cache.
+        path: PathBuf,
+        /// What it should be.
+        variant: Variant,
+        /// The file in it, and what is wrong with it.
+        reason: String,
+    },
+
     /// A file of class names has not one name for each class.
     #[error("{} has {found} names, {expected} expected; get the file again or remove it", path.display())]
     Names {

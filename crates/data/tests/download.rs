@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::server::{self, Answer, answer};
 use common::{RECORD, file, gzip, md5, tar};
 use tempfile::TempDir;
 use wrn_sam_data::download::{DownloadOptions, Progress, download};
@@ -20,34 +21,15 @@ use wrn_sam_data::{Cifar, Error, Variant};
 /// What a broken download leaves.
 const PART: &str = ".cifar-100-binary.tar.gz.part";
 
-/// The address of a server that lets each of `answers` deal with one request, whose head it has read.
+/// The address of a file on a server that lets each of `answers` deal with one request.
 fn serve_each(answers: Vec<Answer>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/cifar-100-binary.tar.gz", listener.local_addr().unwrap());
-    thread::spawn(move || answers.into_iter().for_each(|answer| self::answer(&listener, answer)));
-    url
-}
-
-/// Lets `answer` deal with the next request.
-fn answer(listener: &TcpListener, answer: Answer) {
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        if stream.read(&mut byte).unwrap_or(0) == 0 {
-            return;
-        }
-        head.push(byte[0]);
-    }
-    answer(&String::from_utf8(head).unwrap().to_lowercase(), &mut stream);
+    server::serve_each(answers) + "/cifar-100-binary.tar.gz"
 }
 
 /// A server that lets `answer` deal with one request.
 fn serve(answer: impl FnOnce(&mut TcpStream) + Send + 'static) -> String {
     serve_each(vec![Box::new(move |_, stream| answer(stream))])
 }
-
-type Answer = Box<dyn FnOnce(&str, &mut TcpStream) + Send>;
 
 /// Sends the whole file's head and `sent` of its bytes.
 fn begin(bytes: Vec<u8>, sent: usize, tag: &'static str) -> Answer {

@@ -1,8 +1,9 @@
-//! The Hugging Face hub, through the client and the cache that candle-datasets uses.
+//! The Hugging Face hub, by candle-datasets' access to it.
 
-use std::path::PathBuf;
+use std::error;
 
-use hf_hub::{HFClientSync, HFError};
+use candle_datasets::hub::{self, from_hub};
+use hf_hub::{HFClient, HFClientSync, HFError};
 
 use super::{Origin, parquet};
 use crate::{Cifar, Error, Result, Variant};
@@ -21,8 +22,10 @@ impl Variant {
 }
 
 impl Cifar {
-    /// Reads the data set from the Hugging Face hub's `uoft-cs/cifar10` or `uoft-cs/cifar100`. What is in the hub's
-    /// cache is not fetched again, and needs no network.
+    /// Reads the data set from the Hugging Face hub's `uoft-cs/cifar10` or `uoft-cs/cifar100`.
+    ///
+    /// Both files are looked for in the hub's cache; with them there no network is needed. Otherwise
+    /// `candle_datasets::hub::from_hub` brings the cache up to date, and what it fetched is taken from there.
     ///
     /// The environment is heeded as by all of the hub's clients: `HF_HOME` and `HF_HUB_CACHE` for the cache,
     /// `HF_ENDPOINT` for the server, `HF_TOKEN`, and `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
@@ -35,22 +38,59 @@ impl Cifar {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Hub`] where it cannot be had; those of [`from_parquet`](Self::from_parquet).
+    /// [`Error::Hub`] where it cannot be had; [`Error::HubCache`] where what the cache has is not the data set;
+    /// [`Error::Io`].
     pub fn from_hub(variant: Variant) -> Result<Self> {
-        let (owner, name, folder) = variant.on_hub();
+        let (owner, name, configuration) = variant.on_hub();
         let repository = format!("{owner}/{name}");
-        let fail = |error: HFError| Error::Hub { repository: repository.clone(), reason: error.to_string() };
-        let dataset = HFClientSync::new().map_err(fail)?.dataset(owner, name);
-        let file = |split: &str| -> Result<PathBuf> {
-            let wanted =
-                dataset.download_file().filename(format!("{folder}/{split}/0000.parquet")).revision(REVISION);
-            match wanted.clone().local_files_only(true).send() {
-                Err(HFError::LocalEntryNotFound { .. }) => wanted.send(),
-                cached => cached,
-            }
-            .map_err(fail)
+        let fail = |reason: String| Error::Hub { repository: repository.clone(), reason };
+        let failed = |error: HFError| fail(with_causes(&error));
+        let client = HFClient::new().map_err(failed)?;
+        let cache = client.cache_dir().join(format!("datasets--{owner}--{name}"));
+        let unfit = |reason: String| Error::HubCache { path: cache.clone(), variant, reason };
+
+        let client = HFClientSync::from_inner(client).map_err(failed)?;
+        let dataset = client.dataset(owner, name);
+        let cached = |split: &str| {
+            let file = format!("{configuration}/{split}/0000.parquet");
+            dataset.download_file().filename(file).revision(REVISION).local_files_only(true).send().ok()
         };
-        let (train, test) = (file("train")?, file("test")?);
-        parquet::from_files(variant, &train, &test, Origin::Hub { repository: repository.clone() })
+        let both = || cached("train").zip(cached("test"));
+        let (train, test) = match both() {
+            Some(files) => files,
+            None => {
+                from_hub(&client, repository.clone()).map_err(|error| match error {
+                    hub::Error::HubError(HFError::Io(error)) | hub::Error::IoError(error) => {
+                        fail(format!("its cache {}: {error}", cache.display()))
+                    }
+                    hub::Error::HubError(error) => failed(error),
+                    hub::Error::ParquetError(error) => unfit(error.to_string()),
+                })?;
+                let absent = format!("{REVISION} has no {configuration}/{{train,test}}/0000.parquet");
+                both().ok_or_else(|| fail(absent))?
+            }
+        };
+        let origin = Origin::Hub { repository: repository.clone() };
+        parquet::from_files(variant, &train, &test, origin).map_err(|error| match error {
+            Error::Parquet { path, reason, .. } => {
+                let file = path.strip_prefix(&cache).unwrap_or(&path);
+                unfit(format!("{}: {reason}", file.display()))
+            }
+            error => error,
+        })
     }
+}
+
+/// The message of an error of the hub's client, which leaves out why a request failed, and of what caused it.
+fn with_causes(error: &dyn error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
 }

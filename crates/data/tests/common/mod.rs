@@ -1,7 +1,8 @@
-//! Archives made by hand, and where a copy of the real CIFAR-100 may be.
+//! Archives made by hand, a server, and where a copy of the real CIFAR-100 may be.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod pickle;
+pub mod server;
 
 use std::path::PathBuf;
 
