@@ -163,6 +163,7 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
     let sgd = Sgd::new(parameters.trainable(), config)?;
     let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
     if !args.plain {
+        let model = model.with_handed_over_gradients(); // as a training has it
         return Ok(Box::new(move || Ok(step(&model, &mut sam, &next_batch()?, 0.1).map(drop)?)));
     }
     Ok(Box::new(move || {

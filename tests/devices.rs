@@ -143,13 +143,14 @@ on_every_device! {
     }
 
     fn cross_entropy_and_its_gradient(device: &Device) {
-        for (rows, classes, smoothing) in [(1, 2, 0.0), (3, 33, 0.1), (128, 100, 0.1), (5, 1000, 0.3)] {
+        let cases = [(1, 2, 0.0, DType::U8), (3, 33, 0.1, DType::I64), (128, 100, 0.1, DType::U32), (5, 1000, 0.3, DType::U32)];
+        for (rows, classes, smoothing, dtype) in cases {
             let logits = (numbers(3, &[rows, classes]) * 9.0).unwrap();
             let labels: Vec<u32> = (0..rows).map(|row| (row * 37 % classes) as u32).collect();
             let factors = numbers(4, &[rows]);
             let on = |device: &Device| {
                 let logits = Var::from_tensor(&logits.to_device(device).unwrap()).unwrap();
-                let labels = Tensor::new(labels.clone(), device).unwrap();
+                let labels = Tensor::new(labels.clone(), device).unwrap().to_dtype(dtype).unwrap();
                 let loss = smooth_cross_entropy(&logits, &labels, smoothing).unwrap();
                 let weighted = (&loss * factors.to_device(device).unwrap()).unwrap().sum_all().unwrap();
                 let gradient = backward(&weighted).unwrap().get(&logits).unwrap().clone();

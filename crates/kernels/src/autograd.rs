@@ -8,10 +8,10 @@
 //! - [`backward`] is `loss.backward()`, except that nodes made by [`node`] hand the gradients of variables
 //!   over as they are. Plain `loss.backward()` gives the same gradients, more slowly.
 //!
-//! How a node gets more than three inputs: the inputs are tied, three by three, into one-element *token*
+//! How a node gets more than one input: those that track gradients are tied, three by three, into one-element *token*
 //! tensors, and these again, until one token is left, which is the input of the node proper. candle then
 //! walks node, tokens and inputs in that order; the node computes all gradients, and the tokens pass them
-//! on.
+//! on. A single input that tracks gradients is the node's as it is.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp3, DType, Device, Layout, Shape, Storage, Tensor,
-};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, DType, Layout, Shape, Storage, Tensor};
 
 /// The backward pass of a [`node`].
 pub trait Backward: Send + Sync + 'static {
@@ -122,9 +120,14 @@ pub fn node(
         return constant(output, shape);
     }
     let gradients = Gradients::default();
-    let token = tie_all(inputs, &gradients, &output.device(), backward.hands_over_variables())?;
-    token.apply_op1(Node {
+    let tracked = tracked(inputs, backward.hands_over_variables());
+    let (input, only) = match tracked[..] {
+        [(index, input)] => (input.clone(), Some(index)),
+        _ => (tie_all(tracked, &gradients)?, None),
+    };
+    input.apply_op1(Node {
         name: backward.name(),
+        only,
         inputs: inputs.iter().map(|&input| input.clone()).collect(),
         output: Mutex::new(Some((output, shape))),
         backward: Box::new(backward),
@@ -159,62 +162,60 @@ fn check_output(output: &Storage, shape: &Shape) -> candle_core::Result<()> {
 /// The gradients on their way from the node to its inputs.
 type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-fn token(device: &Device) -> candle_core::Result<Tensor> {
-    Tensor::zeros(1, DType::F32, device)
+/// The inputs that candle is to walk to, with their indices. Where variables are only handed over, one of them stands for
+/// all.
+fn tracked<'a>(inputs: &[&'a Tensor], only_handed_over: bool) -> Vec<(usize, &'a Tensor)> {
+    let indexed = inputs.iter().copied().enumerate().filter(|(_, input)| input.track_op());
+    let (variables, mut tracked): (Vec<_>, Vec<_>) =
+        indexed.partition(|(_, input)| only_handed_over && input.is_variable());
+    tracked.extend(variables.first());
+    tracked
 }
 
-/// Ties the inputs into one token. Where variables are only handed over, one of them stands for all.
-fn tie_all(
-    inputs: &[&Tensor],
-    gradients: &Gradients,
-    device: &Device,
-    only_handed_over: bool,
-) -> candle_core::Result<Tensor> {
-    let indexed = inputs.iter().copied().enumerate();
-    let (variables, others): (Vec<_>, Vec<_>) =
-        indexed.clone().partition(|(_, input)| only_handed_over && input.is_variable());
-    let tied: Vec<_> = variables.into_iter().take(1).chain(others).collect();
-    let ties = tied.chunks(3).map(|inputs| {
+/// Ties inputs into one token.
+fn tie_all(inputs: Vec<(usize, &Tensor)>, gradients: &Gradients) -> candle_core::Result<Tensor> {
+    let ties = inputs.chunks(3).map(|inputs| {
         let indices = inputs.iter().map(|(index, _)| *index).collect();
-        tie(inputs.iter().map(|(_, input)| *input), device, Some((gradients.clone(), indices)))
+        let inputs: Vec<_> = inputs.iter().map(|(_, input)| *input).collect();
+        tie(&inputs, Some((gradients.clone(), indices)))
     });
     let mut tokens = ties.collect::<candle_core::Result<Vec<_>>>()?;
     while tokens.len() > 1 {
-        let ties = tokens.chunks(3).map(|tokens| tie(tokens.iter(), device, None));
+        let ties = tokens.chunks(3).map(|tokens| tie(&tokens.iter().collect::<Vec<_>>(), None));
         tokens = ties.collect::<candle_core::Result<Vec<_>>>()?;
     }
-    tokens.pop().map_or_else(|| token(device), Ok)
+    tokens.pop().ok_or_else(|| candle_core::Error::Msg("a node without inputs".into()))
 }
 
-fn tie<'a>(
-    mut tensors: impl Iterator<Item = &'a Tensor>,
-    device: &Device,
-    inputs: Option<(Gradients, Vec<usize>)>,
-) -> candle_core::Result<Tensor> {
-    let padding = token(device)?;
-    let mut next = || tensors.next().unwrap_or(&padding).clone();
-    let (first, second, third) = (next(), next(), next());
-    first.apply_op3(&second, &third, Tie { inputs })
+fn tie(tensors: &[&Tensor], inputs: Option<(Gradients, Vec<usize>)>) -> candle_core::Result<Tensor> {
+    // What is missing of three is the first once more, which gets its gradient once.
+    let at = |i: usize| tensors.get(i).copied().unwrap_or(tensors[0]);
+    at(0).apply_op3(at(1), at(2), Tie { tied: tensors.len(), inputs })
 }
 
 /// Ties up to three inputs, or three tokens, into a token.
 struct Tie {
+    tied: usize,
     /// For inputs: where their gradients will be, and their indices there.
     inputs: Option<(Gradients, Vec<usize>)>,
 }
 
 impl Tie {
-    fn gradient(&self, i: usize, tensor: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        if !tensor.track_op() {
-            return Ok(None);
-        }
-        let Some((gradients, indices)) = &self.inputs else { return token(tensor.device()).map(Some) };
-        let index = indices.get(i).copied();
-        let gradient = index.and_then(|index| lock(gradients).get_mut(index).and_then(Option::take));
-        match gradient {
-            None if !tensor.is_variable() => tensor.zeros_like().map(Some),
-            gradient => Ok(gradient),
-        }
+    /// What is passed on to the `i`-th of the three: to a token the one of this tie, whose value means nothing.
+    fn gradient(&self, i: usize, tensor: &Tensor, token: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Some((gradients, indices)) = &self.inputs else {
+            return Ok((i < self.tied).then(|| token.clone()));
+        };
+        let Some(&index) = indices.get(i) else { return Ok(None) };
+        passed_on(lock(gradients).get_mut(index).and_then(Option::take), tensor)
+    }
+}
+
+/// A gradient as candle wants it, which asks for one of everything that it walks to but variables.
+fn passed_on(gradient: Option<Tensor>, to: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    match gradient {
+        None if !to.is_variable() => to.zeros_like().map(Some),
+        gradient => Ok(gradient),
     }
 }
 
@@ -254,15 +255,17 @@ impl CustomOp3 for Tie {
         second: &Tensor,
         third: &Tensor,
         _result: &Tensor,
-        _grad: &Tensor,
+        grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok((self.gradient(0, first)?, self.gradient(1, second)?, self.gradient(2, third)?))
+        Ok((self.gradient(0, first, grad)?, self.gradient(1, second, grad)?, self.gradient(2, third, grad)?))
     }
 }
 
-/// The node proper: its only input is the token, its output was computed beforehand.
+/// The node proper: its output was computed beforehand.
 struct Node {
     name: &'static str,
+    /// The index of the only input that tracks gradients; without it the node's input is a token.
+    only: Option<usize>,
     inputs: Vec<Tensor>,
     output: Mutex<Option<(Storage, Shape)>>,
     backward: Box<dyn Backward>,
@@ -288,7 +291,7 @@ impl CustomOp1 for Node {
         }
     }
 
-    fn bwd(&self, token: &Tensor, _: &Tensor, grad_output: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(&self, input: &Tensor, _: &Tensor, grad_output: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let backward = &self.backward;
         if backward.hands_over_variables() && HANDED_OVER.with_borrow(Option::is_none) {
             candle_core::bail!(
@@ -320,8 +323,11 @@ impl CustomOp1 for Node {
             }
             Ok(())
         })?;
+        if let Some(only) = self.only {
+            return passed_on(gradients[only].take(), input);
+        }
         *lock(&self.gradients) = gradients;
-        token.zeros_like().map(Some)
+        Ok(Some(input.detach()))
     }
 }
 
@@ -331,7 +337,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Result, Var};
+    use candle_core::{Device, Result, Var};
 
     use super::*;
 

@@ -41,9 +41,9 @@ pub enum Convention {
 ///
 /// `logits` are `[N, K]`, `f32` or `f64`, on any device; `labels` `[N]`, `u8`, `u32` or `i64`; the result is
 /// `[N]` in the logits' type and differentiable by the logits. Labels are checked on the
-/// CPU, unless they and `f32` logits lie on one NVIDIA GPU (feature `cuda`) and are `u32`: there one kernel computes loss
-/// and gradient, nothing waits, and a label outside `0..K` is no error but makes its loss and gradient NaN. Infinite logits other than all of a row give the limits that
-/// mathematics gives; NaN stays NaN.
+/// CPU, unless they and `f32` logits lie on one NVIDIA GPU (feature `cuda`): there one kernel computes loss and gradient,
+/// nothing waits, and a label outside `0..K` is no error but makes its loss and gradient NaN. Infinite logits other than
+/// all of a row give the limits that mathematics gives; NaN stays NaN.
 ///
 /// # Errors
 /// Smoothing outside `[0, 1)`, other shapes or types than these, an empty batch, a label outside `0..K`.
@@ -71,6 +71,8 @@ pub fn smooth_cross_entropy_with(
         Convention::KullbackLeibler => -entropy,
         Convention::CrossEntropy => 0.0,
     };
+    let on_gpu = logits.device().is_cuda() && labels.device().is_cuda() && logits.dtype() == DType::F32;
+    let labels = &if on_gpu { labels.to_dtype(DType::U32)? } else { labels.clone() };
     if let Some(loss) = cross_entropy(logits, labels, &SmoothedLabels { on, off, constant })? {
         return Ok(loss);
     }

@@ -59,11 +59,11 @@ pub fn step<O: Optimizer>(
 ) -> Result<StepOutcome> {
     let logits = model.forward(&batch.images, Mode::Train)?; // updates BN running statistics
     let loss = batch_loss(&logits, batch, smoothing)?; // [N]
-    let perturbed = sam.first_step(&backward(&loss.mean_all()?)?)?; // w -> w + e(w)
+    let perturbed = sam.first_step(&backward(&mean(&loss)?)?)?; // w -> w + e(w)
     let first = StepOutcome::new(logits, loss, perturbed.grad_norm().clone());
     let second = model.forward(&batch.images, Mode::TrainFrozenStatistics)?;
-    let second = batch_loss(&second, batch, smoothing)?.mean_all()?;
-    perturbed.second_step(&backward(&second)?)?; // w + e(w) -> w -> base step
+    let second = batch_loss(&second, batch, smoothing)?;
+    perturbed.second_step(&backward(&mean(&second)?)?)?; // w + e(w) -> w -> base step
     Ok(first)
 }
 
@@ -74,6 +74,12 @@ fn batch_loss(logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> 
     let Some(Mixed { labels, lambda }) = &batch.mixed else { return Ok(own) };
     let others = smooth_cross_entropy(logits, labels, smoothing)?;
     Ok(((own * *lambda)? + (others * (1.0 - lambda))?)?)
+}
+
+/// The losses' mean for [`backward`], which takes the gradient of a tensor's sum: each loss divided by their number. To add
+/// them up would only cost a GPU more kernels.
+fn mean(loss: &Tensor) -> Result<Tensor> {
+    Ok((loss / loss.elem_count() as f64)?)
 }
 
 impl StepOutcome {
