@@ -170,10 +170,20 @@ impl Loader {
     /// The batches of epoch `epoch` from number `first_batch` (counted from 0) on, the same as at the end of
     /// [`epoch`](Self::epoch). Nothing is made of those before it.
     pub fn epoch_from(&self, epoch: usize, first_batch: usize) -> Batches {
+        self.batches(epoch, first_batch, Self::batch)
+    }
+
+    /// An epoch's batches from number `first_batch` on, each made by `make` from the epoch, its order and the batch's number.
+    fn batches(
+        &self,
+        epoch: usize,
+        first_batch: usize,
+        make: impl Fn(&Self, usize, &[usize], usize) -> Result<Batch> + Send + Sync + 'static,
+    ) -> Batches {
         let end = self.batches_per_epoch();
         let order = order(self.len(), &self.config, epoch);
         let loader = self.clone();
-        let make = move |index| loader.batch(epoch, &order, index);
+        let make = move |index| make(&loader, epoch, &order, index);
         Batches(Prefetch::new(first_batch.min(end)..end, self.config.threads, make))
     }
 
@@ -248,5 +258,73 @@ impl FusedIterator for Batches {}
 impl fmt::Debug for Batches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batches").field("remaining", &self.0.remaining()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cifar, Statistics};
+
+    fn loader(threads: usize) -> Loader {
+        let train = Cifar::synthetic(17, 203, 0).train;
+        let augmentation = Augmentation::reference(Statistics::of(&train).unwrap());
+        Loader::new(&train, augmentation, LoaderConfig { batch_size: 16, threads, shuffle: true, seed: 3 })
+            .unwrap()
+    }
+
+    fn values(batch: Result<Batch>) -> (Vec<f32>, Vec<u32>) {
+        let Batch { images, labels, .. } = batch.unwrap();
+        (images.flatten_all().unwrap().to_vec1().unwrap(), labels.to_vec1().unwrap())
+    }
+
+    /// An epoch's threads share one copy of the loader, which is gone when the last of them has ended.
+    fn copies(loader: &Loader) -> usize {
+        Arc::strong_count(&loader.augmentation) - 1
+    }
+
+    /// The sixth batch of an epoch goes wrong by `fault`: the five before it are what they are without, then its error
+    /// comes and the epoch ends, its threads too, and the loader is none the worse.
+    fn fails_in_its_place(fault: fn() -> Result<Batch>, expected: &str) {
+        for threads in [1, 3] {
+            let loader = loader(threads);
+            let mut epoch = loader.batches(0, 0, move |loader, epoch, order, index| match index {
+                5 => fault(),
+                _ => loader.batch(epoch, order, index),
+            });
+            for (made, unharmed) in epoch.by_ref().take(5).zip(loader.epoch(0)) {
+                assert_eq!(values(made), values(unharmed));
+            }
+            assert_eq!(epoch.next().unwrap().unwrap_err().to_string(), expected, "{threads} threads");
+            assert!(epoch.next().is_none());
+            assert_eq!(epoch.len(), 0);
+            drop(epoch);
+            assert_eq!(copies(&loader), 0, "{threads} threads");
+            assert_eq!(loader.epoch(0).map(values).count(), 13);
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_worker_reaches_the_caller() {
+        fails_in_its_place(|| Err(Error::EmptySplit), "the split has no images, at least one expected");
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_reaches_the_caller() {
+        fails_in_its_place(|| panic!("out of luck"), "making batch 5 panicked: out of luck");
+    }
+
+    #[test]
+    fn threads_end_with_an_epoch_that_is_dropped() {
+        for threads in [1, 3] {
+            let loader = loader(threads);
+            for taken in [0, 1, 5] {
+                let mut epoch = loader.epoch(taken);
+                assert_eq!(epoch.by_ref().take(taken).map(values).count(), taken);
+                assert_eq!(copies(&loader), 1);
+                drop(epoch);
+                assert_eq!(copies(&loader), 0, "{threads} threads, {taken} batches taken");
+            }
+        }
     }
 }
