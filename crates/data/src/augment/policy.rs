@@ -66,44 +66,23 @@ impl Policy {
     }
 }
 
-/// An operation without its strength.
-#[derive(Clone, Copy)]
-enum Kind {
-    Identity,
-    ShearX,
-    ShearY,
-    TranslateX,
-    TranslateY,
-    Rotate,
-    Brightness,
-    Color,
-    Contrast,
-    Sharpness,
-    Posterize,
-    Solarize,
-    AutoContrast,
-    Equalize,
-    Invert,
-}
-use Kind::*;
+/// The kinds of operations: those that RandAugment and TrivialAugment draw from, all equally likely, and those that they
+/// do not.
+macro_rules! kinds {
+    (drawn $($drawn:ident)*; others $($other:ident)*) => {
+        /// An operation without its strength.
+        #[derive(Clone, Copy)]
+        enum Kind { $($drawn,)* $($other,)* }
+        use Kind::*;
 
-/// What RandAugment and TrivialAugment draw from, all equally likely.
-const DRAWN: [Kind; 14] = [
-    Identity,
-    ShearX,
-    ShearY,
-    TranslateX,
-    TranslateY,
-    Rotate,
-    Brightness,
-    Color,
-    Contrast,
-    Sharpness,
-    Posterize,
-    Solarize,
-    AutoContrast,
-    Equalize,
-];
+        const DRAWN: &[Kind] = &[$($drawn),*];
+    };
+}
+kinds! {
+    drawn Identity ShearX ShearY TranslateX TranslateY Rotate Brightness Color Contrast Sharpness Posterize Solarize
+        AutoContrast Equalize;
+    others Invert
+}
 
 /// AutoAugment's pairs: operation, its probability, its bin.
 #[rustfmt::skip]
