@@ -6,7 +6,9 @@ mod devices;
 use devices::on_every_device;
 use wrn_sam::candle::{DType, Device, Tensor, Var};
 use wrn_sam::candle_nn::Optimizer;
-use wrn_sam::data::{Augmentation, Batch, Cifar, DeviceLoader, LoaderConfig, Statistics};
+use wrn_sam::data::{
+    AnyLoader, Augmentation, Batch, Cifar, DeviceLoader, Loader, LoaderConfig, Mix, Policy, Statistics,
+};
 use wrn_sam::kernels::backward;
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -198,6 +200,41 @@ on_every_device! {
         if device.is_cuda() {
             for (found, expected) in on(device, DType::BF16).iter().zip(&expected) {
                 assert_close("bf16 images", &found.images, &expected.images, 1.0 / 256.0);
+            }
+        }
+    }
+
+    /// Made where there are kernels for it, said so, and on the device in any case.
+    fn batches_of_any_loader(device: &Device) {
+        let split = Cifar::synthetic(3, 150, 0).train;
+        let statistics = Statistics::of(&split).unwrap();
+        let config = LoaderConfig { batch_size: 64, threads: 2, shuffle: true, seed: 11 };
+        let reference = Augmentation::reference(statistics);
+        let copied = "made by 2 threads of the CPU and copied to the device, which has kernels for crop, flip and cutout alone";
+        for (augmentation, mix, made) in [
+            (reference.clone(), None, "made on the device"),
+            (Augmentation::with_policy(Policy::TrivialAugment, statistics), None, copied),
+            (reference, Some(Mix::mixup(0.2)), copied),
+        ] {
+            let made = if device.is_cpu() { "made by 2 threads of the CPU" } else { made };
+            let loader = AnyLoader::new(&split, augmentation.clone(), mix, config, device).unwrap();
+            assert_eq!(loader.to_string(), made);
+            let host = Loader::new(&split, augmentation, config).unwrap();
+            let host = match mix {
+                Some(mix) => host.with_mix(mix).unwrap(),
+                None => host,
+            };
+            assert_eq!((loader.len(), loader.batches_per_epoch()), (150, 3));
+            let epoch = loader.epoch_from(4, 1).unwrap();
+            assert_eq!(epoch.len(), 2);
+            for (batch, expected) in epoch.zip(host.epoch_from(4, 1)) {
+                let (batch, expected) = (batch.unwrap(), expected.unwrap());
+                assert!(batch.images.device().same_device(device));
+                assert_close("labels", &batch.labels, &expected.labels, 0.0);
+                assert_eq!(batch.mixed.is_some(), mix.is_some());
+                if matches!(loader, AnyLoader::Cpu { .. }) {
+                    assert_close("images", &batch.images, &expected.images, 0.0);
+                }
             }
         }
     }

@@ -57,7 +57,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn on_start(&mut self, start: &Start<'_>) {
-        let Start { recipe, source, folder, .. } = start;
+        let Start { recipe, source, loader, folder, .. } = start;
         (self.train_images, self.batch_size) = (start.train_images, recipe.batch_size);
         let [parameters, train, test] =
             [start.parameters, start.train_images, start.test_images].map(|n| HumanCount(n as u64));
@@ -76,6 +76,7 @@ impl Observer for Progress {
             recipe.rho,
             recipe.seed
         ));
+        say(format_args!("batches {loader}"));
         say(format_args!("out     {}", folder.display()));
         if let Some(resumed) = &start.resumed {
             for error in resumed.skipped {

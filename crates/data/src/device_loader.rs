@@ -11,6 +11,9 @@ use crate::augment::check;
 use crate::loader::order;
 use crate::{Augmentation, Batch, Cutout, Error, LoaderConfig, Result, Split};
 
+/// The largest side of a cutout that the kernel does.
+const LARGEST_CUTOUT: usize = 64;
+
 /// A [`Loader`](crate::Loader) on the device: the same order of every epoch, and crop, flip, normalization and cutout from
 /// the same distributions, drawn by another generator.
 ///
@@ -60,7 +63,7 @@ impl DeviceLoader {
         let float = dtype == DType::F32 || (dtype == DType::BF16 && device.is_cuda());
         check("type of the batches", dtype.as_str(), "f32, or bf16 on a GPU", float)?;
         let Cutout { size, p } = augmentation.cutout.unwrap_or(Cutout { size: 1, p: 0.0 });
-        check("cutout size on a device", size, "1 to 64", size <= 64)?;
+        check("cutout size on a device", size, "1 to 64", size <= LARGEST_CUTOUT)?;
         let draws = Draws {
             seed: config.seed,
             padding: augmentation.crop.padding as u32,
@@ -73,6 +76,12 @@ impl DeviceLoader {
         });
         let images = Images::new(split.images().as_flattened(), split.labels(), &values, device)?;
         Ok(Self { images, draws, config, dtype })
+    }
+
+    /// Whether there are kernels for `augmentation`: they have no policies of operations, and cutouts of up to 64 pixels.
+    pub fn has_kernels_for(augmentation: &Augmentation) -> bool {
+        augmentation.policy.is_none()
+            && augmentation.cutout.is_none_or(|cutout| cutout.size <= LARGEST_CUTOUT)
     }
 
     /// The number of images in an epoch.

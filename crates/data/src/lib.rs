@@ -167,7 +167,7 @@
 //! ```
 //!
 //! A [`DeviceLoader`] makes the batches on an NVIDIA GPU, with the reference's augmentation and without policies or
-//! mixing.
+//! mixing. An [`AnyLoader`] is the one of the two that suits a device and what is asked, and says which.
 //!
 //! # Features
 //!
@@ -175,6 +175,7 @@
 //! - `hub`: `Cifar::from_hub` and `from_parquet`, and `candle_datasets::vision::Dataset::try_from(&cifar)` for
 //!   programs written against that crate, through which both come with a large tree of dependencies.
 
+mod any_loader;
 mod augment;
 mod binary;
 #[cfg(feature = "hub")]
@@ -193,6 +194,7 @@ mod source;
 mod split;
 mod statistics;
 
+pub use any_loader::{AnyBatches, AnyLoader};
 pub use augment::{
     Augmentation, Cutout, Draw, Mix, MixDraw, Normalize, Operation, Policy, RandomCrop, RandomHorizontalFlip,
 };

@@ -147,6 +147,11 @@ impl Loader {
         Ok(Self { mix: Some(mix), ..self })
     }
 
+    /// How batches are formed.
+    pub fn config(&self) -> &LoaderConfig {
+        &self.config
+    }
+
     /// The number of images in an epoch.
     pub fn len(&self) -> usize {
         self.split.len()

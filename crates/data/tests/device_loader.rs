@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use wrn_sam_data::{
-    Augmentation, Batch, Cifar, DeviceLoader, Error, Loader, LoaderConfig, Split, Statistics,
+    Augmentation, Batch, Cifar, DeviceLoader, Error, Loader, LoaderConfig, Policy, Split, Statistics,
 };
 
 fn split() -> Split {
@@ -128,6 +128,11 @@ fn what_it_cannot_do_is_an_error_when_it_is_made() {
         DeviceLoader::new(&split, augmentation, CONFIG, dtype, &Device::Cpu)
     };
     assert!(matches!(new(&wide, DType::F32), Err(Error::Setting { .. })));
+    let policy = Augmentation { policy: Some(Policy::AutoAugment), ..reference.clone() };
+    assert!(matches!(new(&policy, DType::F32), Err(Error::Setting { .. })));
+    assert!(!DeviceLoader::has_kernels_for(&wide) && !DeviceLoader::has_kernels_for(&policy));
+    assert!(DeviceLoader::has_kernels_for(&reference));
+    assert!(DeviceLoader::has_kernels_for(&Augmentation { cutout: None, ..reference.clone() }));
     let zero = LoaderConfig { batch_size: 0, ..CONFIG };
     assert!(DeviceLoader::new(&split, &reference, zero, DType::F32, &Device::Cpu).is_err());
     assert!(new(&reference, DType::BF16).is_err());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use wrn_sam_data::Source;
+use wrn_sam_data::{AnyLoader, Source};
 
 use crate::error::Error;
 use crate::metrics::EpochMetrics;
@@ -63,6 +63,8 @@ pub struct Start<'a> {
     pub recipe: &'a Recipe,
     /// Where the images come from.
     pub source: &'a Source,
+    /// What makes the batches of the training images; it says where.
+    pub loader: &'a AnyLoader,
     /// The run's folder.
     pub folder: &'a Path,
     /// Trainable values of the network.

@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use candle_core::{DType, Tensor};
 use candle_nn::Optimizer;
-use wrn_sam_data::{Augmentation, Batch, LoaderConfig, Split, Statistics};
+use wrn_sam_data::{AnyLoader, Augmentation, Batch, LoaderConfig, Split, Statistics};
 use wrn_sam_kernels::Context;
 use wrn_sam_models::{Parameters, WideResNet};
 use wrn_sam_optim::{OptimizerState, Sam, Schedule, Sgd};
 
-use crate::batches::Batches;
 use crate::checkpoint::{self, Newest, Progress};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate_batch;
@@ -32,8 +31,8 @@ pub(crate) struct Session<'a> {
     trainer: Trainer<'a>,
     folder: RunFolder,
     metrics: MetricsFile,
-    train: Batches,
-    test: Batches,
+    train: AnyLoader,
+    test: AnyLoader,
     meter: Meter,
     parameters: Parameters,
     model: WideResNet,
@@ -98,10 +97,10 @@ impl<'a> Session<'a> {
         };
         let (images, augmentation) =
             (limited(&data.train, recipe.train_limit), recipe.augmentation(statistics));
-        let train = Batches::new(&images, augmentation, recipe.mix(), config, device)?;
+        let train = AnyLoader::new(&images, augmentation, recipe.mix(), config, device)?;
         let (images, config) =
             (limited(&data.test, recipe.test_limit), LoaderConfig { shuffle: false, ..config });
-        let test = Batches::new(&images, Augmentation::none(statistics), None, config, device)?;
+        let test = AnyLoader::new(&images, Augmentation::none(statistics), None, config, device)?;
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
         let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
@@ -135,15 +134,16 @@ impl<'a> Session<'a> {
             step: progress.step,
             skipped,
         });
-        tracing::info!(folder = %self.folder.path().display(), ?resumed, "training");
+        tracing::info!(folder = %self.folder.path().display(), batches = %self.train, ?resumed, "training");
         trainer.observer.on_start(&Start {
             recipe: &trainer.recipe,
             source: &trainer.data.source,
+            loader: &self.train,
             folder: self.folder.path(),
             parameters: self.parameters.parameter_count(),
             train_images: self.train.len(),
             test_images: self.test.len(),
-            steps: self.train.per_epoch(),
+            steps: self.train.batches_per_epoch(),
             resumed,
         });
     }
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
             }
             let grad_norm = self.step(batch?).map_err(|error| self.failed(self.progress.step + 1, error))?;
             self.progress.step += 1;
-            let (step, steps) = (self.progress.step, self.train.per_epoch());
+            let (step, steps) = (self.progress.step, self.train.batches_per_epoch());
             if self.trainer.device.is_cuda() && step < steps && !step.is_multiple_of(GPU_STEPS) {
                 continue;
             }
@@ -213,9 +213,8 @@ impl<'a> Session<'a> {
     /// One step; returns the norm of its first gradient.
     fn step(&mut self, batch: Batch) -> Result<Tensor> {
         let Self { trainer, model, sam, progress, train, meter, .. } = self;
-        let (device, recipe) = (&trainer.device, &trainer.recipe);
-        let batch = batch.to_device(device)?;
-        let taken = progress.epoch * train.per_epoch() + progress.step;
+        let recipe = &trainer.recipe;
+        let taken = progress.epoch * train.batches_per_epoch() + progress.step;
         model.seek_dropout(recipe.seed, 2 * taken as u64); // a step has two passes
         let outcome = step(model, sam, &batch, recipe.label_smoothing)?;
         meter.add(&outcome.loss, &outcome.logits, batch.dominant_labels())?;
