@@ -54,6 +54,8 @@ fn help_names_every_flag_with_its_default() {
         "adaptive",
         "label-smoothing",
         "augment",
+        "randaugment-operations",
+        "randaugment-magnitude",
         "cutout-probability",
         "mixup",
         "cutmix",
@@ -93,6 +95,8 @@ fn wrong_flags_end_with_2() {
     wrong(&["--device", "cuda:x"], &["cuda:x"]);
     wrong(&["--recipe", "quik"], &["quik", "quick, reference or a file"]);
     wrong(&["--augment", "augmix"], &["augmix", "randaugment or trivialaugment"]);
+    wrong(&["--randaugment-operations", "15"], &["`randaugment_operations` is 15", "from 0 to 14"]);
+    wrong(&["--randaugment-magnitude", "31"], &["`randaugment_magnitude` is 31", "from 0 to 30"]);
     wrong(&["--mixup", "-1"], &["`mixup_alpha` is -1"]);
     wrong(&["--epochs", "many"], &["many", "--epochs"]);
     wrong(&["--epochs"], &["--epochs"]);
@@ -166,6 +170,14 @@ fn a_recipe_file_is_overridden_by_flags() {
     let out = folder.path().join("run");
     let mut command = example("cifar100");
     command.args(["--data", "synthetic", "--train-limit", "30", "--test-limit", "10", "--epochs", "1"]);
+    command.args([
+        "--augment",
+        "randaugment",
+        "--randaugment-operations",
+        "3",
+        "--randaugment-magnitude",
+        "5",
+    ]);
     command
         .args(["--width-factor", "1", "--adaptive=false", "--lr", "0.05", "--seed", "4", "--recipe"])
         .arg(&path);
@@ -179,6 +191,9 @@ fn a_recipe_file_is_overridden_by_flags() {
         "batch_size = 10",
         "learning_rate = 0.05",
         "seed = 4",
+        "augment = \"randaugment\"",
+        "randaugment_operations = 3",
+        "randaugment_magnitude = 5",
         "momentum = 0.9",
         "epochs = 1",
         "data = \"synthetic\"",
@@ -205,6 +220,7 @@ fn without_cifar100_and_network() {
         "CIFAR-100 cannot be had",
         "SYNTHETIC IMAGES",
         "data    synthetic images of seed 17 (not CIFAR-100)",
+        "batches made by ",
         "best test top-1 ON SYNTHETIC IMAGES",
     ] {
         assert!(ended.stdout.contains(text), "no {text} in:\n{}", ended.stdout);

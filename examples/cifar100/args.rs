@@ -75,6 +75,12 @@ struct RecipeFlags {
     )]
     augment: Option<Augment>,
 
+    #[arg(long, value_name = "N", help = help("Operations that RandAugment does to an image: 0 to 14", |r| r.randaugment_operations))]
+    randaugment_operations: Option<usize>,
+
+    #[arg(long, value_name = "M", help = help("How strongly RandAugment does them: 0 to 30", |r| r.randaugment_magnitude))]
+    randaugment_magnitude: Option<usize>,
+
     #[arg(
         long, value_name = "P", allow_negative_numbers = true,
         help = help("Probability of the cutout; 1 in the papers of the policies", |r| r.cutout_probability)
@@ -249,6 +255,8 @@ impl Args {
             width_factor: flags.width_factor.unwrap_or(base.width_factor),
             dropout: flags.dropout.unwrap_or(base.dropout),
             augment: flags.augment.unwrap_or(base.augment),
+            randaugment_operations: flags.randaugment_operations.unwrap_or(base.randaugment_operations),
+            randaugment_magnitude: flags.randaugment_magnitude.unwrap_or(base.randaugment_magnitude),
             cutout_probability: flags.cutout_probability.unwrap_or(base.cutout_probability),
             mixup_alpha: flags.mixup.unwrap_or(base.mixup_alpha),
             cutmix_alpha: flags.cutmix.unwrap_or(base.cutmix_alpha),
