@@ -49,6 +49,9 @@ struct Args {
     /// What convolutions take: f32, or on a GPU tf32 or bf16
     #[arg(long, default_value_t = Precision::F32)]
     precision: Precision,
+    /// On a GPU, the same convolutions in every run, in the place of the fastest
+    #[arg(long)]
+    deterministic: bool,
     /// CPU threads of the network; 0 for all
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -147,7 +150,7 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
     if args.threads != 0 {
         model = model.with_context(context(args));
     }
-    model = model.with_precision(args.precision)?;
+    model = model.with_precision(args.precision)?.with_deterministic(args.deterministic);
     // A classifier of zeros, which training begins with, would leave all other gradients zero.
     if let Some(var) = parameters.get("f.8_classification.weight") {
         var.set(&var.randn_like(0.0, 0.05)?)?;

@@ -66,6 +66,7 @@ fn help_names_every_flag_with_its_default() {
         "test-limit",
         "device",
         "precision",
+        "deterministic",
         "out",
         "resume",
         "checkpoint-every",

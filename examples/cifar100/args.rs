@@ -150,6 +150,13 @@ pub struct RunFlags {
     )]
     precision: Option<Precision>,
 
+    #[arg(
+        long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true,
+        help = help("On a GPU, the same bits in every run, perhaps more slowly; on the CPU they always are", |r| r.deterministic)
+    )]
+    deterministic: Option<bool>,
+
     #[arg(long, value_name = "N", help = help("CPU threads, 0 for all; no result depends on it", |r| r.threads))]
     threads: Option<usize>,
 
@@ -271,6 +278,7 @@ impl Args {
             label_smoothing: flags.label_smoothing.unwrap_or(base.label_smoothing),
             seed: flags.seed.unwrap_or(base.seed),
             precision: run.precision.unwrap_or(base.precision),
+            deterministic: run.deterministic.unwrap_or(base.deterministic),
             threads: run.threads.unwrap_or(base.threads),
             checkpoint_every: run.checkpoint_every.unwrap_or(base.checkpoint_every),
             ..base

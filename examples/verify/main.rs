@@ -37,6 +37,10 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
 
+    /// On a GPU, the same convolutions in every run, in the place of the fastest
+    #[arg(long)]
+    deterministic: bool,
+
     /// One bound on the relative error of every group. Without it: in f32 and f64 1e-4 for init_eval, logits, loss and
     /// perturbed, 1e-3 for grad1, grad2 and after_step1, and 1e-2 for later; in tf32 and bf16 what an emulation of their
     /// rounding is off by, with room
@@ -112,7 +116,8 @@ fn run(args: &Args) -> Result<(), AnyError> {
     }
     let mut failed = 0;
     for file in &args.files {
-        let replayed = |golden: Golden| replay(&golden, dtype, args.precision.of_network(), &device);
+        let precision = args.precision.of_network();
+        let replayed = |golden: Golden| replay(&golden, dtype, precision, args.deterministic, &device);
         let errors = Golden::read(file, dtype, &device).and_then(replayed);
         let errors = match errors {
             Ok(errors) => errors,

@@ -56,6 +56,7 @@ pub fn replay(
     golden: &Golden,
     dtype: DType,
     precision: Precision,
+    deterministic: bool,
     device: &Device,
 ) -> Result<Errors, AnyError> {
     let config = &golden.config;
@@ -67,7 +68,8 @@ pub fn replay(
         labels: config.labels,
     };
     let parameters = Parameters::new(0, dtype, device);
-    let model = WideResNet::new(&network, parameters.var_builder())?.with_precision(precision)?;
+    let model = WideResNet::new(&network, parameters.var_builder())?;
+    let model = model.with_precision(precision)?.with_deterministic(deterministic);
     parameters.load_state(&golden.below("init/"))?;
 
     let vars = parameters.trainable();

@@ -124,6 +124,21 @@ impl WideResNet {
         }
     }
 
+    /// Computes the same bits in every run on one kind of GPU with one version of its libraries, where convolutions otherwise
+    /// take what was fastest in this run. On the CPU they are the same in any case. Call it after
+    /// [`with_precision`](Self::with_precision).
+    #[must_use]
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn with_deterministic(self, deterministic: bool) -> Self {
+        match self.compute {
+            #[cfg(feature = "cuda")]
+            Compute::Cuda(engine) => {
+                Self { compute: Compute::Cuda(engine.with_deterministic(deterministic)), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Gives the parameters' gradients to [`wrn_sam_kernels::backward`] alone, and makes `loss.backward()` an error.
     /// That spares a training pass some small kernels for each parameter, of which a GPU feels the number.
     #[must_use]

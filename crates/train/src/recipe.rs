@@ -153,6 +153,9 @@ pub struct Recipe {
     /// and optimizer are f32 in any case.
     #[serde(with = "precision_name")]
     pub precision: Precision,
+    /// The same bits in every run on one kind of GPU with one version of its libraries, which may cost speed; on the CPU
+    /// they are the same in any case.
+    pub deterministic: bool,
     /// The one seed of initialisation, order, augmentation and dropout: 0 to 2^63 - 1.
     pub seed: u64,
     /// CPU threads; 0 for all. No result depends on it.
@@ -201,6 +204,7 @@ impl Recipe {
             norm: 2.0,
             label_smoothing: 0.1,
             precision: Precision::F32,
+            deterministic: false,
             seed: 17,
             threads: 0,
             checkpoint_every: 5,

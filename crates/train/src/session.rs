@@ -105,6 +105,7 @@ impl<'a> Session<'a> {
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
         let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
         let model = model.with_context(context.clone()).with_precision(recipe.precision)?;
+        let model = model.with_deterministic(recipe.deterministic);
         let model = model.with_handed_over_gradients(); // as `step` takes them
         let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_context(context.clone());
         let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_context(context);

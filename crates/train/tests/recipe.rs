@@ -161,7 +161,7 @@ prop_compose! {
         (flip_probability, cutout_probability, cutout_size) in (0.0..=1.0, 0.0..=1.0, 1usize..=64),
         (seed, threads, checkpoint_every) in (0..=i64::MAX as u64, 0usize..=1024, 0usize..1000),
         (train_limit, test_limit) in (0usize..100_000, 0usize..100_000),
-        (adaptive, cosine) in any::<(bool, bool)>(),
+        (adaptive, cosine, deterministic) in any::<(bool, bool, bool)>(),
         data in prop::sample::select(vec![DataChoice::Synthetic, DataChoice::Cifar10, DataChoice::Cifar100]),
         augment in prop::sample::select(vec![
             Augment::Basic, Augment::Cutout, Augment::AutoAugment, Augment::RandAugment, Augment::TrivialAugment,
@@ -173,7 +173,7 @@ prop_compose! {
             depth: 6 * n + 4, width_factor, dropout, train_limit, test_limit, flip_probability, cutout_size,
             cutout_probability, epochs, batch_size, learning_rate, momentum, weight_decay, rho, adaptive,
             label_smoothing, seed, threads, checkpoint_every, data, augment, mixup_alpha, cutmix_alpha, mix_probability,
-            randaugment_operations, randaugment_magnitude,
+            randaugment_operations, randaugment_magnitude, deterministic,
             schedule: if cosine { ScheduleKind::Cosine } else { ScheduleKind::Step },
             norm: if adaptive { f64::INFINITY } else { 2.0 },
             ..Recipe::reference()

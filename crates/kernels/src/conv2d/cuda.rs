@@ -14,7 +14,8 @@
 //!
 //! The first few of them are timed on the operands at hand, and the fastest becomes the shape's plan. Timing waits for the
 //! device; later calls do not. Two runs may choose differently where two plans are about as fast, and then differ in
-//! rounding; within a run every call of a shape is the same.
+//! rounding; within a run every call of a shape is the same. Where runs shall agree ([`Choice::Ranked`]), nothing is timed
+//! and the best by the heuristics is taken that runs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +40,15 @@ const CANDIDATES: usize = 10;
 const TIMINGS: usize = 3;
 /// The names that a plan's tensors have in the variant pack.
 const UIDS: [i64; 3] = [1, 2, 3];
+
+/// Which of a shape's suitable plans is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// The fastest of the first few.
+    Timed,
+    /// The one that cuDNN ranks first: the same in every run on one kind of GPU with one version of cuDNN.
+    Ranked,
+}
 
 /// One of a convolution's products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +75,7 @@ pub(crate) struct Convolutions {
     plans: HashMap<(Product, Conv2dShape), Plan>,
     handle: Handle,
     precision: Precision,
+    choice: Choice,
     memory: Arc<Memory>,
     /// As large as the largest that a plan so far has wanted. One suffices: work is in the stream's order.
     workspace: Option<Block>,
@@ -78,7 +89,15 @@ struct Plan {
 
 impl Convolutions {
     pub(crate) fn new(handle: Handle, precision: Precision, memory: Arc<Memory>) -> Self {
-        Self { plans: HashMap::new(), handle, precision, memory, workspace: None }
+        Self { plans: HashMap::new(), handle, precision, choice: Choice::Timed, memory, workspace: None }
+    }
+
+    /// Chooses anew, and so from now on.
+    pub(crate) fn choose(&mut self, choice: Choice) {
+        if self.choice != choice {
+            self.choice = choice;
+            self.plans.clear();
+        }
     }
 
     /// Computes a product of the shape, whose channels are multiples of eight.
@@ -105,7 +124,7 @@ impl Convolutions {
         unsafe { execute(&self.handle, plan, operands, workspace) }.map_err(describe)
     }
 
-    /// The fastest suitable plan.
+    /// The suitable plan of choice.
     ///
     /// # Safety
     /// As [`run`](Self::run).
@@ -136,6 +155,7 @@ impl Convolutions {
         for plan in plans {
             // SAFETY: the caller's promise.
             match unsafe { self.time(&plan, operands) } {
+                Ok(_) if self.choice == Choice::Ranked => return Ok(plan),
                 Ok(time) if fastest.as_ref().is_none_or(|(best, _)| time < *best) => {
                     fastest = Some((time, plan))
                 }
@@ -146,7 +166,7 @@ impl Convolutions {
         fastest.map(|(_, plan)| plan).ok_or(last)
     }
 
-    /// The least time that a plan took, in milliseconds.
+    /// The least time that a plan took, in milliseconds; 0 of one that was not timed but only run.
     ///
     /// # Safety
     /// As [`run`](Self::run).
@@ -154,6 +174,10 @@ impl Convolutions {
         let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string());
         let workspace =
             workspace(&self.memory, &mut self.workspace, plan.workspace).map_err(|error| failed(&error))?;
+        if self.choice == Choice::Ranked {
+            // SAFETY: the caller's promise, and a workspace of the plan's size.
+            return unsafe { execute(&self.handle, plan, operands, workspace) }.map(|()| 0.0);
+        }
         let stream = self.handle.stream.clone();
         let event =
             || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(|error| failed(&error));

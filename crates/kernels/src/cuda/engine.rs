@@ -10,7 +10,7 @@ use super::cudnn::Handle;
 use super::memory::{Block, Memory};
 use super::{Grid, Module, launch, pointer};
 use crate::arguments::{Add, pitch};
-use crate::conv2d::cuda::Convolutions;
+use crate::conv2d::cuda::{Choice, Convolutions};
 use crate::cuda::module;
 use crate::{Error, Precision, Result};
 
@@ -19,7 +19,7 @@ const LAYOUT: Module = module!("layout");
 /// A GPU as a [`Backend`](crate::Backend): its stream, a cuDNN handle with the plans of every convolution met so far, and
 /// an arena of reused memory, for one [`Precision`]. Cloning is cheap and shares all of them.
 ///
-/// No operation waits for the device, but for a convolution's first: see `conv2d`.
+/// No operation waits for the device, but for a convolution's first, unless it is [deterministic](Self::with_deterministic).
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
@@ -44,6 +44,15 @@ impl Engine {
             memory,
             convolutions: Mutex::new(convolutions),
         })))
+    }
+
+    /// With the same plans of convolutions in every run on one kind of GPU with one version of cuDNN, and so the same bits;
+    /// else with the fastest that are found at a shape's first use, which may differ from run to run, and in rounding.
+    #[must_use]
+    pub fn with_deterministic(self, deterministic: bool) -> Self {
+        let choice = if deterministic { Choice::Ranked } else { Choice::Timed };
+        self.convolutions(|convolutions| convolutions.choose(choice));
+        self
     }
 
     /// The precision it was made for.

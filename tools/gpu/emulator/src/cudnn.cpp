@@ -208,7 +208,7 @@ void finalize(Descriptor& d) {
     }
 }
 
-// ---- The products, over f32 copies laid out [N, H, W, C] and [R, S, C, O].
+// ---- The products, in f64 over copies laid out [N, H, W, C] and [R, S, C, O] or [R, S, O, C].
 
 float widen(const char* at, cudnnDataType_t type) {
     if (type == CUDNN_DATA_FLOAT) {
@@ -268,13 +268,13 @@ void elements(const Tensor& t, const int (&order)[4], F f) {
                 }
 }
 
-constexpr int IMAGES[4] = {0, 2, 3, 1}, FILTER[4] = {2, 3, 1, 0};
+constexpr int IMAGES[4] = {0, 2, 3, 1}, BY_INPUT[4] = {2, 3, 1, 0}, BY_OUTPUT[4] = {2, 3, 0, 1};
 
-std::vector<float> read(const Tensor& t, std::uint64_t address, const int (&order)[4], bool tensor_cores, const char* what) {
+std::vector<double> read(const Tensor& t, std::uint64_t address, const int (&order)[4], bool tensor_cores, const char* what) {
     const char* from = bytes_of(t, address, what);
-    std::vector<float> out(std::size_t(t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3]));
+    std::vector<double> out(std::size_t(t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3]));
     bool round = tensor_cores && t.type == CUDNN_DATA_FLOAT;
-    elements(t, order, [&](std::size_t at, std::size_t place) { out[place] = round ? tf32(widen(from + at, t.type)) : widen(from + at, t.type); });
+    elements(t, order, [&](std::size_t at, std::size_t place) { out[place] = double(round ? tf32(widen(from + at, t.type)) : widen(from + at, t.type)); });
     return out;
 }
 
@@ -283,17 +283,31 @@ void write(const Tensor& t, std::uint64_t address, const int (&order)[4], const 
     elements(t, order, [&](std::size_t at, std::size_t place) { narrow(float(values[place]), to + at, t.type); });
 }
 
+/// `to[j] += sum of from[i] * matrix[i][j]`
+void add_product(double* to, std::int64_t columns, const double* from, std::int64_t rows, const double* matrix) {
+    for (std::int64_t i = 0; i < rows; ++i)
+        for (std::int64_t j = 0; j < columns; ++j) to[j] += from[i] * matrix[i * columns + j];
+}
+
+/// `to[i][j] += a[i] * b[j]`
+void add_outer_product(double* to, const double* a, std::int64_t rows, const double* b, std::int64_t columns) {
+    for (std::int64_t i = 0; i < rows; ++i)
+        for (std::int64_t j = 0; j < columns; ++j) to[i * columns + j] += a[i] * b[j];
+}
+
 void execute(const Convolution& c, int engine, std::uint64_t x_at, std::uint64_t w_at, std::uint64_t y_at) {
-    std::int64_t batch = c.x.dims[0], channels = c.x.dims[1], height = c.x.dims[2], width = c.x.dims[3];
+    std::int64_t batch = c.x.dims[0], inputs = c.x.dims[1], height = c.x.dims[2], width = c.x.dims[3];
     std::int64_t outputs = c.y.dims[1], rows = c.y.dims[2], columns = c.y.dims[3], kernel_rows = c.w.dims[2], kernel_columns = c.w.dims[3];
     bool cores = engine == TENSOR_CORES;
     if (c.alpha != 1 || c.beta != 0) throw Fault("a convolution with factors other than 1 and 0");
-    std::vector<float> x, w, y;
-    if (c.product != Product::BackwardData) x = read(c.x, x_at, IMAGES, cores, "a convolution's x");
-    if (c.product != Product::BackwardFilter) w = read(c.w, w_at, FILTER, cores, "a convolution's w");
-    if (c.product != Product::Forward) y = read(c.y, y_at, IMAGES, cores, "a convolution's dy");
-    std::size_t sizes[3] = {std::size_t(batch * rows * columns * outputs), std::size_t(batch * height * width * channels), std::size_t(kernel_rows * kernel_columns * channels * outputs)};
-    std::vector<double> out(sizes[int(c.product)], engine == TENSOR_CORES || engine == PLAIN ? 0.0 : NAN);
+    const double nothing = engine == TENSOR_CORES || engine == PLAIN ? 0.0 : NAN;
+    std::vector<double> x, w, y;
+    if (c.product == Product::BackwardData) x.assign(std::size_t(batch * height * width * inputs), nothing);
+    else x = read(c.x, x_at, IMAGES, cores, "a convolution's x");
+    if (c.product == Product::BackwardFilter) w.assign(std::size_t(kernel_rows * kernel_columns * inputs * outputs), nothing);
+    else w = read(c.w, w_at, c.product == Product::Forward ? BY_INPUT : BY_OUTPUT, cores, "a convolution's w");
+    if (c.product == Product::Forward) y.assign(std::size_t(batch * rows * columns * outputs), nothing);
+    else y = read(c.y, y_at, IMAGES, cores, "a convolution's dy");
     for (std::int64_t n = 0; n < batch; ++n)
         for (std::int64_t row = 0; row < rows; ++row)
             for (std::int64_t column = 0; column < columns; ++column)
@@ -301,34 +315,19 @@ void execute(const Convolution& c, int engine, std::uint64_t x_at, std::uint64_t
                     for (std::int64_t s = 0; s < kernel_columns; ++s) {
                         std::int64_t h = row * c.stride[0] - c.padding[0] + r * c.dilation[0], v = column * c.stride[1] - c.padding[1] + s * c.dilation[1];
                         if (h < 0 || h >= height || v < 0 || v >= width) continue;
-                        std::size_t in = std::size_t(((n * height + h) * width + v) * channels), to = std::size_t(((n * rows + row) * columns + column) * outputs);
-                        std::size_t tap = std::size_t((r * kernel_columns + s) * channels * outputs);
-                        for (std::int64_t i = 0; i < channels; ++i) {
-                            std::size_t weights = tap + std::size_t(i * outputs);
-                            switch (c.product) {
-                                case Product::Forward: {
-                                    double factor = x[in + std::size_t(i)];
-                                    for (std::int64_t o = 0; o < outputs; ++o) out[to + std::size_t(o)] += factor * double(w[weights + std::size_t(o)]);
-                                    break;
-                                }
-                                case Product::BackwardData: {
-                                    double sum = 0;
-                                    for (std::int64_t o = 0; o < outputs; ++o) sum += double(y[to + std::size_t(o)]) * double(w[weights + std::size_t(o)]);
-                                    out[in + std::size_t(i)] += sum;
-                                    break;
-                                }
-                                case Product::BackwardFilter: {
-                                    double factor = x[in + std::size_t(i)];
-                                    for (std::int64_t o = 0; o < outputs; ++o) out[weights + std::size_t(o)] += factor * double(y[to + std::size_t(o)]);
-                                    break;
-                                }
-                            }
+                        double* in = x.data() + ((n * height + h) * width + v) * inputs;
+                        double* out = y.data() + ((n * rows + row) * columns + column) * outputs;
+                        double* tap = w.data() + (r * kernel_columns + s) * inputs * outputs;
+                        switch (c.product) {
+                            case Product::Forward: add_product(out, outputs, in, inputs, tap); break;
+                            case Product::BackwardData: add_product(in, inputs, out, outputs, tap); break;
+                            case Product::BackwardFilter: add_outer_product(tap, in, inputs, out, outputs); break;
                         }
                     }
     switch (c.product) {
-        case Product::Forward: write(c.y, y_at, IMAGES, out, "a convolution's y"); break;
-        case Product::BackwardData: write(c.x, x_at, IMAGES, out, "a convolution's dx"); break;
-        case Product::BackwardFilter: write(c.w, w_at, FILTER, out, "a convolution's dw"); break;
+        case Product::Forward: write(c.y, y_at, IMAGES, y, "a convolution's y"); break;
+        case Product::BackwardData: write(c.x, x_at, IMAGES, x, "a convolution's dx"); break;
+        case Product::BackwardFilter: write(c.w, w_at, BY_INPUT, w, "a convolution's dw"); break;
     }
 }
 
