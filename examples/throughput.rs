@@ -15,7 +15,7 @@ use serde::Serialize;
 use wrn_sam::candle::{DType, Device, Tensor};
 use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{
-    Augmentation, Batch, Cifar, DeviceLoader, IMAGE_CHANNELS, IMAGE_SIZE, Loader, LoaderConfig, Statistics,
+    AnyLoader, Augmentation, Batch, Cifar, IMAGE_CHANNELS, IMAGE_SIZE, LoaderConfig, Statistics,
 };
 use wrn_sam::kernels::{Context, Precision};
 use wrn_sam::losses::smooth_cross_entropy;
@@ -61,7 +61,8 @@ struct Args {
     /// A forward pass in evaluation mode instead of a SAM step
     #[arg(long)]
     forward: bool,
-    /// Batches from a training's loader, augmented, instead of always the same one
+    /// Batches from a training's loader, augmented, instead of always the same one; how long steps wait for them is
+    /// printed too
     #[arg(long, conflicts_with_all = ["plain", "forward"])]
     loader: bool,
     /// Also print a table of the kernels: their time beside the least that this machine needs for them
@@ -70,7 +71,8 @@ struct Args {
 }
 
 /// The keys are those of the PyTorch program that times the same step, so that results go in one table; `torch` names
-/// what computed.
+/// what computed. With `--loader` there are two more: how long a step waits for its batch, and which share of all steps'
+/// time that is.
 #[derive(Serialize)]
 struct Line {
     torch: &'static str,
@@ -85,6 +87,15 @@ struct Line {
     min_seconds: f64,
     images_per_second: f64,
     peak_bytes: Option<u64>,
+    #[serde(flatten)]
+    data: Option<DataTime>,
+}
+
+/// The time from asking for a batch until it is there, the beginning of an epoch included: means over all steps timed.
+#[derive(Serialize)]
+struct DataTime {
+    data_seconds_per_step: f64,
+    data_share: f64,
 }
 
 const LABELS: usize = 100;
@@ -104,16 +115,17 @@ fn run(args: &Args) -> Result<(), AnyError> {
         work()?;
     }
     profile.clear();
-    let mut times = Vec::new();
+    let (mut times, mut waited) = (Vec::new(), Duration::ZERO);
     for _ in 0..args.steps {
         device.synchronize()?;
         let began = Instant::now();
-        work()?;
+        waited += work()?;
         device.synchronize()?;
         times.push(began.elapsed().as_secs_f64());
     }
+    let total: f64 = times.iter().sum();
     if args.profile {
-        let total = Duration::from_secs_f64(times.iter().sum());
+        let total = Duration::from_secs_f64(total);
         writeln!(std::io::stdout(), "{}", profile.table(&context(args), args.steps, total))?;
     }
     times.sort_by(f64::total_cmp);
@@ -131,6 +143,10 @@ fn run(args: &Args) -> Result<(), AnyError> {
         min_seconds: times[0],
         images_per_second: f64::from(args.batch) / median,
         peak_bytes: peak_bytes_on(&device),
+        data: args.loader.then(|| DataTime {
+            data_seconds_per_step: waited.as_secs_f64() / f64::from(args.steps),
+            data_share: waited.as_secs_f64() / total,
+        }),
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&line)?)?;
     Ok(())
@@ -141,8 +157,10 @@ fn context(args: &Args) -> Context {
     if args.threads == 0 { Context::shared().clone() } else { Context::new(args.threads) }
 }
 
-/// What is timed, ready to be done again and again.
-fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), AnyError>>, AnyError> {
+/// What is timed, to be done again and again; it tells how long it waited for its batch.
+type Work = Box<dyn FnMut() -> Result<Duration, AnyError>>;
+
+fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
     let (depth, width_factor) = (args.depth, args.width);
     let network = WideResNetConfig { depth, width_factor, labels: LABELS, ..WideResNetConfig::default() };
     let parameters = Parameters::new(17, DType::F32, device);
@@ -160,14 +178,23 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
 
     let forward = if args.plain { WideResNet::forward_plain } else { WideResNet::forward };
     if args.forward {
-        return Ok(Box::new(move || Ok(forward(&model, &batch.images, Mode::Eval).map(drop)?)));
+        return Ok(Box::new(move || {
+            forward(&model, &batch.images, Mode::Eval)?;
+            Ok(Duration::ZERO)
+        }));
     }
     let config = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
     let sgd = Sgd::new(parameters.trainable(), config)?;
     let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
     if !args.plain {
         let model = model.with_handed_over_gradients(); // as a training has it
-        return Ok(Box::new(move || Ok(step(&model, &mut sam, &next_batch()?, 0.1).map(drop)?)));
+        return Ok(Box::new(move || {
+            let began = Instant::now();
+            let batch = next_batch()?;
+            let waited = began.elapsed();
+            step(&model, &mut sam, &batch, 0.1)?;
+            Ok(waited)
+        }));
     }
     Ok(Box::new(move || {
         let logits = model.forward_plain(&batch.images, Mode::Train)?;
@@ -175,7 +202,8 @@ fn work(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<(), An
         let perturbed = sam.first_step(&loss.backward()?)?;
         let logits = model.forward_plain(&batch.images, Mode::TrainFrozenStatistics)?;
         let loss = smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?;
-        Ok(perturbed.second_step(&loss.backward()?)?)
+        perturbed.second_step(&loss.backward()?)?;
+        Ok(Duration::ZERO)
     }))
 }
 
@@ -191,25 +219,13 @@ fn batches(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<Bat
     let images = Cifar::synthetic(17, (16 * batch_size).max(8192), 0).train;
     let augmentation = Augmentation::reference(Statistics::of(&images)?);
     let config = LoaderConfig { batch_size, threads: context(args).threads(), shuffle: true, seed: 17 };
-    type Epoch = Box<dyn Iterator<Item = wrn_sam::data::Result<Batch>>>;
-    let mut epoch_of: Box<dyn FnMut(usize) -> Result<Epoch, AnyError>> = if device.is_cuda() {
-        let loader = DeviceLoader::new(&images, &augmentation, config, DType::F32, device)?;
-        Box::new(move |epoch| Ok(Box::new(loader.epoch(epoch)?)))
-    } else {
-        let loader = Loader::new(&images, augmentation, config)?;
-        Box::new(move |epoch| Ok(Box::new(loader.epoch(epoch))))
-    };
-    let (mut number, mut epoch) = (0, epoch_of(0)?);
-    let device = device.clone();
+    let loader = AnyLoader::new(&images, augmentation, None, config, device)?;
+    let (mut number, mut epoch) = (0, loader.epoch(0)?);
     Ok(Box::new(move || {
-        let batch = match epoch.next() {
-            Some(batch) => batch?,
-            None => {
-                number += 1;
-                epoch = epoch_of(number)?;
-                epoch.next().ok_or("an epoch has batches")??
-            }
-        };
-        Ok(batch.to_device(&device)?)
+        if epoch.len() == 0 {
+            number += 1;
+            epoch = loader.epoch(number)?;
+        }
+        Ok(epoch.next().ok_or("an epoch has batches")??)
     }))
 }

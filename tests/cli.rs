@@ -339,6 +339,16 @@ fn throughput_prints_one_line() {
         assert!((number("images_per_second") * number("seconds_per_step") - 4.0).abs() < 1e-9);
         assert!(!cfg!(target_os = "linux") || number("peak_bytes") > 1e6);
     }
+    // With batches from a loader, also how long a step waits for its batch.
+    let mut command = example("throughput");
+    command.args(["10", "1", "4", "--steps", "3", "--threads", "1", "--device", "cpu", "--loader"]);
+    let ended = Ended::of(&mut command).succeeds();
+    let line: Value = serde_json::from_str(&ended.stdout).expect("one JSON line");
+    assert_eq!(line.as_object().expect("an object").len(), keys.len() + 2);
+    let number = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line:?}"));
+    let (wait, share) = (number("data_seconds_per_step"), number("data_share"));
+    assert!(wait > 0.0 && share > 0.0 && share < 1.0, "{line:?}");
+    assert!(wait >= share * number("min_seconds") * (1.0 - 1e-9), "{line:?}");
     Ended::of(example("throughput").args(["33", "1", "1"])).fails(1, &["33"]);
 }
 
