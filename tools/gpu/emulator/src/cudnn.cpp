@@ -424,6 +424,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t plan, 
     return guarded([&] {
         if (!of(plan)->finalized || of(plan)->type != CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR || !of(pack)->finalized) return bad("no finalized plan and pack");
         Device& device = Device::instance();
+        std::lock_guard<std::recursive_mutex> guard(device.lock);
         device.count("convolutions");
         const auto* pointers = values<std::uint64_t>(*of(pack), CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, 3);
         const auto* uids = values<std::int64_t>(*of(pack), CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, 3);

@@ -17,9 +17,11 @@ template <class T, class D>
 int generate(Generator* generator, std::uint64_t to, std::size_t count, D distribution) {
     auto values = std::make_shared<std::vector<T>>(count);
     for (T& value : *values) value = distribution(*generator);
-    Device::instance().enqueue([=] {
+    Device& device = Device::instance();
+    std::lock_guard<std::recursive_mutex> guard(device.lock);
+    device.enqueue([=, &device] {
         std::size_t bytes = count * sizeof(T);
-        if (bytes != 0) std::memcpy(Device::instance().memory.at(to, bytes, "cuRAND writes"), values->data(), bytes);
+        if (bytes != 0) std::memcpy(device.memory.at(to, bytes, "cuRAND writes"), values->data(), bytes);
     });
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,9 @@ namespace emulator {
 class Device {
    public:
     static Device& instance();
+
+    /// Held by whoever asks something of the device: threads take turns.
+    std::recursive_mutex lock;
 
     /// Appends work. What a stream captures goes to `capture` instead.
     void enqueue(std::function<void()> work);

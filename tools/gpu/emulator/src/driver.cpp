@@ -15,13 +15,11 @@ using emulator::Fault;
 
 namespace {
 
-std::recursive_mutex lock;
-
 /// A driver's function: one at a time, and any exception as a status.
 template <class F>
 CUresult guarded(const char* name, F f) {
-    std::lock_guard<std::recursive_mutex> guard(lock);
     Device& device = Device::instance();
+    std::lock_guard<std::recursive_mutex> guard(device.lock);
     device.count(name);
     if (!device.fault().empty()) return CUDA_ERROR_LAUNCH_FAILED;
     try {
@@ -59,7 +57,7 @@ using Graph = std::vector<std::function<void()>>;
 
 thread_local CUcontext current = nullptr;
 int context, stream_memory, pool;
-std::string message;
+thread_local std::string message;
 
 }  // namespace
 
