@@ -50,7 +50,24 @@ impl Memory {
             let (address, _synchronised) = slice.device_ptr(&stream);
             address
         };
+        #[cfg(debug_assertions)]
+        self.spoil(address, bytes).map_err(|status| Error::Device {
+            operation: operation.to_string(),
+            library: "CUDA",
+            status,
+        })?;
         Ok(Block { slice: Some(slice), address, memory: self.clone() })
+    }
+
+    /// Fills a block with bytes that are NaN in every type, so that in debug builds what is read before it is written shows.
+    #[cfg(debug_assertions)]
+    fn spoil(&self, address: u64, bytes: usize) -> std::result::Result<(), String> {
+        use candle_core::cuda_backend::cudarc::driver::result::memset_d8_async;
+        let stream = self.device.cuda_stream();
+        stream.context().bind_to_thread().map_err(|error| error.to_string())?;
+        // SAFETY: a block's memory, `bytes` long, which nobody else has; earlier users' kernels come first in the stream.
+        unsafe { memset_d8_async(address, 0xff, bytes, stream.cu_stream()) }
+            .map_err(|error| error.to_string())
     }
 
     fn allocate(&self, bytes: usize) -> candle_core::Result<CudaSlice<u8>> {
