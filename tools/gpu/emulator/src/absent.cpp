@@ -10,10 +10,10 @@ OPENED(cublasDestroy_v2)
 OPENED(cublasSetStream_v2)
 OPENED(cublasSetWorkspace_v2)
 
-#define ABSENT(name)                                                      \
-    int name(void) {                                                      \
+#define ABSENT(name)                                                       \
+    int name(void) {                                                       \
         std::fprintf(stderr, "emulated GPU: " #name " is not emulated\n"); \
-        return 801;                                                       \
+        return 801;                                                        \
     }
 ABSENT(cuMemcpyPeerAsync)
 ABSENT(cuModuleLoad)

@@ -30,12 +30,25 @@ int generate(Generator* generator, std::uint64_t to, std::size_t count, D distri
 
 extern "C" {
 
-int curandCreateGenerator(Generator** to, int) { *to = new Generator; return 0; }
-int curandDestroyGenerator(Generator* generator) { delete generator; return 0; }
-int curandSetPseudoRandomGeneratorSeed(Generator* generator, unsigned long long seed) { generator->seed(seed); return 0; }
+int curandCreateGenerator(Generator** to, int) {
+    *to = new Generator;
+    return 0;
+}
+int curandDestroyGenerator(Generator* generator) {
+    delete generator;
+    return 0;
+}
+int curandSetPseudoRandomGeneratorSeed(Generator* generator, unsigned long long seed) {
+    generator->seed(seed);
+    return 0;
+}
 int curandSetStream(Generator*, void*) { return 0; }
-int curandGenerateUniform(Generator* g, std::uint64_t to, std::size_t n) { return generate<float>(g, to, n, std::uniform_real_distribution<float>()); }
-int curandGenerateUniformDouble(Generator* g, std::uint64_t to, std::size_t n) { return generate<double>(g, to, n, std::uniform_real_distribution<double>()); }
+int curandGenerateUniform(Generator* g, std::uint64_t to, std::size_t n) {
+    return generate<float>(g, to, n, std::uniform_real_distribution<float>());
+}
+int curandGenerateUniformDouble(Generator* g, std::uint64_t to, std::size_t n) {
+    return generate<double>(g, to, n, std::uniform_real_distribution<double>());
+}
 int curandGenerateNormal(Generator* g, std::uint64_t to, std::size_t n, float mean, float deviation) {
     return generate<float>(g, to, n, std::normal_distribution<float>(mean, deviation));
 }

@@ -5,10 +5,12 @@
 
 namespace emulator {
 
-Device::Device() : idle([] {
-    const char* work = std::getenv("EMULATED_GPU_WORK");
-    return work != nullptr && std::string(work) == "none";
-}()), memory(!idle) {}
+Device::Device()
+    : idle([] {
+          const char* work = std::getenv("EMULATED_GPU_WORK");
+          return work != nullptr && std::string(work) == "none";
+      }()),
+      memory(!idle) {}
 
 Device& Device::instance() {
     static Device device;
@@ -58,7 +60,8 @@ Device::~Device() {
     std::FILE* file = std::fopen(path, "w");
     if (file == nullptr) return;
     std::fprintf(file, "{");
-    for (const auto& [what, times] : counts_) std::fprintf(file, "\"%s\": %llu, ", what.c_str(), static_cast<unsigned long long>(times));
+    for (const auto& [what, times] : counts_)
+        std::fprintf(file, "\"%s\": %llu, ", what.c_str(), static_cast<unsigned long long>(times));
     std::fprintf(file, "\"peak_bytes\": %llu}\n", static_cast<unsigned long long>(peak_));
     std::fclose(file);
 }

@@ -14,7 +14,7 @@ namespace emulator {
 
 /// Work is done when the host waits for it, not before, as on a GPU that is busy; all streams are one.
 class Device {
-   public:
+ public:
     static Device& instance();
 
     /// Held by whoever asks something of the device: threads take turns.
@@ -40,7 +40,7 @@ class Device {
     void freed(std::uint64_t address);
     std::uint64_t peak_bytes() const { return peak_; }
 
-   private:
+ private:
     Device();
     ~Device();
 

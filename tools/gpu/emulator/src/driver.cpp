@@ -64,13 +64,22 @@ thread_local std::string message;
 extern "C" {
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
-CUresult cuDriverGetVersion(int* version) { *version = 13000; return CUDA_SUCCESS; }
-CUresult cuDeviceGetCount(int* count) { *count = 1; return CUDA_SUCCESS; }
+CUresult cuDriverGetVersion(int* version) {
+    *version = 13000;
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceGetCount(int* count) {
+    *count = 1;
+    return CUDA_SUCCESS;
+}
 CUresult cuDeviceGet(CUdevice* device, int ordinal) {
     *device = 0;
     return ordinal == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
-CUresult cuDeviceGetName(char* name, int len, CUdevice) { std::snprintf(name, std::size_t(len), "emulated GPU"); return CUDA_SUCCESS; }
+CUresult cuDeviceGetName(char* name, int len, CUdevice) {
+    std::snprintf(name, std::size_t(len), "emulated GPU");
+    return CUDA_SUCCESS;
+}
 CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
     switch (attribute) {
         case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 9; break;
@@ -81,10 +90,19 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
     }
     return CUDA_SUCCESS;
 }
-CUresult cuDevicePrimaryCtxRetain(CUcontext* to, CUdevice) { *to = reinterpret_cast<CUcontext>(&context); return CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRetain(CUcontext* to, CUdevice) {
+    *to = reinterpret_cast<CUcontext>(&context);
+    return CUDA_SUCCESS;
+}
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { return CUDA_SUCCESS; }
-CUresult cuCtxSetCurrent(CUcontext to) { current = to; return CUDA_SUCCESS; }
-CUresult cuCtxGetCurrent(CUcontext* to) { *to = current; return CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext to) {
+    current = to;
+    return CUDA_SUCCESS;
+}
+CUresult cuCtxGetCurrent(CUcontext* to) {
+    *to = current;
+    return CUDA_SUCCESS;
+}
 CUresult cuCtxDestroy_v2(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxSynchronize(void) { return guarded("cuCtxSynchronize", wait); }
 
@@ -98,7 +116,10 @@ CUresult cuGetErrorString(CUresult error, const char** text) {
 
 // ---- Memory.
 
-CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* to, CUdevice) { *to = reinterpret_cast<CUmemoryPool>(&pool); return CUDA_SUCCESS; }
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* to, CUdevice) {
+    *to = reinterpret_cast<CUmemoryPool>(&pool);
+    return CUDA_SUCCESS;
+}
 CUresult cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute, void*) { return CUDA_SUCCESS; }
 CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute attribute, void* value) {
     if (attribute != CU_MEMPOOL_ATTR_USED_MEM_HIGH) return CUDA_ERROR_INVALID_VALUE;
@@ -154,7 +175,8 @@ CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t byte
         device.count("bytes to the device", bytes);
         std::string taken(static_cast<const char*>(from), bytes);
         device.enqueue([=, &device] {
-            if (bytes != 0) std::memcpy(device.memory.at(to, bytes, "a copy from the host writes"), taken.data(), bytes);
+            if (bytes != 0)
+                std::memcpy(device.memory.at(to, bytes, "a copy from the host writes"), taken.data(), bytes);
         });
         return CUDA_SUCCESS;
     });
@@ -184,12 +206,18 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t byte
 
 // ---- Streams and events: all streams are in one order, and an event is a place in it.
 
-CUresult cuStreamCreate(CUstream* to, unsigned) { *to = reinterpret_cast<CUstream>(&stream_memory); return CUDA_SUCCESS; }
+CUresult cuStreamCreate(CUstream* to, unsigned) {
+    *to = reinterpret_cast<CUstream>(&stream_memory);
+    return CUDA_SUCCESS;
+}
 CUresult cuStreamDestroy_v2(CUstream) { return CUDA_SUCCESS; }
 CUresult cuStreamSynchronize(CUstream) { return guarded("cuStreamSynchronize", wait); }
 CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return CUDA_SUCCESS; }
 
-CUresult cuEventCreate(CUevent* to, unsigned) { *to = reinterpret_cast<CUevent>(new Event); return CUDA_SUCCESS; }
+CUresult cuEventCreate(CUevent* to, unsigned) {
+    *to = reinterpret_cast<CUevent>(new Event);
+    return CUDA_SUCCESS;
+}
 CUresult cuEventDestroy_v2(CUevent event) {
     return guarded("cuEventDestroy", [&](Device& device) {
         device.enqueue([=] { delete reinterpret_cast<Event*>(event); });
@@ -205,7 +233,8 @@ CUresult cuEventRecord(CUevent event, CUstream) {
     });
 }
 CUresult cuEventSynchronize(CUevent event) {
-    return guarded("cuEventSynchronize", [&](Device& device) { return reinterpret_cast<Event*>(event)->done ? CUDA_SUCCESS : wait(device); });
+    return guarded("cuEventSynchronize",
+                   [&](Device& device) { return reinterpret_cast<Event*>(event)->done ? CUDA_SUCCESS : wait(device); });
 }
 CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent begin, CUevent end) {
     auto *first = reinterpret_cast<Event*>(begin), *last = reinterpret_cast<Event*>(end);
@@ -219,7 +248,8 @@ CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent begin, CUevent end) 
 CUresult cuModuleLoadData(CUmodule* to, const void* image) {
     return guarded("cuModuleLoadData", [&](Device& device) {
         try {
-            *to = reinterpret_cast<CUmodule>(new LoadedModule{emulator::Module(static_cast<const char*>(image), device.memory), {}});
+            *to = reinterpret_cast<CUmodule>(
+                new LoadedModule{emulator::Module(static_cast<const char*>(image), device.memory), {}});
             return CUDA_SUCCESS;
         } catch (const Fault&) {
             return CUDA_ERROR_INVALID_PTX;
@@ -238,8 +268,8 @@ CUresult cuModuleGetFunction(CUfunction* to, CUmodule module, const char* name) 
     });
 }
 
-CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                        unsigned block_z, unsigned shared, CUstream, void** parameters, void**) {
+CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                        unsigned block_y, unsigned block_z, unsigned shared, CUstream, void** parameters, void**) {
     return guarded("cuLaunchKernel", [&](Device& device) {
         const emulator::Kernel& kernel = *reinterpret_cast<Function*>(function)->kernel;
         device.count("launches");
@@ -247,7 +277,8 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
         emulator::Grid grid{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared};
         std::uint64_t threads = std::uint64_t(block_x) * block_y * block_z;
         bool empty = threads == 0 || grid_x == 0 || grid_y == 0 || grid_z == 0;
-        bool large = threads > kernel.most_threads || threads > 1024 || grid_x > 0x7fffffffu || grid_y > 65535 || grid_z > 65535;
+        bool large =
+            threads > kernel.most_threads || threads > 1024 || grid_x > 0x7fffffffu || grid_y > 65535 || grid_z > 65535;
         if (device.idle) return CUDA_SUCCESS;
         if (empty || large || kernel.shared_bytes + shared > 48 << 10) return CUDA_ERROR_INVALID_VALUE;
         std::vector<char> arguments(kernel.parameter_bytes);

@@ -1,7 +1,8 @@
-// How a grid runs: block after block, a block's warps in turn from barrier to barrier, a warp's lanes together where they
-// are at the same instruction. Of lanes that have parted, those furthest back go first, so that they meet again.
+// How a grid runs: block after block, a block's warps in turn from barrier to barrier, a warp's lanes together where
+// they are at the same instruction. Of lanes that have parted, those furthest back go first, so that they meet again.
 //
-// With EMULATED_GPU_ORDER=descending, blocks and warps run in the other order: a kernel without races gives the same bits.
+// With EMULATED_GPU_ORDER=descending, blocks and warps run in the other order: a kernel without races gives the same
+// bits.
 #include <algorithm>
 #include <cstdlib>
 
@@ -13,7 +14,8 @@ namespace {
 
 std::string where(const Warp& warp, const Instruction& instruction, unsigned lane) {
     const Kernel& kernel = warp.block.kernel;
-    return kernel.name + ", thread " + std::to_string(warp.first_thread + lane) + ", `" + kernel.texts[instruction.text] + "`: ";
+    return kernel.name + ", thread " + std::to_string(warp.first_thread + lane) + ", `" +
+           kernel.texts[instruction.text] + "`: ";
 }
 
 unsigned lowest(Lanes lanes) { return unsigned(__builtin_ctz(lanes)); }
@@ -80,7 +82,8 @@ void run_warp(Warp& warp) {
                     Lanes arrived = 0;
                     for (Lanes rest = warp.live; rest != 0; rest &= rest - 1) {
                         unsigned lane = lowest(rest);
-                        if (here >> lane & 1 || (warp.waiting >> lane & 1 && warp.pc[lane] == pc)) arrived |= Lanes(1) << lane;
+                        if (here >> lane & 1 || (warp.waiting >> lane & 1 && warp.pc[lane] == pc))
+                            arrived |= Lanes(1) << lane;
                     }
                     if ((named & ~arrived) != 0) {
                         for (Lanes rest = here; rest != 0; rest &= rest - 1) warp.pc[lowest(rest)] = pc;
@@ -176,7 +179,8 @@ void run(const Kernel& kernel, const Grid& grid, std::vector<char>& parameters, 
             warp.waiting = 0;
             std::fill_n(warp.pc, LANES, 0u);
             for (auto [slot, which] : kernel.specials) {
-                for (unsigned lane = 0; lane < LANES; ++lane) warp.slot(slot)[lane] = special(which, grid, index, warp.first_thread + lane);
+                for (unsigned lane = 0; lane < LANES; ++lane)
+                    warp.slot(slot)[lane] = special(which, grid, index, warp.first_thread + lane);
             }
         }
         for (bool running = true; running;) {

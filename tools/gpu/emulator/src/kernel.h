@@ -24,7 +24,21 @@ using Operation = void (*)(Warp&, const Instruction&, Lanes);
 
 enum class Space : std::uint8_t { Generic, Global, Shared, Local, Parameter };
 enum class Kind : std::uint8_t { Plain, Branch, Exit, Barrier, Exchange };
-enum class Special : std::uint8_t { TidX, TidY, TidZ, NtidX, NtidY, NtidZ, CtaidX, CtaidY, CtaidZ, NctaidX, NctaidY, NctaidZ, Lane };
+enum class Special : std::uint8_t {
+    TidX,
+    TidY,
+    TidZ,
+    NtidX,
+    NtidY,
+    NtidZ,
+    CtaidX,
+    CtaidY,
+    CtaidZ,
+    NctaidX,
+    NctaidY,
+    NctaidZ,
+    Lane
+};
 
 struct Instruction {
     Operation run = nullptr;
@@ -61,7 +75,7 @@ struct Kernel {
 
 /// A module's text, whose kernels are decoded as they are asked for.
 class Module {
-   public:
+ public:
     /// Throws a Fault for text that is no PTX.
     Module(const char* ptx, Memory& memory);
     /// Throws a Fault for what the emulator does not know. Null where there is no such kernel.
@@ -80,11 +94,12 @@ class Module {
     /// Declarations of what every kernel has in its shared memory.
     std::vector<std::string> shared;
 
-   private:
+ private:
     std::map<std::string, Kernel> kernels_;
 };
 
-/// The operation of an instruction, from its mnemonic's parts ("add", "rn", "f32"). Sets what else the instruction needs.
+/// The operation of an instruction, from its mnemonic's parts ("add", "rn", "f32"). Sets what else the instruction
+/// needs.
 ///
 /// Null for one that the emulator does not know.
 Operation find_operation(const std::vector<std::string>& mnemonic, Instruction& instruction);

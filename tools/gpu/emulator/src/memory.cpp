@@ -36,8 +36,8 @@ char* Memory::find(std::uint64_t address, std::size_t bytes, const char* what) {
             return reinterpret_cast<char*>(address);
         }
         if (address - start < size + (std::size_t(1) << 20)) {
-            throw Fault(std::string(what) + " " + std::to_string(bytes) + " bytes at byte " + std::to_string(address - start) +
-                        " of an allocation of " + std::to_string(size));
+            throw Fault(std::string(what) + " " + std::to_string(bytes) + " bytes at byte " +
+                        std::to_string(address - start) + " of an allocation of " + std::to_string(size));
         }
     }
     throw Fault(std::string(what) + " " + std::to_string(bytes) + " bytes where nothing is allocated");

@@ -16,10 +16,11 @@ struct Fault : std::runtime_error {
 
 /// The allocations of the one device. Addresses are those of the host.
 class Memory {
-   public:
+ public:
     /// Whether to fill memory as it comes and goes.
     explicit Memory(bool fill) : fill_(fill) {}
-    /// What is fresh has all bits set, which is NaN in every floating-point type, so that what is read before it is written shows.
+    /// What is fresh has all bits set, which is NaN in every floating-point type, so that what is read before it is
+    /// written shows.
     std::uint64_t allocate(std::size_t bytes);
     /// Takes it out of what kernels may touch.
     void release(std::uint64_t address);
@@ -27,11 +28,12 @@ class Memory {
     ///
     /// Throws a Fault where there are none such.
     char* at(std::uint64_t address, std::size_t bytes, const char* what) {
-        if (address - last_ < last_bytes_ && address - last_ + bytes <= last_bytes_) return reinterpret_cast<char*>(address);
+        if (address - last_ < last_bytes_ && address - last_ + bytes <= last_bytes_)
+            return reinterpret_cast<char*>(address);
         return find(address, bytes, what);
     }
 
-   private:
+ private:
     char* find(std::uint64_t address, std::size_t bytes, const char* what);
 
     const bool fill_;

@@ -85,16 +85,20 @@ void ternary(Warp& w, const Instruction& i, Lanes lanes) {
 }
 
 /// An operation by name: `T of(values…)`, for arithmetic in an unsigned type where overflow wraps.
-#define OPERATION(name, arguments, ...)               \
-    struct name {                                     \
-        template <class T>                            \
-        static auto of arguments { __VA_ARGS__; }     \
+#define OPERATION(name, arguments, ...) \
+    struct name {                       \
+        template <class T>              \
+        static auto of arguments {      \
+            __VA_ARGS__;                \
+        }                               \
     };
 
 template <class T>
 auto wide(T x) {
-    if constexpr (std::is_integral_v<T>) return std::make_unsigned_t<T>(x);
-    else return x;
+    if constexpr (std::is_integral_v<T>)
+        return std::make_unsigned_t<T>(x);
+    else
+        return x;
 }
 
 OPERATION(Add, (T a, T b), return T(wide(a) + wide(b)))
@@ -107,7 +111,8 @@ OPERATION(Xor, (T a, T b), return T(a ^ b))
 OPERATION(Not, (T a), return T(~a))
 OPERATION(Move, (T a), return a)
 OPERATION(Neg, (T a), if constexpr (std::is_integral_v<T>) return T(0 - wide(a)); else return -a)
-OPERATION(Abs, (T a), if constexpr (std::is_integral_v<T>) return a < 0 ? T(0 - wide(a)) : a; else return T(std::fabs(a)))
+OPERATION(Abs, (T a), if constexpr (std::is_integral_v<T>) return a < 0 ? T(0 - wide(a)) : a;
+          else return T(std::fabs(a)))
 OPERATION(Sqrt, (T a), return T(std::sqrt(a)))
 OPERATION(Rsqrt, (T a), return T(1 / std::sqrt(double(a))))
 OPERATION(Rcp, (T a), return T(1 / a))
@@ -119,13 +124,16 @@ OPERATION(Tanh, (T a), return T(std::tanh(double(a))))
 OPERATION(Copysign, (T a, T b), return T(std::copysign(b, a)))
 OPERATION(Fma, (T a, T b, T c), return T(std::fma(a, b, c)))
 OPERATION(Popc, (T a), return u32(__builtin_popcountll(u64(std::make_unsigned_t<T>(a)))))
-OPERATION(Clz, (T a), return u32(a == 0 ? 8 * sizeof(T) : __builtin_clzll(u64(std::make_unsigned_t<T>(a))) - (64 - 8 * sizeof(T))))
+OPERATION(Clz, (T a),
+          return u32(a == 0 ? 8 * sizeof(T) : __builtin_clzll(u64(std::make_unsigned_t<T>(a))) - (64 - 8 * sizeof(T))))
 
 struct Mul {
     template <class T>
     static T of(T a, T b) {
-        if constexpr (std::is_integral_v<T>) return T(u64(a) * u64(b));
-        else return a * b;
+        if constexpr (std::is_integral_v<T>)
+            return T(u64(a) * u64(b));
+        else
+            return a * b;
     }
 };
 
@@ -139,17 +147,23 @@ struct MulHigh {
 
 struct Mad {
     template <class T>
-    static T of(T a, T b, T c) { return T(u64(a) * u64(b) + u64(c)); }
+    static T of(T a, T b, T c) {
+        return T(u64(a) * u64(b) + u64(c));
+    }
 };
 
 /// Of a division by zero the hardware gives all bits.
 struct Div {
     template <class T>
     static T of(T a, T b) {
-        if constexpr (!std::is_integral_v<T>) return a / b;
-        else if (b == 0) return T(~T(0));
-        else if (std::is_signed_v<T> && b == T(-1)) return T(0 - wide(a));
-        else return T(a / b);
+        if constexpr (!std::is_integral_v<T>)
+            return a / b;
+        else if (b == 0)
+            return T(~T(0));
+        else if (std::is_signed_v<T> && b == T(-1))
+            return T(0 - wide(a));
+        else
+            return T(a / b);
     }
 };
 
@@ -184,7 +198,8 @@ void shift_right(Warp& w, const Instruction& i, Lanes lanes) {
 /// `mul.wide` and `mad.wide`: the product in twice the bits.
 template <class T, class Wide>
 void multiply_wide(Warp& w, const Instruction& i, Lanes lanes) {
-    const u64 *a = w.slot(i.operand[1]), *b = w.slot(i.operand[2]), *c = i.operand[3] < 0 ? nullptr : w.slot(i.operand[3]);
+    const u64 *a = w.slot(i.operand[1]), *b = w.slot(i.operand[2]),
+              *c = i.operand[3] < 0 ? nullptr : w.slot(i.operand[3]);
     each(w, i.operand[0], lanes, [&](unsigned l) {
         Wide product = Wide(u64(Wide(get<T>(a[l]))) * u64(Wide(get<T>(b[l]))));
         return put(Wide(u64(product) + (c == nullptr ? 0 : u64(get<Wide>(c[l])))));
@@ -280,7 +295,8 @@ void extract_bits(Warp& w, const Instruction& i, Lanes lanes) {
 
 template <class T>
 void insert_bits(Warp& w, const Instruction& i, Lanes lanes) {
-    const u64 *a = w.slot(i.operand[1]), *b = w.slot(i.operand[2]), *at = w.slot(i.operand[3]), *count = w.slot(i.operand[4]);
+    const u64 *a = w.slot(i.operand[1]), *b = w.slot(i.operand[2]), *at = w.slot(i.operand[3]),
+              *count = w.slot(i.operand[4]);
     each(w, i.operand[0], lanes, [&](unsigned l) {
         constexpr u32 BITS = 8 * sizeof(T);
         u32 from = at[l] & 0xff, len = count[l] & 0xff;
@@ -329,29 +345,27 @@ void pack(Warp& w, const Instruction& i, Lanes lanes) {
     unsigned bits = 8 * i.bytes / i.vector;
     each(w, i.operand[0], lanes, [&](unsigned l) {
         u64 whole = 0;
-        for (unsigned n = 0; n < i.vector; ++n) whole |= (w.slot(i.operand[1 + n])[l] & ((u64(1) << bits) - 1)) << (bits * n);
+        for (unsigned n = 0; n < i.vector; ++n)
+            whole |= (w.slot(i.operand[1 + n])[l] & ((u64(1) << bits) - 1)) << (bits * n);
         return whole;
     });
 }
 
 // ---- Conversions.
 
-struct Conversion {
-    enum Round { Nearest, Zero, Down, Up } round;
-    bool saturate;
-};
+enum class Round { Nearest, Zero, Down, Up };
 
-template <Conversion::Round ROUND, class T>
+template <Round ROUND, class T>
 T to_integer(T x) {
     switch (ROUND) {
-        case Conversion::Zero: return std::trunc(x);
-        case Conversion::Down: return std::floor(x);
-        case Conversion::Up: return std::ceil(x);
+        case Round::Zero: return std::trunc(x);
+        case Round::Down: return std::floor(x);
+        case Round::Up: return std::ceil(x);
         default: return std::nearbyint(x);
     }
 }
 
-template <class To, class From, Conversion::Round ROUND, bool INTEGRAL, bool SATURATE>
+template <class To, class From, Round ROUND, bool INTEGRAL, bool SATURATE>
 void convert(Warp& w, const Instruction& i, Lanes lanes) {
     const u64* a = w.slot(i.operand[1]);
     each(w, i.operand[0], lanes, [&](unsigned l) {
@@ -364,8 +378,10 @@ void convert(Warp& w, const Instruction& i, Lanes lanes) {
             return put(To(y));
         } else if constexpr (std::is_integral_v<To> && std::is_integral_v<From>) {
             // Registers may be wider than the type: signs are extended.
-            if constexpr (std::is_signed_v<To>) return u64(s64(To(x)));
-            else return put(To(x));
+            if constexpr (std::is_signed_v<To>)
+                return u64(s64(To(x)));
+            else
+                return put(To(x));
         } else {
             To y = INTEGRAL && std::is_floating_point_v<From> ? To(to_integer<ROUND>(double(x))) : To(x);
             if (SATURATE) y = std::isnan(y) ? To(0) : std::min(std::max(y, To(0)), To(1));
@@ -377,23 +393,24 @@ void convert(Warp& w, const Instruction& i, Lanes lanes) {
 template <class To, class From>
 Operation conversion(const std::vector<std::string>& m) {
     bool integral = false, saturate = false;
-    auto round = Conversion::Nearest;
+    auto round = Round::Nearest;
     for (const std::string& part : m) {
-        if (part == "rzi" || part == "rz") round = Conversion::Zero;
-        if (part == "rmi" || part == "rm") round = Conversion::Down;
-        if (part == "rpi" || part == "rp") round = Conversion::Up;
+        if (part == "rzi" || part == "rz") round = Round::Zero;
+        if (part == "rmi" || part == "rm") round = Round::Down;
+        if (part == "rpi" || part == "rp") round = Round::Up;
         if (part.size() == 3 && part[0] == 'r' && part[2] == 'i') integral = true;
         if (part == "sat") saturate = true;
     }
     // Rounding between floating-point types that is not to nearest is not there.
-    if (!integral && round != Conversion::Nearest) return nullptr;
-    if (saturate) return integral || std::is_integral_v<To> ? nullptr : Operation(convert<To, From, Conversion::Nearest, false, true>);
-    if (!integral) return convert<To, From, Conversion::Nearest, false, false>;
+    if (!integral && round != Round::Nearest) return nullptr;
+    if (saturate)
+        return integral || std::is_integral_v<To> ? nullptr : Operation(convert<To, From, Round::Nearest, false, true>);
+    if (!integral) return convert<To, From, Round::Nearest, false, false>;
     switch (round) {
-        case Conversion::Zero: return convert<To, From, Conversion::Zero, true, false>;
-        case Conversion::Down: return convert<To, From, Conversion::Down, true, false>;
-        case Conversion::Up: return convert<To, From, Conversion::Up, true, false>;
-        default: return convert<To, From, Conversion::Nearest, true, false>;
+        case Round::Zero: return convert<To, From, Round::Zero, true, false>;
+        case Round::Down: return convert<To, From, Round::Down, true, false>;
+        case Round::Up: return convert<To, From, Round::Up, true, false>;
+        default: return convert<To, From, Round::Nearest, true, false>;
     }
 }
 
@@ -404,7 +421,8 @@ void to_bf16(Warp& w, const Instruction& i, Lanes lanes) {
 
 void to_bf16x2(Warp& w, const Instruction& i, Lanes lanes) {
     const u64 *high = w.slot(i.operand[1]), *low = w.slot(i.operand[2]);
-    each(w, i.operand[0], lanes, [&](unsigned l) { return u64(narrow(get<float>(high[l])).bits) << 16 | narrow(get<float>(low[l])).bits; });
+    each(w, i.operand[0], lanes,
+         [&](unsigned l) { return u64(narrow(get<float>(high[l])).bits) << 16 | narrow(get<float>(low[l])).bits; });
 }
 
 void from_bf16(Warp& w, const Instruction& i, Lanes lanes) {
@@ -425,8 +443,10 @@ void load(Warp& w, const Instruction& i, Lanes lanes) {
         for (unsigned n = 0; n < i.vector; ++n) {
             T value;
             std::memcpy(&value, from + n * sizeof(T), sizeof(T));
-            if constexpr (std::is_integral_v<T> && std::is_signed_v<T>) w.slot(i.operand[n])[l] = u64(s64(value));
-            else w.slot(i.operand[n])[l] = put(value);
+            if constexpr (std::is_integral_v<T> && std::is_signed_v<T>)
+                w.slot(i.operand[n])[l] = u64(s64(value));
+            else
+                w.slot(i.operand[n])[l] = put(value);
         }
     }
 }
@@ -437,7 +457,8 @@ void store(Warp& w, const Instruction& i, Lanes lanes) {
     for (Lanes rest = lanes; rest != 0; rest &= rest - 1) {
         unsigned l = unsigned(__builtin_ctz(rest));
         char* to = w.at(i.space, addresses[l] + u64(i.offset), sizeof(T) * i.vector, l, "writes");
-        for (unsigned n = 0; n < i.vector; ++n) std::memcpy(to + n * sizeof(T), &w.slot(i.operand[1 + n])[l], sizeof(T));
+        for (unsigned n = 0; n < i.vector; ++n)
+            std::memcpy(to + n * sizeof(T), &w.slot(i.operand[1 + n])[l], sizeof(T));
     }
 }
 
@@ -536,10 +557,14 @@ void vote(Warp& w, const Instruction& i, Lanes lanes) {
         unsigned l = unsigned(__builtin_ctz(rest));
         if (w.slot(i.operand[1])[l] & 1) yes |= Lanes(1) << l;
     }
-    each(w, i.operand[0], lanes, [&](unsigned) -> u64 { return HOW == Vote::All ? yes == lanes : HOW == Vote::Any ? yes != 0 : yes; });
+    each(w, i.operand[0], lanes, [&](unsigned) -> u64 {
+        return HOW == Vote::All ? yes == lanes : HOW == Vote::Any ? yes != 0 : yes;
+    });
 }
 
-bool has(const std::vector<std::string>& parts, const char* what) { return std::find(parts.begin(), parts.end(), what) != parts.end(); }
+bool has(const std::vector<std::string>& parts, const char* what) {
+    return std::find(parts.begin(), parts.end(), what) != parts.end();
+}
 
 Space space_of(const std::vector<std::string>& m) {
     if (has(m, "global") || has(m, "const")) return Space::Global;
@@ -561,12 +586,18 @@ Operation find_operation(const std::vector<std::string>& m, Instruction& instruc
 #define UNARY(F) [](auto tag) -> Operation { return unary<T, F>; }
 #define BINARY(F) [](auto tag) -> Operation { return binary<T, F>; }
     // What a GPU rounds upwards or to zero, or flushes, is not looked at but where it is asked for below.
-    if (name == "add") all(BINARY(Add));
-    else if (name == "sub") all(BINARY(Sub));
-    else if (name == "min") all(BINARY(Min));
-    else if (name == "max") all(BINARY(Max));
-    else if (name == "div") all(BINARY(Div));
-    else if (name == "rem") integers(BINARY(Rem));
+    if (name == "add")
+        all(BINARY(Add));
+    else if (name == "sub")
+        all(BINARY(Sub));
+    else if (name == "min")
+        all(BINARY(Min));
+    else if (name == "max")
+        all(BINARY(Max));
+    else if (name == "div")
+        all(BINARY(Div));
+    else if (name == "rem")
+        integers(BINARY(Rem));
     else if (name == "mul" || name == "mad") {
         bool mad = name == "mad";
         if (has(m, "wide")) {
@@ -577,23 +608,34 @@ Operation find_operation(const std::vector<std::string>& m, Instruction& instruc
         } else if (has(m, "hi") && !mad) {
             integers(BINARY(MulHigh));
         } else if (mad) {
-            if (has(m, "lo")) integers([](auto tag) -> Operation { return ternary<T, Mad>; });
-            else floats([](auto tag) -> Operation { return ternary<T, Fma>; });
+            if (has(m, "lo"))
+                integers([](auto tag) -> Operation { return ternary<T, Mad>; });
+            else
+                floats([](auto tag) -> Operation { return ternary<T, Fma>; });
         } else {
             all(BINARY(Mul));
         }
     } else if (name == "fma") {
-        if (has(m, "rm") && type == "f32") found = fma_directed<FE_DOWNWARD>;
-        else if (has(m, "rp") && type == "f32") found = fma_directed<FE_UPWARD>;
-        else if (has(m, "rn")) floats([](auto tag) -> Operation { return ternary<T, Fma>; });
+        if (has(m, "rm") && type == "f32")
+            found = fma_directed<FE_DOWNWARD>;
+        else if (has(m, "rp") && type == "f32")
+            found = fma_directed<FE_UPWARD>;
+        else if (has(m, "rn"))
+            floats([](auto tag) -> Operation { return ternary<T, Fma>; });
     } else if (name == "and" || name == "or" || name == "xor") {
-        if (type == "pred") found = name == "and" ? binary<u8, And> : name == "or" ? binary<u8, Or> : binary<u8, Xor>;
-        else if (name == "and") integers(BINARY(And));
-        else if (name == "or") integers(BINARY(Or));
-        else integers(BINARY(Xor));
+        if (type == "pred")
+            found = name == "and" ? binary<u8, And> : name == "or" ? binary<u8, Or> : binary<u8, Xor>;
+        else if (name == "and")
+            integers(BINARY(And));
+        else if (name == "or")
+            integers(BINARY(Or));
+        else
+            integers(BINARY(Xor));
     } else if (name == "not") {
-        if (type == "pred") found = not_predicate;
-        else integers(UNARY(Not));
+        if (type == "pred")
+            found = not_predicate;
+        else
+            integers(UNARY(Not));
     } else if (name == "mov") {
         if (has(m, "unpack") || has(m, "pack")) {
             integers([&](auto tag) -> Operation {
@@ -605,22 +647,38 @@ Operation find_operation(const std::vector<std::string>& m, Instruction& instruc
         } else {
             all(UNARY(Move));
         }
-    } else if (name == "neg") all(UNARY(Neg));
-    else if (name == "abs") all(UNARY(Abs));
-    else if (name == "sqrt") floats(UNARY(Sqrt));
-    else if (name == "rsqrt") floats(UNARY(Rsqrt));
-    else if (name == "rcp") floats(UNARY(Rcp));
-    else if (name == "ex2") floats(UNARY(Ex2));
-    else if (name == "lg2") floats(UNARY(Lg2));
-    else if (name == "sin") floats(UNARY(Sin));
-    else if (name == "cos") floats(UNARY(Cos));
-    else if (name == "tanh") floats(UNARY(Tanh));
-    else if (name == "copysign") floats(BINARY(Copysign));
-    else if (name == "popc") integers(UNARY(Popc));
-    else if (name == "clz") integers(UNARY(Clz));
-    else if (name == "shl") integers([](auto tag) -> Operation { return shift_left<T>; });
-    else if (name == "shr") integers([](auto tag) -> Operation { return shift_right<T>; });
-    else if (name == "bfe") integers([](auto tag) -> Operation { return extract_bits<T>; });
+    } else if (name == "neg")
+        all(UNARY(Neg));
+    else if (name == "abs")
+        all(UNARY(Abs));
+    else if (name == "sqrt")
+        floats(UNARY(Sqrt));
+    else if (name == "rsqrt")
+        floats(UNARY(Rsqrt));
+    else if (name == "rcp")
+        floats(UNARY(Rcp));
+    else if (name == "ex2")
+        floats(UNARY(Ex2));
+    else if (name == "lg2")
+        floats(UNARY(Lg2));
+    else if (name == "sin")
+        floats(UNARY(Sin));
+    else if (name == "cos")
+        floats(UNARY(Cos));
+    else if (name == "tanh")
+        floats(UNARY(Tanh));
+    else if (name == "copysign")
+        floats(BINARY(Copysign));
+    else if (name == "popc")
+        integers(UNARY(Popc));
+    else if (name == "clz")
+        integers(UNARY(Clz));
+    else if (name == "shl")
+        integers([](auto tag) -> Operation { return shift_left<T>; });
+    else if (name == "shr")
+        integers([](auto tag) -> Operation { return shift_right<T>; });
+    else if (name == "bfe")
+        integers([](auto tag) -> Operation { return extract_bits<T>; });
     else if (name == "bfi") {
         if (type == "b32") found = insert_bits<u32>;
         if (type == "b64") found = insert_bits<u64>;
@@ -630,22 +688,35 @@ Operation find_operation(const std::vector<std::string>& m, Instruction& instruc
         if (has(m, "l")) found = has(m, "wrap") ? funnel_shift<true, true> : funnel_shift<true, false>;
         if (has(m, "r")) found = has(m, "wrap") ? funnel_shift<false, true> : funnel_shift<false, false>;
     } else if (name == "setp") {
-        if (m.size() == 3 || (m.size() == 4 && m[2] == "ftz")) all([&](auto tag) -> Operation { return comparison<T>(m[1]); });
+        if (m.size() == 3 || (m.size() == 4 && m[2] == "ftz"))
+            all([&](auto tag) -> Operation { return comparison<T>(m[1]); });
     } else if (name == "selp") {
         all([](auto tag) -> Operation { return select<T>; });
     } else if (name == "cvt") {
         const std::string& to = m[m.size() - 2];
-        if (to == "bf16x2" && type == "f32") found = to_bf16x2;
-        else if (to == "bf16" && type == "f32") found = to_bf16;
-        else if (to == "f32" && type == "bf16") found = from_bf16;
-        else any(to, [&](auto target) { any(type, [&](auto tag) { found = conversion<typename decltype(target)::type, T>(m); }); });
+        if (to == "bf16x2" && type == "f32")
+            found = to_bf16x2;
+        else if (to == "bf16" && type == "f32")
+            found = to_bf16;
+        else if (to == "f32" && type == "bf16")
+            found = from_bf16;
+        else
+            any(to, [&](auto target) {
+                any(type, [&](auto tag) { found = conversion<typename decltype(target)::type, T>(m); });
+            });
     } else if (name == "cvta") {
         bool to = has(m, "to");
         switch (space_of(m)) {
             case Space::Global: found = unary<u64, Move>; break;
-            case Space::Shared: found = to ? convert_address<Space::Shared, true> : convert_address<Space::Shared, false>; break;
-            case Space::Local: found = to ? convert_address<Space::Local, true> : convert_address<Space::Local, false>; break;
-            case Space::Parameter: found = to ? convert_address<Space::Parameter, true> : convert_address<Space::Parameter, false>; break;
+            case Space::Shared:
+                found = to ? convert_address<Space::Shared, true> : convert_address<Space::Shared, false>;
+                break;
+            case Space::Local:
+                found = to ? convert_address<Space::Local, true> : convert_address<Space::Local, false>;
+                break;
+            case Space::Parameter:
+                found = to ? convert_address<Space::Parameter, true> : convert_address<Space::Parameter, false>;
+                break;
             case Space::Generic: break;
         }
     } else if (name == "ld" || name == "st" || name == "ldu") {

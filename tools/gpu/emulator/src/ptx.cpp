@@ -3,6 +3,7 @@
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 
 #include "kernel.h"
 
@@ -12,7 +13,9 @@ namespace {
 
 bool starts(const std::string& text, const char* with) { return text.rfind(with, 0) == 0; }
 
-bool word_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '.' || c == '%'; }
+bool word_letter(char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '.' || c == '%';
+}
 
 std::string trim(const std::string& text) {
     auto begin = text.find_first_not_of(" \t\r\n"), end = text.find_last_not_of(" \t\r\n");
@@ -37,7 +40,8 @@ std::string without_comments(const char* text) {
 std::vector<std::string> split(const std::string& text, char by) {
     std::vector<std::string> parts;
     std::size_t begin = 0;
-    for (std::size_t end; (end = text.find(by, begin)) != std::string::npos; begin = end + 1) parts.push_back(trim(text.substr(begin, end - begin)));
+    for (std::size_t end; (end = text.find(by, begin)) != std::string::npos; begin = end + 1)
+        parts.push_back(trim(text.substr(begin, end - begin)));
     parts.push_back(trim(text.substr(begin)));
     return parts;
 }
@@ -48,8 +52,10 @@ std::vector<std::string> operands(const std::string& text) {
     int depth = 0;
     for (char c : text) {
         depth += (c == '{' || c == '(' || c == '[') - (c == '}' || c == ')' || c == ']');
-        if (c == ',' && depth == 0) parts.emplace_back();
-        else parts.back() += c;
+        if (c == ',' && depth == 0)
+            parts.emplace_back();
+        else
+            parts.back() += c;
     }
     for (std::string& part : parts) part = trim(part);
     if (parts.size() == 1 && parts[0].empty()) parts.clear();
@@ -77,7 +83,8 @@ Variable variable(const std::string& declaration) {
     if (auto equals = declaration.find('='); equals != std::string::npos) {
         head = declaration.substr(0, equals);
         values = declaration.substr(equals + 1);
-        values.erase(std::remove_if(values.begin(), values.end(), [](char c) { return c == '{' || c == '}'; }), values.end());
+        values.erase(std::remove_if(values.begin(), values.end(), [](char c) { return c == '{' || c == '}'; }),
+                     values.end());
         found.values = split(values, ',');
     }
     unsigned count = 1;
@@ -128,16 +135,21 @@ Module::Module(const char* ptx, Memory& memory) {
     std::string text = without_comments(ptx);
     if (text.find(".version") == std::string::npos) throw Fault("a module that is no PTX");
     std::size_t at = 0;
-    auto blank = [&] { while (at < text.size() && std::isspace(static_cast<unsigned char>(text[at]))) ++at; };
+    auto blank = [&] {
+        while (at < text.size() && std::isspace(static_cast<unsigned char>(text[at]))) ++at;
+    };
     while (blank(), at < text.size()) {
-        if (text.compare(at, 8, ".version") == 0 || text.compare(at, 7, ".target") == 0 || text.compare(at, 13, ".address_size") == 0) {
+        if (text.compare(at, 8, ".version") == 0 || text.compare(at, 7, ".target") == 0 ||
+            text.compare(at, 13, ".address_size") == 0) {
             at = std::min(text.find('\n', at), text.size());
             continue;
         }
         // Up to the body of a function, or the end of a variable or a declaration.
         std::size_t begin = at;
         int depth = 0;
-        while (at < text.size() && !(depth == 0 && (text[at] == ';' || (text[at] == '{' && text.substr(begin, at - begin).find('=') == std::string::npos)))) {
+        while (at < text.size() &&
+               !(depth == 0 && (text[at] == ';' ||
+                                (text[at] == '{' && text.substr(begin, at - begin).find('=') == std::string::npos)))) {
             depth += (text[at] == '{') - (text[at] == '}');
             ++at;
         }
@@ -178,19 +190,21 @@ Module::Module(const char* ptx, Memory& memory) {
                 outside += head[i++];
             }
         }
-        std::string named = outside.substr(0, outside.find('|'));
-        for (const std::string& word : split([&] { std::string s = named; for (char& c : s) if (std::isspace(static_cast<unsigned char>(c))) c = ' '; return s; }(), ' ')) {
-            if (!word.empty() && word[0] != '.') name = word;
+        std::istringstream words(outside.substr(0, outside.find('|')));
+        for (std::string word; words >> word;) {
+            if (word[0] != '.') name = word;
         }
         if (auto most = outside.find(".maxntid"); most != std::string::npos) {
             function.most_threads = 1;
-            for (const std::string& n : split(outside.substr(most + 8, outside.find_first_of(".\n", most + 9) - most - 8), ',')) {
+            for (const std::string& n :
+                 split(outside.substr(most + 8, outside.find_first_of(".\n", most + 9) - most - 8), ',')) {
                 if (std::atoi(n.c_str()) > 0) function.most_threads *= unsigned(std::atoi(n.c_str()));
             }
         }
         auto names = [](const std::string& list) {
             std::vector<std::string> found;
-            for (const std::string& one : split(list, ',')) if (!one.empty()) found.push_back(variable(one).name);
+            for (const std::string& one : split(list, ','))
+                if (!one.empty()) found.push_back(variable(one).name);
             return found;
         };
         if (!function.entry) {
@@ -217,7 +231,7 @@ namespace {
 
 /// Decodes one kernel.
 class Decoder {
-   public:
+ public:
     Decoder(const Module& module, const Module::Function& function, Kernel& kernel) : module_(module), kernel_(kernel) {
         kernel.parameters = function.parameters;
         kernel.most_threads = function.most_threads;
@@ -237,7 +251,7 @@ class Decoder {
         }
     }
 
-   private:
+ private:
     /// A function's text. Its own names get a prefix; `bound` are its parameters, and what stands for them at the call.
     void body(const std::string& text, const std::string& prefix, const std::map<std::string, std::string>& bound) {
         std::size_t at = 0;
@@ -264,7 +278,8 @@ class Decoder {
         labels_[prefix + "the end"] = kernel_.code.size();
     }
 
-    void statement(const std::string& text, const std::string& prefix, const std::map<std::string, std::string>& bound) {
+    void statement(const std::string& text, const std::string& prefix,
+                   const std::map<std::string, std::string>& bound) {
         if (text[0] == '.') {
             declare(text, prefix);
             return;
@@ -309,11 +324,14 @@ class Decoder {
         } else if (name == "membar" || name == "fence") {
             return;  // everything is in order here
         } else {
-            if ((name == "ld" || name == "st") && std::find(mnemonic.begin(), mnemonic.end(), "param") != mnemonic.end() && passed(instruction, mnemonic, parts, prefix, bound)) {
+            if ((name == "ld" || name == "st") &&
+                std::find(mnemonic.begin(), mnemonic.end(), "param") != mnemonic.end() &&
+                passed(instruction, mnemonic, parts, prefix, bound)) {
                 kernel_.code.push_back(instruction);
                 return;
             }
-            if (name == "mov" && parts.size() == 2 && (parts[0][0] == '{' || parts[1][0] == '{')) mnemonic.insert(mnemonic.begin() + 1, parts[0][0] == '{' ? "unpack" : "pack");
+            if (name == "mov" && parts.size() == 2 && (parts[0][0] == '{' || parts[1][0] == '{'))
+                mnemonic.insert(mnemonic.begin() + 1, parts[0][0] == '{' ? "unpack" : "pack");
             instruction.run = find_operation(mnemonic, instruction);
             if (instruction.run == nullptr) unknown(text);
             bool exchange = name == "shfl" || name == "vote";
@@ -367,12 +385,15 @@ class Decoder {
     }
 
     /// A load or store of a call's parameter or result, as a move between slots. False for a kernel's parameter.
-    bool passed(Instruction& instruction, const std::vector<std::string>& mnemonic, const std::vector<std::string>& parts, const std::string& prefix, const std::map<std::string, std::string>& bound) {
+    bool passed(Instruction& instruction, const std::vector<std::string>& mnemonic,
+                const std::vector<std::string>& parts, const std::string& prefix,
+                const std::map<std::string, std::string>& bound) {
         bool load = mnemonic[0] == "ld";
         std::string place = parts.at(load ? 1 : 0), value = parts.at(load ? 0 : 1);
         place = place.substr(1, place.size() - 2);
         auto plus = place.find('+');
-        std::string name = trim(place.substr(0, plus)), offset = plus == std::string::npos ? "0" : place.substr(plus + 1);
+        std::string name = trim(place.substr(0, plus)),
+                    offset = plus == std::string::npos ? "0" : place.substr(plus + 1);
         if (name[0] == '%') return false;
         if (prefix.empty() && names_.count(name) != 0) return false;
         auto outer = bound.find(name);
@@ -384,19 +405,25 @@ class Decoder {
     }
 
     /// `call (results), name, (arguments)`: the function's text, here.
-    void call(const std::vector<std::string>& parts, const std::string& prefix, const std::map<std::string, std::string>& bound) {
-        auto list = [](const std::string& text) { return text[0] == '(' ? split(text.substr(1, text.size() - 2), ',') : std::vector<std::string>(); };
+    void call(const std::vector<std::string>& parts, const std::string& prefix,
+              const std::map<std::string, std::string>& bound) {
+        auto list = [](const std::string& text) {
+            return text[0] == '(' ? split(text.substr(1, text.size() - 2), ',') : std::vector<std::string>();
+        };
         std::size_t at = parts.at(0)[0] == '(' ? 1 : 0;
         if (parts.at(at) == "__assertfail") {
             Instruction instruction;
             instruction.text = unsigned(kernel_.texts.size() - 1);
-            instruction.run = [](Warp&, const Instruction&, Lanes) { throw Fault("an assertion of the kernel's fails"); };
+            instruction.run = [](Warp&, const Instruction&, Lanes) {
+                throw Fault("an assertion of the kernel's fails");
+            };
             kernel_.code.push_back(instruction);
             return;
         }
         auto found = module_.functions.find(parts.at(at));
         if (found == module_.functions.end() || depth_ > 8) unknown("call " + parts.at(at));
-        std::vector<std::string> results = at == 1 ? list(parts[0]) : std::vector<std::string>(), arguments = parts.size() > at + 1 ? list(parts[at + 1]) : std::vector<std::string>();
+        std::vector<std::string> results = at == 1 ? list(parts[0]) : std::vector<std::string>(),
+                                 arguments = parts.size() > at + 1 ? list(parts[at + 1]) : std::vector<std::string>();
         const Module::Function& function = found->second;
         std::map<std::string, std::string> inner;
         auto bind = [&](const std::vector<std::string>& names, const std::vector<std::string>& to) {
@@ -429,8 +456,10 @@ class Decoder {
 
     int operand(const std::string& text, const std::string& prefix) {
         static const std::map<std::string, Special> SPECIALS = {
-            {"%tid.x", Special::TidX}, {"%tid.y", Special::TidY}, {"%tid.z", Special::TidZ}, {"%ntid.x", Special::NtidX}, {"%ntid.y", Special::NtidY}, {"%ntid.z", Special::NtidZ},
-            {"%ctaid.x", Special::CtaidX}, {"%ctaid.y", Special::CtaidY}, {"%ctaid.z", Special::CtaidZ}, {"%nctaid.x", Special::NctaidX}, {"%nctaid.y", Special::NctaidY}, {"%nctaid.z", Special::NctaidZ},
+            {"%tid.x", Special::TidX},       {"%tid.y", Special::TidY},       {"%tid.z", Special::TidZ},
+            {"%ntid.x", Special::NtidX},     {"%ntid.y", Special::NtidY},     {"%ntid.z", Special::NtidZ},
+            {"%ctaid.x", Special::CtaidX},   {"%ctaid.y", Special::CtaidY},   {"%ctaid.z", Special::CtaidZ},
+            {"%nctaid.x", Special::NctaidX}, {"%nctaid.y", Special::NctaidY}, {"%nctaid.z", Special::NctaidZ},
             {"%laneid", Special::Lane}};
         if (auto special = SPECIALS.find(text); special != SPECIALS.end()) {
             bool fresh = slots_.count(text) == 0;
@@ -446,7 +475,8 @@ class Decoder {
             if (auto found = names_.find(name); found != names_.end()) return constant("=" + name, found->second);
             if (std::find(dynamic_.begin(), dynamic_.end(), name) != dynamic_.end()) return slot("&" + name);
         }
-        if (auto found = module_.variables.find(text); found != module_.variables.end()) return constant("=" + text, found->second);
+        if (auto found = module_.variables.find(text); found != module_.variables.end())
+            return constant("=" + text, found->second);
         return slot(prefix + text);
     }
 

@@ -30,11 +30,15 @@ struct Warp {
     /// The bytes that a lane's address means.
     char* at(Space space, std::uint64_t address, std::size_t bytes, unsigned of_lane, const char* what) {
         lane = of_lane;
-        if (address % bytes != 0) throw Fault(std::string(what) + " " + std::to_string(bytes) + " bytes at an address that is no multiple of them");
+        if (address % bytes != 0)
+            throw Fault(std::string(what) + " " + std::to_string(bytes) +
+                        " bytes at an address that is no multiple of them");
         switch (space) {
             case Space::Shared: return within(block.shared, address, bytes, what, "shared memory");
             case Space::Parameter: return within(block.parameters, address, bytes, what, "the parameters");
-            case Space::Local: return within(local, address + std::size_t(lane) * block.kernel.local_bytes, bytes, what, "local memory");
+            case Space::Local:
+                return within(local, address + std::size_t(lane) * block.kernel.local_bytes, bytes, what,
+                              "local memory");
             case Space::Global: return block.memory.at(address, bytes, what);
             case Space::Generic: break;
         }
@@ -45,12 +49,16 @@ struct Warp {
         return block.memory.at(address, bytes, what);
     }
 
-    static std::uint64_t base(const std::vector<char>& window) { return reinterpret_cast<std::uint64_t>(window.data()); }
+    static std::uint64_t base(const std::vector<char>& window) {
+        return reinterpret_cast<std::uint64_t>(window.data());
+    }
 
-   private:
-    static char* within(std::vector<char>& window, std::uint64_t offset, std::size_t bytes, const char* what, const char* which) {
+ private:
+    static char* within(std::vector<char>& window, std::uint64_t offset, std::size_t bytes, const char* what,
+                        const char* which) {
         if (offset > window.size() || offset + bytes > window.size()) {
-            throw Fault(std::string(what) + " " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) + " of " + which + ", which has " + std::to_string(window.size()));
+            throw Fault(std::string(what) + " " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) +
+                        " of " + which + ", which has " + std::to_string(window.size()));
         }
         return window.data() + offset;
     }

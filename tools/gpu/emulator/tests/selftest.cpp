@@ -76,13 +76,15 @@ $again:
     add.s32 %r2, %r2, 1;
     bra.uni $again;
 $done:
-    st.global.f32 [%rd2], %f1;)"), 50, 50);
+    st.global.f32 [%rd2], %f1;)"),
+                                         50, 50);
     bool right = status == CUDA_SUCCESS;
     for (std::size_t i = 0; i < values.size(); ++i) right = right && values[i] == float(i * i);
     check(right, "a divergent loop gives squares");
 }
 
-/// Every thread of a whole warp gets the warp's sum; through shared memory and a barrier the second warp the first one's.
+/// Every thread of a whole warp gets the warp's sum; through shared memory and a barrier the second warp the first
+/// one's.
 void sums() {
     auto [status, values, message] = run(kernel(R"(
     ld.global.f32 %f1, [%rd2];
@@ -104,13 +106,15 @@ $again:
     ld.shared.f32 %f3, [s];
     ld.shared.f32 %f4, [s+4];
     sub.f32 %f5, %f4, %f3;
-    st.global.f32 [%rd2], %f5;)"), 64, 64);
+    st.global.f32 [%rd2], %f5;)"),
+                                         64, 64);
     bool right = status == CUDA_SUCCESS;
     for (float value : values) right = right && value == 1024;
     check(right, "sums of warps through shuffles, shared memory and a barrier");
 }
 
-/// Rounding: to nearest and even in bfloat16, downwards where asked, saturating and truncating conversions, integers' edges.
+/// Rounding: to nearest and even in bfloat16, downwards where asked, saturating and truncating conversions, integers'
+/// edges.
 void arithmetic() {
     auto [status, values, message] = run(kernel(R"(
     mov.f32 %f1, 0f3F808000;                      // 1 + 2^-8: half way, to the even 1
@@ -140,7 +144,8 @@ void arithmetic() {
     selp.f32 %f11, 0f3F800000, 0f00000000, %p2;
     st.global.f32 [%rd1+24], %f11;
     cvt.sat.f32.f32 %f12, 0f40000000;
-    st.global.f32 [%rd1+28], %f12;)"), 1, 8);
+    st.global.f32 [%rd1+28], %f12;)"),
+                                         1, 8);
     const float expected[] = {1, 1 - 0x1p-24f, 1 - 0x1p-24f, -2, 1, -4, 1, 1};
     check(status == CUDA_SUCCESS && std::memcmp(values.data(), expected, sizeof(expected)) == 0, "arithmetic's edges");
 }
@@ -152,7 +157,9 @@ void calls() {
     call.uni (retval0), twice, (param0);
     ld.param.f32 %f2, [retval0+0]; }
     st.global.f32 [%rd2], %f2;)");
-    std::string function = ".func (.param .b32 func_retval0) twice(.param .b32 twice_param_0)\n{\n.reg .f32 %f<3>;\nld.param.f32 %f1, [twice_param_0];\nadd.f32 %f2, %f1, %f1;\nst.param.f32 [func_retval0+0], %f2;\nret;\n}\n";
+    std::string function =
+        ".func (.param .b32 func_retval0) twice(.param .b32 twice_param_0)\n{\n.reg .f32 %f<3>;\nld.param.f32 %f1, "
+        "[twice_param_0];\nadd.f32 %f2, %f1, %f1;\nst.param.f32 [func_retval0+0], %f2;\nret;\n}\n";
     ptx.insert(HEAD.size(), function);
     auto [status, values, message] = run(ptx, 8, 8);
     bool right = status == CUDA_SUCCESS;
@@ -161,7 +168,9 @@ void calls() {
 }
 
 void unwritten_memory() {
-    auto [status, values, message] = run(kernel("    ld.global.f32 %f1, [%rd2];\n    add.f32 %f2, %f1, %f1;\n    st.global.f32 [%rd2], %f2;"), 4, 4, 0, true);
+    auto [status, values, message] =
+        run(kernel("    ld.global.f32 %f1, [%rd2];\n    add.f32 %f2, %f1, %f1;\n    st.global.f32 [%rd2], %f2;"), 4, 4,
+            0, true);
     check(status == CUDA_SUCCESS && std::isnan(values[0]) && std::isnan(values[3]), "memory that nobody wrote is NaN");
 }
 
@@ -179,16 +188,23 @@ int fault(const std::string& which) {
         outcome = run(kernel("    mov.u32 %r2, s;\n    st.shared.f32 [%r2+128], 0f00000000;"), 1, 1);
         expected = "writes 4 bytes at byte 128 of shared memory, which has 128";
     } else if (which == "barrier") {
-        outcome = run(kernel("    setp.lt.u32 %p1, %r1, 3;\n    @%p1 bra $out;\n    bar.sync 0;\n    bra.uni $end;\n$out:\n    bar.sync 0;\n$end:\n    st.global.f32 [%rd2], 0f00000000;"), 32, 32);
+        outcome = run(kernel("    setp.lt.u32 %p1, %r1, 3;\n    @%p1 bra $out;\n    bar.sync 0;\n    bra.uni "
+                             "$end;\n$out:\n    bar.sync 0;\n$end:\n    st.global.f32 [%rd2], 0f00000000;"),
+                      32, 32);
         expected = "lanes of a warp wait for others that wait elsewhere";
     } else if (which == "exchange") {
-        outcome = run(kernel("    setp.lt.u32 %p1, %r1, 3;\n    @%p1 bra $out;\n    shfl.sync.bfly.b32 %r4, %r1, 1, 31, -1;\n    bra.uni $end;\n$out:\n    bar.sync 0;\n$end:\n    st.global.f32 [%rd2], 0f00000000;"), 32, 32);
+        outcome =
+            run(kernel("    setp.lt.u32 %p1, %r1, 3;\n    @%p1 bra $out;\n    shfl.sync.bfly.b32 %r4, %r1, 1, 31, "
+                       "-1;\n    bra.uni $end;\n$out:\n    bar.sync 0;\n$end:\n    st.global.f32 [%rd2], 0f00000000;"),
+                32, 32);
         expected = "lanes of a warp wait for others that wait elsewhere";
     } else {
         return 2;
     }
     bool found = outcome.status == CUDA_ERROR_LAUNCH_FAILED && outcome.message.find(expected) != std::string::npos;
-    if (!found) std::printf("selftest: %s: status %d, \"%s\"; expected \"%s\"\n", which.c_str(), int(outcome.status), outcome.message.c_str(), expected);
+    if (!found)
+        std::printf("selftest: %s: status %d, \"%s\"; expected \"%s\"\n", which.c_str(), int(outcome.status),
+                    outcome.message.c_str(), expected);
     return found ? 0 : 1;
 }
 
