@@ -9,7 +9,8 @@ use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{
     AnyLoader, Augmentation, Batch, Cifar, DeviceLoader, Loader, LoaderConfig, Mix, Policy, Statistics,
 };
-use wrn_sam::kernels::backward;
+use wrn_sam::kernels::backend::{self, Backend, BatchNormState, BatchStatistics};
+use wrn_sam::kernels::{Context, backward};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{AdamW, AdamWConfig, Sam, SamConfig, Sgd, SgdConfig};
@@ -103,6 +104,99 @@ fn network(device: &Device) -> (Parameters, WideResNet) {
     let weight = parameters.get("f.8_classification.weight").unwrap();
     weight.set(&numbers(9, weight.dims()).to_device(device).unwrap()).unwrap();
     (parameters, model)
+}
+
+/// A convolution and its gradients against candle's on the CPU, on shapes that fit no vector.
+fn compare_convolutions<B: Backend>(backend: &B, device: &Device, tolerance: f32) {
+    for (batch, inputs, outputs, size, kernel, stride, padding) in [
+        (2, 3, 5, 7, 3, 1, 1),
+        (1, 17, 8, 6, 3, 2, 1),
+        (3, 16, 33, 5, 1, 2, 0),
+        (4, 24, 16, 9, 3, 1, 0),
+        (1, 1, 1, 4, 3, 1, 1),
+    ] {
+        let on = |device: &Device, convolve: &dyn Fn(&Tensor, &Tensor) -> Tensor| {
+            let var = |seed, shape: &[usize]| {
+                Var::from_tensor(&numbers(seed, shape).to_device(device).unwrap()).unwrap()
+            };
+            let x = var(1, &[batch, inputs, size, size]);
+            let w = var(2, &[outputs, inputs, kernel, kernel]);
+            let y = convolve(x.as_tensor(), w.as_tensor());
+            let factors = numbers(3, y.dims()).to_device(device).unwrap();
+            let gradients = (&y * factors).unwrap().sum_all().unwrap().backward().unwrap();
+            [y, gradients.get(&x).unwrap().clone(), gradients.get(&w).unwrap().clone()]
+        };
+        let found = on(device, &|x, w| backend::conv2d(backend, x, w, stride, padding).unwrap());
+        let expected = on(&Device::Cpu, &|x, w| x.conv2d(w, padding, stride, 1, 1).unwrap());
+        for ((name, found), expected) in ["y", "dx", "dw"].iter().zip(&found).zip(&expected) {
+            assert_close(&format!("{name} of {inputs} -> {outputs}"), found, expected, tolerance);
+        }
+    }
+}
+
+/// Batch norm and ReLU, gradients and moved statistics, against stock operations on the CPU.
+fn compare_batch_norms<B: Backend>(backend: &B, device: &Device, tolerance: f32) {
+    for (batch, channels, size) in [(2, 3, 5), (3, 17, 4), (1, 64, 9)] {
+        // What bfloat16 has exactly, so that no ReLU turns by rounding.
+        let exact = |seed, shape: &[usize]| {
+            (numbers(seed, shape).affine(128.0, 0.0).unwrap().round().unwrap() / 128.0).unwrap()
+        };
+        let var =
+            |seed, shape: &[usize]| Var::from_tensor(&exact(seed, shape).to_device(device).unwrap()).unwrap();
+        let (x, weight, bias) =
+            (var(1, &[batch, channels, size, size]), var(2, &[channels]), var(3, &[channels]));
+        let running_var = Var::from_tensor(&var(5, &[channels]).affine(0.25, 1.0).unwrap()).unwrap();
+        let count = Var::zeros((), DType::I64, device).unwrap();
+        let norm = BatchNormState {
+            weight: &weight,
+            bias: &bias,
+            running_mean: &var(4, &[channels]),
+            running_var: &running_var,
+            num_batches_tracked: &count,
+            epsilon: 1e-5,
+            momentum: 0.1,
+        };
+        let cpu = |tensor: &Tensor| Var::from_tensor(&tensor.to_device(&Device::Cpu).unwrap()).unwrap();
+        let (plain_x, plain_weight, plain_bias) = (cpu(&x), cpu(&weight), cpu(&bias));
+        let plain = |mean: &Tensor, variance: &Tensor| {
+            let column = |tensor: &Tensor| tensor.reshape((1, channels, 1, 1)).unwrap();
+            let deviation = (column(variance) + 1e-5).unwrap().sqrt().unwrap();
+            let x = plain_x.broadcast_sub(&column(mean)).unwrap().broadcast_div(&deviation).unwrap();
+            let x = x.broadcast_mul(&column(&plain_weight)).unwrap().broadcast_add(&column(&plain_bias));
+            x.unwrap().relu().unwrap()
+        };
+        let evaluated = backend::batch_norm_relu(backend, &x, &norm, BatchStatistics::Running).unwrap();
+        assert_close(
+            "evaluated",
+            &evaluated,
+            &plain(&cpu(norm.running_mean), &cpu(norm.running_var)),
+            tolerance,
+        );
+
+        let flat = plain_x.transpose(0, 1).unwrap().flatten_from(1).unwrap();
+        let (mean, rows) = (flat.mean(1).unwrap(), (batch * size * size) as f64);
+        let squares = flat.broadcast_sub(&mean.unsqueeze(1).unwrap()).unwrap().sqr().unwrap().sum(1).unwrap();
+        let variance = (&squares / rows).unwrap();
+        let moved = |running: &Tensor, new: &Tensor| {
+            ((cpu(running).as_tensor() * 0.9).unwrap() + (new * 0.1).unwrap()).unwrap()
+        };
+        let moved_mean = moved(norm.running_mean, &mean);
+        let moved_var = moved(norm.running_var, &(&squares / (rows - 1.0)).unwrap());
+        let y = backend::batch_norm_relu(backend, &x, &norm, BatchStatistics::Batch { moves: true }).unwrap();
+        let expected = plain(&mean, &variance);
+        assert_close("activated", &y, &expected, tolerance);
+        assert_close("running mean", norm.running_mean, &moved_mean, tolerance);
+        assert_close("running variance", norm.running_var, &moved_var, tolerance);
+
+        let factors = numbers(6, y.dims());
+        let found = (&y * factors.to_device(device).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+        let expected = (&expected * factors).unwrap().sum_all().unwrap().backward().unwrap();
+        for (name, var, plain) in
+            [("dx", &x, &plain_x), ("dweight", &weight, &plain_weight), ("dbias", &bias, &plain_bias)]
+        {
+            assert_close(name, found.get(var).unwrap(), expected.get(plain).unwrap(), 4.0 * tolerance);
+        }
+    }
 }
 
 on_every_device! {
@@ -237,6 +331,21 @@ on_every_device! {
                 }
             }
         }
+    }
+
+    fn convolution_and_batch_norm_on_tensors(device: &Device) {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = device {
+            use wrn_sam::kernels::{Precision, cuda::Engine};
+            for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Tf32, 2e-3), (Precision::Bf16, 2e-2)] {
+                let engine = Engine::new(gpu, precision).unwrap();
+                compare_convolutions(&engine, device, tolerance);
+                compare_batch_norms(&engine, device, tolerance);
+            }
+            return;
+        }
+        compare_convolutions(Context::shared(), device, 1e-5);
+        compare_batch_norms(Context::shared(), device, 1e-5);
     }
 
     /// Logits and gradients of the fused layers against stock operations, in training and evaluation.

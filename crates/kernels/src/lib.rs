@@ -3,8 +3,9 @@
 //!
 //! Every operation lives in a folder of its own beside its plain reference, and comes at two levels:
 //!
-//! - on **tensors** ([`conv2d::conv2d`], [`batch_norm::batch_norm_relu`]): `[N, C, H, W]` in and out,
-//!   differentiable through candle, for any candle program;
+//! - on **tensors** ([`conv2d::conv2d`], [`batch_norm::batch_norm_relu`] on the CPU; [`backend::conv2d`],
+//!   [`backend::batch_norm_relu`] on any backend, a GPU too): `[N, C, H, W]` in and out, differentiable through candle,
+//!   for any candle program;
 //! - on **slices** ([`conv2d::forward`], [`batch_norm::backward`], …): channels-last (`[N, H, W, C]`)
 //!   `f32` buffers with explicit backward products, for networks that write their own backward pass and
 //!   join it to candle's graph as one node with [`autograd::node`].

@@ -115,6 +115,15 @@ impl Backend for Context {
         Ok(activated)
     }
 
+    fn activated(&self, x: &Buffer, activated: &Activated) -> Result<Buffer> {
+        let mut y = self.buffer(x.len());
+        match &activated.dropped {
+            Some((_, dropped)) => y.copy_from_slice(dropped),
+            None => batch_norm::apply(self, x, activated.activation(), &mut y)?,
+        }
+        Ok(y)
+    }
+
     fn backward_normalize(
         &self,
         x: &Buffer,

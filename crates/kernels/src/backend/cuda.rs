@@ -245,6 +245,12 @@ impl Backend for Engine {
         batch_norm::normalize(self, x, norm, statistics, mask)
     }
 
+    fn activated(&self, _: &Images, activated: &Activated) -> Result<Images> {
+        let Images { block, pixels, channels, pitch, .. } = &activated.images;
+        let (pixels, channels, pitch) = (*pixels, *channels, *pitch);
+        Ok(Images { block: block.clone(), pixels, channels, pitch, addend: None })
+    }
+
     fn backward_normalize(
         &self,
         x: &Images,

@@ -4,6 +4,8 @@
 //! CPU ([`Context`](crate::Context)) never stores a normalised and activated tensor: the convolution that reads it
 //! computes it again while it does. On CUDA the same tensor is written once and read by cuDNN.
 //!
+//! For a network of another kind, [`conv2d`] and [`batch_norm_relu`] take and give candle's tensors.
+//!
 //! A pass over the network begins with [`filters`](Backend::filters) and [`images`](Backend::images), goes through its
 //! layers, and its backward pass ends with [`gradients`](Backend::gradients): what concerns all parameters at once can be
 //! done at once.
@@ -11,6 +13,9 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod tensors;
+
+pub use tensors::{batch_norm_relu, conv2d};
 
 use candle_core::{Storage, Tensor, Var};
 
@@ -110,6 +115,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
         statistics: BatchStatistics,
         mask: Option<Mask>,
     ) -> Result<Self::Activated>;
+    /// What [`normalize`](Self::normalize) made of `x`, as images.
+    fn activated(&self, x: &Self::Images, activated: &Self::Activated) -> Result<Self::Images>;
     /// Turns the gradient of what [`normalize`](Self::normalize) made from `x`, with the batch's statistics, into that of
     /// `x`, plus `add`; and gives the gradients of weight and bias.
     fn backward_normalize(

@@ -42,6 +42,8 @@ pub use op::conv2d;
 
 use std::fmt;
 
+use candle_core::Tensor;
+
 use crate::span::{self, Cost};
 use crate::{Context, Error, Result};
 
@@ -71,6 +73,28 @@ pub struct Conv2dShape {
 const WINOGRAD_FLOPS: u64 = 1 << 27;
 
 impl Conv2dShape {
+    /// That of images `x`, `[N, C, H, W]`, and kernels `w`, `[O, C, kernel, kernel]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where they do not fit each other; an error of candle's where they are not of four dimensions.
+    pub fn of(x: &Tensor, w: &Tensor, stride: usize, padding: usize) -> Result<Self> {
+        let (batch, in_channels, height, width) = x.dims4()?;
+        let (out_channels, weight_channels, kernel, kernel_width) = w.dims4()?;
+        let mismatch = |what, expected: usize, found: usize| {
+            let (expected, found) = (expected.to_string(), found.to_string());
+            Err(Error::Shape { what, expected, found })
+        };
+        if weight_channels != in_channels {
+            return mismatch("input channels of w", in_channels, weight_channels);
+        }
+        if kernel_width != kernel {
+            return mismatch("kernel width (as its height)", kernel, kernel_width);
+        }
+        let shape = Self { batch, height, width, in_channels, out_channels, kernel, stride, padding };
+        shape.check()?;
+        Ok(shape)
+    }
+
     /// Output rows.
     pub fn out_height(&self) -> usize {
         self.out_size(self.height)

@@ -32,20 +32,7 @@ use crate::{Context, Result};
 pub fn conv2d(x: &Tensor, w: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
     cpu_f32("conv2d", x)?;
     cpu_f32("conv2d", w)?;
-    let (batch, in_channels, height, width) = x.dims4()?;
-    let (out_channels, weight_channels, kernel, kernel_width) = w.dims4()?;
-    let mismatch = |what, expected: usize, found: usize| {
-        let (expected, found) = (expected.to_string(), found.to_string());
-        Err(crate::Error::Shape { what, expected, found })
-    };
-    if weight_channels != in_channels {
-        return mismatch("input channels of w", in_channels, weight_channels);
-    }
-    if kernel_width != kernel {
-        return mismatch("kernel width (as its height)", kernel, kernel_width);
-    }
-    let shape = Conv2dShape { batch, height, width, in_channels, out_channels, kernel, stride, padding };
-    shape.check()?;
+    let shape = Conv2dShape::of(x, w, stride, padding)?;
     let y = x.apply_op2(&w.contiguous()?, Conv2d(shape))?;
     Ok(y.permute((0, 3, 1, 2))?)
 }
