@@ -150,12 +150,24 @@ impl Convolutions {
                 break;
             }
         }
-        let mut fastest: Option<(f32, Plan)> = None;
-        let mut last = Failure::new("no deterministic engine for it in this precision");
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.choice {
+                Choice::Timed => self.fastest(plans, operands),
+                Choice::Ranked => self.first(plans, operands),
+            }
+        }
+    }
+
+    /// The plan that takes the least time.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn fastest(&mut self, plans: Vec<Plan>, operands: Operands) -> std::result::Result<Plan, Failure> {
+        let (mut fastest, mut last) = (None::<(f32, Plan)>, no_plan());
         for plan in plans {
             // SAFETY: the caller's promise.
             match unsafe { self.time(&plan, operands) } {
-                Ok(_) if self.choice == Choice::Ranked => return Ok(plan),
                 Ok(time) if fastest.as_ref().is_none_or(|(best, _)| time < *best) => {
                     fastest = Some((time, plan))
                 }
@@ -166,18 +178,28 @@ impl Convolutions {
         fastest.map(|(_, plan)| plan).ok_or(last)
     }
 
-    /// The least time that a plan took, in milliseconds; 0 of one that was not timed but only run.
+    /// The first plan that runs.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn first(&mut self, plans: Vec<Plan>, operands: Operands) -> std::result::Result<Plan, Failure> {
+        let mut last = no_plan();
+        for plan in plans {
+            // SAFETY: the caller's promise.
+            match unsafe { self.run_once(&plan, operands) } {
+                Ok(()) => return Ok(plan),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
+
+    /// The least time that a plan took, in milliseconds.
     ///
     /// # Safety
     /// As [`run`](Self::run).
     unsafe fn time(&mut self, plan: &Plan, operands: Operands) -> std::result::Result<f32, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string());
-        let workspace =
-            workspace(&self.memory, &mut self.workspace, plan.workspace).map_err(|error| failed(&error))?;
-        if self.choice == Choice::Ranked {
-            // SAFETY: the caller's promise, and a workspace of the plan's size.
-            return unsafe { execute(&self.handle, plan, operands, workspace) }.map(|()| 0.0);
-        }
         let stream = self.handle.stream.clone();
         let event =
             || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(|error| failed(&error));
@@ -185,13 +207,28 @@ impl Convolutions {
         // The first run, which may load the kernel, does not count.
         for run in 0..=TIMINGS {
             let begin = event()?;
-            // SAFETY: the caller's promise, and a workspace of the plan's size. Every run writes the same.
-            unsafe { execute(&self.handle, plan, operands, workspace) }?;
+            // SAFETY: the caller's promise. Every run writes the same.
+            unsafe { self.run_once(plan, operands) }?;
             let time = begin.elapsed_ms(&event()?).map_err(|error| failed(&error))?;
             least = if run == 0 { least } else { least.min(time) };
         }
         Ok(least)
     }
+
+    /// Runs a plan that is not kept yet.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn run_once(&mut self, plan: &Plan, operands: Operands) -> std::result::Result<(), Failure> {
+        let workspace = workspace(&self.memory, &mut self.workspace, plan.workspace);
+        let workspace = workspace.map_err(|error| Failure::new(error.to_string()))?;
+        // SAFETY: the caller's promise, and a workspace of the plan's size.
+        unsafe { execute(&self.handle, plan, operands, workspace) }
+    }
+}
+
+fn no_plan() -> Failure {
+    Failure::new("no deterministic engine for it in this precision")
 }
 
 /// The address of a workspace of so many bytes, 0 for none; grown where the one there is is smaller.
