@@ -34,15 +34,18 @@ impl Serialize for Worst {
 }
 
 /// The largest relative error of each group: of the evaluation before any step, of the first step (`logits` and `loss`
-/// of both its passes), and of all that comes later, the final evaluation included.
+/// of both its passes), and of all that comes later, the final evaluation included. Of the gradients also the root mean
+/// square error over all parameters, relative to that of the gradient: a turned ReLU weighs little in it.
 #[derive(Debug, Default, Serialize)]
 pub struct Errors {
     pub init_eval: Worst,
     pub logits: Worst,
     pub loss: Worst,
     pub grad1: Worst,
+    pub grad1_rms: Worst,
     pub perturbed: Worst,
     pub grad2: Worst,
+    pub grad2_rms: Worst,
     pub after_step1: Worst,
     pub later: Worst,
 }
@@ -117,7 +120,9 @@ impl Replay<'_> {
         errors.loss = self.compare(&key("loss"), &loss)?;
         let grads = backward(&loss.mean_all()?)?;
         if step == 1 {
-            errors.grad1 = self.compare_each("step1/grad1", |var| grads.get(var).cloned(), trainable)?;
+            let gradient = |var: &Var| grads.get(var).cloned();
+            errors.grad1 = self.compare_each("step1/grad1", gradient, trainable)?;
+            errors.grad1_rms = self.compare_all("step1/grad1", gradient, trainable)?;
         }
 
         let perturbed = sam.first_step(&grads)?;
@@ -131,7 +136,9 @@ impl Replay<'_> {
         errors.loss.join(self.compare(&key("loss2"), &loss)?);
         let grads = backward(&loss.mean_all()?)?;
         if step == 1 {
-            errors.grad2 = self.compare_each("step1/grad2", |var| grads.get(var).cloned(), trainable)?;
+            let gradient = |var: &Var| grads.get(var).cloned();
+            errors.grad2 = self.compare_each("step1/grad2", gradient, trainable)?;
+            errors.grad2_rms = self.compare_all("step1/grad2", gradient, trainable)?;
         }
 
         perturbed.second_step(&grads)?;
@@ -171,6 +178,27 @@ impl Replay<'_> {
             }
         }
         Ok(worst)
+    }
+
+    /// The root mean square error over all of them, relative to the root mean square of what is expected.
+    fn compare_all(
+        &self,
+        prefix: &str,
+        value: impl Fn(&Var) -> Option<Tensor>,
+        kinds: impl Fn(Kind) -> bool,
+    ) -> Result<Worst, AnyError> {
+        let (mut differences, mut squares) = (0.0, 0.0);
+        for (name, _, var) in self.parameters.named().iter().filter(|(_, kind, _)| kinds(*kind)) {
+            let found = value(var).ok_or_else(|| format!("{name} got no gradient"))?;
+            let expected = values(self.golden.get(&format!("{prefix}/{name}"))?)?;
+            for (found, expected) in values(&found)?.iter().zip(&expected) {
+                differences += (found - expected).powi(2);
+                squares += expected.powi(2);
+            }
+        }
+        let error = (differences / squares).sqrt();
+        let error = if error.is_nan() { f64::INFINITY } else { error };
+        Ok(Worst { error, key: format!("{prefix}, all of it") })
     }
 
     fn compare(&self, key: &str, found: &Tensor) -> Result<Worst, AnyError> {
