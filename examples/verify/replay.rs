@@ -121,14 +121,13 @@ impl Replay<'_> {
         let grads = backward(&loss.mean_all()?)?;
         if step == 1 {
             let gradient = |var: &Var| grads.get(var).cloned();
-            errors.grad1 = self.compare_each("step1/grad1", gradient, trainable)?;
-            errors.grad1_rms = self.compare_all("step1/grad1", gradient, trainable)?;
+            (errors.grad1, errors.grad1_rms) = self.compare_each("step1/grad1", gradient, trainable)?;
         }
 
         let perturbed = sam.first_step(&grads)?;
         if step == 1 {
-            errors.perturbed =
-                self.compare_each("step1/perturbed", |var| Some(var.as_tensor().clone()), trainable)?;
+            let weight = |var: &Var| Some(var.as_tensor().clone());
+            (errors.perturbed, _) = self.compare_each("step1/perturbed", weight, trainable)?;
         }
 
         let (logits, loss) = self.pass(step, Mode::TrainFrozenStatistics)?;
@@ -137,8 +136,7 @@ impl Replay<'_> {
         let grads = backward(&loss.mean_all()?)?;
         if step == 1 {
             let gradient = |var: &Var| grads.get(var).cloned();
-            errors.grad2 = self.compare_each("step1/grad2", gradient, trainable)?;
-            errors.grad2_rms = self.compare_all("step1/grad2", gradient, trainable)?;
+            (errors.grad2, errors.grad2_rms) = self.compare_each("step1/grad2", gradient, trainable)?;
         }
 
         perturbed.second_step(&grads)?;
@@ -146,7 +144,7 @@ impl Replay<'_> {
         let steps = self.golden.config.steps;
         if step == 1 || step == steps || self.golden.has(&key("after/f.0_convolution.weight")) {
             let state = |var: &Var| Some(var.as_tensor().clone());
-            errors.after_step1 = self.compare_each(&key("after"), state, |_| true)?;
+            (errors.after_step1, _) = self.compare_each(&key("after"), state, |_| true)?;
         }
         Ok(errors)
     }
@@ -163,56 +161,61 @@ impl Replay<'_> {
         self.compare(key, &self.model.forward(self.golden.get(images)?, Mode::Eval)?)
     }
 
-    /// Compares what `value` says of every parameter of the kinds asked for with the golden tensors below `prefix`.
+    /// Compares what `value` says of every parameter of the kinds asked for with the golden tensors below `prefix`: the
+    /// largest error of one, and the root mean square error over all, relative to the root mean square of what is expected.
     fn compare_each(
         &self,
         prefix: &str,
         value: impl Fn(&Var) -> Option<Tensor>,
         kinds: impl Fn(Kind) -> bool,
-    ) -> Result<Worst, AnyError> {
-        let mut worst = Worst::default();
+    ) -> Result<(Worst, Worst), AnyError> {
+        let (mut worst, mut differences, mut squares) = (Worst::default(), 0.0, 0.0);
         for (name, kind, var) in self.parameters.named() {
             if kinds(kind) {
                 let found = value(&var).ok_or_else(|| format!("{name} got no gradient"))?;
-                worst.join(self.compare(&format!("{prefix}/{name}"), &found)?);
+                let compared = self.compare_values(&format!("{prefix}/{name}"), &found)?;
+                worst.join(compared.worst);
+                differences += compared.differences;
+                squares += compared.squares;
             }
         }
-        Ok(worst)
-    }
-
-    /// The root mean square error over all of them, relative to the root mean square of what is expected.
-    fn compare_all(
-        &self,
-        prefix: &str,
-        value: impl Fn(&Var) -> Option<Tensor>,
-        kinds: impl Fn(Kind) -> bool,
-    ) -> Result<Worst, AnyError> {
-        let (mut differences, mut squares) = (0.0, 0.0);
-        for (name, _, var) in self.parameters.named().iter().filter(|(_, kind, _)| kinds(*kind)) {
-            let found = value(var).ok_or_else(|| format!("{name} got no gradient"))?;
-            let expected = values(self.golden.get(&format!("{prefix}/{name}"))?)?;
-            for (found, expected) in values(&found)?.iter().zip(&expected) {
-                differences += (found - expected).powi(2);
-                squares += expected.powi(2);
-            }
-        }
-        let error = (differences / squares).sqrt();
+        let error = f64::sqrt(differences / squares);
         let error = if error.is_nan() { f64::INFINITY } else { error };
-        Ok(Worst { error, key: format!("{prefix}, all of it") })
+        Ok((worst, Worst { error, key: format!("{prefix}, all of it") }))
     }
 
     fn compare(&self, key: &str, found: &Tensor) -> Result<Worst, AnyError> {
+        Ok(self.compare_values(key, found)?.worst)
+    }
+
+    fn compare_values(&self, key: &str, found: &Tensor) -> Result<Compared, AnyError> {
         let expected = self.golden.get(key)?;
         if found.dims() != expected.dims() {
             return Err(
                 format!("{key} is {:?}, the network gives {:?}", expected.dims(), found.dims()).into()
             );
         }
-        let error = relative_error(&values(found)?, &values(expected)?);
         let exact = !expected.dtype().is_float();
+        let (found, expected) = (values(found)?, values(expected)?);
+        let error = relative_error(&found, &expected);
         let error = if exact && error > 0.0 { f64::INFINITY } else { error };
-        Ok(Worst { error, key: key.to_string() })
+        Ok(Compared {
+            worst: Worst { error, key: key.to_string() },
+            differences: found
+                .iter()
+                .zip(&expected)
+                .map(|(found, expected)| (found - expected).powi(2))
+                .sum(),
+            squares: expected.iter().map(|expected| expected.powi(2)).sum(),
+        })
     }
+}
+
+/// A tensor beside what is expected: its largest error, and the sums of the squares of differences and of expected values.
+struct Compared {
+    worst: Worst,
+    differences: f64,
+    squares: f64,
 }
 
 fn trainable(kind: Kind) -> bool {

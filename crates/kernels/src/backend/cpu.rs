@@ -84,6 +84,7 @@ impl Backend for Context {
     ) -> Result<Activated> {
         let channels = norm.weight.elem_count();
         conv2d::check_len("x", rows * channels, x.len())?;
+        statistics.check(rows)?;
         let (mut mean, mut var) = (vec![0.0; channels], vec![0.0; channels]);
         match statistics {
             BatchStatistics::Batch { moves } => {

@@ -56,6 +56,17 @@ pub enum BatchStatistics {
     Running,
 }
 
+impl BatchStatistics {
+    /// That `rows` pixels have the statistics: a batch's own are of two pixels or more.
+    pub(crate) fn check(self, rows: usize) -> Result<()> {
+        if self == Self::Running || rows >= 2 {
+            return Ok(());
+        }
+        let expected = "at least two rows".to_string();
+        Err(crate::Error::Shape { what: "x", expected, found: rows.to_string() })
+    }
+}
+
 /// What a convolution or pool reads: images as they are, or as a batch norm and ReLU (and dropout) made of them.
 pub enum Input<'a, B: Backend> {
     /// As they are.

@@ -94,10 +94,6 @@ pub fn batch_norm_relu<B: Backend>(
         let (expected, found) = (expected_channels.to_string(), channels.to_string());
         return Err(Error::Shape { what: "channels of x", expected, found });
     }
-    if rows < 2 && statistics != BatchStatistics::Running {
-        let expected = "at least two rows".to_string();
-        return Err(Error::Shape { what: "x", expected, found: rows.to_string() });
-    }
     let mut images = backend.images(x)?;
     let activated = backend.normalize(&mut images, rows, norm, statistics, None)?;
     let dims = [batch, height, width, channels];

@@ -47,16 +47,13 @@ pub(crate) fn normalize(
     let (gamma, beta) = (vector("weight", norm.weight)?, vector("bias", norm.bias)?);
     let (running_mean, running_var) =
         (vector("running mean", norm.running_mean)?, vector("running variance", norm.running_var)?);
+    statistics.check(rows)?;
     let affine = engine.block(OPERATION, 4 * pitch, size_of::<f32>())?;
     let grid = grid(x);
     let address = x.block.address();
     let mut addend = x.addend.take();
     match statistics {
         BatchStatistics::Batch { moves } => {
-            if rows < 2 {
-                let expected = "at least two rows".to_string();
-                return Err(Error::Shape { what: "x", expected, found: rows.to_string() });
-            }
             let tracked = pointer::<i64>(OPERATION, engine.device(), norm.num_batches_tracked)?;
             let (blocks, _) = grid.blocks;
             let partials = engine.block(OPERATION, blocks * 3 * pitch, size_of::<f32>())?;

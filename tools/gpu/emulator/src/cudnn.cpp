@@ -4,6 +4,7 @@
 // workspace; one is plain.
 #include <cudnn.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bf16.h"
 #include "device.h"
 
 using emulator::Device;
@@ -137,28 +139,23 @@ Tensor tensor(const Descriptor& d) {
 
 Convolution convolution(const Descriptor& d) {
     Convolution c;
-    cudnnBackendAttributeName_t names[6];
+    std::array<cudnnBackendAttributeName_t, 6> names;
     if (d.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR) {
         c.product = Product::Forward;
-        const cudnnBackendAttributeName_t n[6] = {
-            CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
-            CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
-            CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
-        std::memcpy(names, n, sizeof(n));
+        names = {CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+                 CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+                 CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
     } else if (d.type == CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR) {
         c.product = Product::BackwardData;
-        const cudnnBackendAttributeName_t n[6] = {
-            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
-            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
-            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
-        std::memcpy(names, n, sizeof(n));
+        names = {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+                 CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                 CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
     } else {
         c.product = Product::BackwardFilter;
-        const cudnnBackendAttributeName_t n[6] = {
+        names = {
             CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
             CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
             CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
-        std::memcpy(names, n, sizeof(n));
     }
     c.x = tensor(reference(d, names[0], CUDNN_BACKEND_TENSOR_DESCRIPTOR));
     c.w = tensor(reference(d, names[1], CUDNN_BACKEND_TENSOR_DESCRIPTOR));
@@ -233,29 +230,24 @@ void finalize(Descriptor& d) {
 
 // ---- The products, in f64 over copies laid out [N, H, W, C] and [R, S, C, O] or [R, S, O, C].
 
-float widen(const char* at, cudnnDataType_t type) {
-    if (type == CUDNN_DATA_FLOAT) {
-        float value;
-        std::memcpy(&value, at, 4);
-        return value;
+float read_element(const char* at, cudnnDataType_t type) {
+    if (type == CUDNN_DATA_BFLOAT16) {
+        emulator::bf16 value;
+        std::memcpy(&value, at, sizeof(value));
+        return emulator::widen(value);
     }
-    std::uint16_t half;
-    std::memcpy(&half, at, 2);
-    std::uint32_t bits = std::uint32_t(half) << 16;
     float value;
-    std::memcpy(&value, &bits, 4);
+    std::memcpy(&value, at, sizeof(value));
     return value;
 }
 
-void narrow(float value, char* at, cudnnDataType_t type) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    if (type == CUDNN_DATA_FLOAT) {
-        std::memcpy(at, &bits, 4);
-        return;
+void write_element(float value, char* at, cudnnDataType_t type) {
+    if (type == CUDNN_DATA_BFLOAT16) {
+        emulator::bf16 narrowed = emulator::narrow(value);
+        std::memcpy(at, &narrowed, sizeof(narrowed));
+    } else {
+        std::memcpy(at, &value, sizeof(value));
     }
-    auto half = std::uint16_t(std::isnan(value) ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-    std::memcpy(at, &half, 2);
 }
 
 /// To TF32's ten bits of fraction.
@@ -300,7 +292,7 @@ std::vector<double> read(const Tensor& t, std::uint64_t address, const int (&ord
     std::vector<double> out(std::size_t(t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3]));
     bool round = tensor_cores && t.type == CUDNN_DATA_FLOAT;
     elements(t, order, [&](std::size_t at, std::size_t place) {
-        out[place] = double(round ? tf32(widen(from + at, t.type)) : widen(from + at, t.type));
+        out[place] = double(round ? tf32(read_element(from + at, t.type)) : read_element(from + at, t.type));
     });
     return out;
 }
@@ -308,7 +300,8 @@ std::vector<double> read(const Tensor& t, std::uint64_t address, const int (&ord
 void write(const Tensor& t, std::uint64_t address, const int (&order)[4], const std::vector<double>& values,
            const char* what) {
     char* to = bytes_of(t, address, what);
-    elements(t, order, [&](std::size_t at, std::size_t place) { narrow(float(values[place]), to + at, t.type); });
+    elements(t, order,
+             [&](std::size_t at, std::size_t place) { write_element(float(values[place]), to + at, t.type); });
 }
 
 /// `to[j] += sum of from[i] * matrix[i][j]`

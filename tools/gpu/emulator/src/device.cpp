@@ -18,10 +18,6 @@ Device& Device::instance() {
 }
 
 void Device::enqueue(std::function<void()> work) {
-    if (capture != nullptr) {
-        capture->push_back(std::move(work));
-        return;
-    }
     waiting_.push_back(std::move(work));
     // A bound to the host's memory that waits along; a GPU's queue has one too.
     if (waiting_.size() >= 1024) finish();

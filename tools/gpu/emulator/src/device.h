@@ -20,7 +20,7 @@ class Device {
     /// Held by whoever asks something of the device: threads take turns.
     std::recursive_mutex lock;
 
-    /// Appends work. What a stream captures goes to `capture` instead.
+    /// Appends work.
     void enqueue(std::function<void()> work);
     /// Does all that waits. False after a fault, from which on everything fails.
     bool finish();
@@ -30,9 +30,6 @@ class Device {
     /// With EMULATED_GPU_WORK=none nothing is computed: what is left is the host's time.
     const bool idle;
     Memory memory;
-
-    /// Not null while a stream captures a graph.
-    std::vector<std::function<void()>>* capture = nullptr;
 
     /// Counts a call for the report.
     void count(const std::string& what, std::uint64_t by = 1) { counts_[what] += by; }

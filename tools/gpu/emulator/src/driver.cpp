@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <cstring>
-#include <memory>
 #include <mutex>
 #include <string>
 
@@ -12,6 +11,8 @@
 
 using emulator::Device;
 using emulator::Fault;
+using emulator::Kernel;
+using emulator::Module;
 
 namespace {
 
@@ -30,30 +31,15 @@ CUresult guarded(const char* name, F f) {
     }
 }
 
-/// What may not be asked for while a stream captures.
-bool refused(Device& device) { return device.capture != nullptr; }
-
 CUresult wait(Device& device) {
-    if (refused(device)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     device.count("waits");
     return device.finish() ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_FAILED;
 }
-
-struct Function {
-    const emulator::Kernel* kernel;
-};
-
-struct LoadedModule {
-    emulator::Module module;
-    std::vector<std::unique_ptr<Function>> functions;
-};
 
 struct Event {
     bool done = true;
     std::chrono::steady_clock::time_point time;
 };
-
-using Graph = std::vector<std::function<void()>>;
 
 thread_local CUcontext current = nullptr;
 int context, stream_memory, pool;
@@ -130,7 +116,6 @@ CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute attribute, void
 
 CUresult cuMemAllocAsync(CUdeviceptr* to, std::size_t bytes, CUstream) {
     return guarded("cuMemAllocAsync", [&](Device& device) {
-        if (refused(device)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
         *to = device.memory.allocate(bytes);
         if (*to == 0) return CUDA_ERROR_OUT_OF_MEMORY;
         device.allocated(*to, bytes);
@@ -141,7 +126,6 @@ CUresult cuMemAllocAsync(CUdeviceptr* to, std::size_t bytes, CUstream) {
 /// What has been asked for may still use it, and is done before; later work may not.
 CUresult cuMemFreeAsync(CUdeviceptr address, CUstream) {
     return guarded("cuMemFreeAsync", [&](Device& device) {
-        if (refused(device)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
         device.freed(address);
         device.enqueue([&device, address] { device.memory.release(address); });
         return CUDA_SUCCESS;
@@ -211,6 +195,10 @@ CUresult cuStreamCreate(CUstream* to, unsigned) {
     return CUDA_SUCCESS;
 }
 CUresult cuStreamDestroy_v2(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
+    *status = CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
 CUresult cuStreamSynchronize(CUstream) { return guarded("cuStreamSynchronize", wait); }
 CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return CUDA_SUCCESS; }
 
@@ -248,8 +236,7 @@ CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent begin, CUevent end) 
 CUresult cuModuleLoadData(CUmodule* to, const void* image) {
     return guarded("cuModuleLoadData", [&](Device& device) {
         try {
-            *to = reinterpret_cast<CUmodule>(
-                new LoadedModule{emulator::Module(static_cast<const char*>(image), device.memory), {}});
+            *to = reinterpret_cast<CUmodule>(new Module(static_cast<const char*>(image), device.memory));
             return CUDA_SUCCESS;
         } catch (const Fault&) {
             return CUDA_ERROR_INVALID_PTX;
@@ -259,11 +246,9 @@ CUresult cuModuleLoadData(CUmodule* to, const void* image) {
 CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
 CUresult cuModuleGetFunction(CUfunction* to, CUmodule module, const char* name) {
     return guarded("cuModuleGetFunction", [&](Device&) {
-        auto* loaded = reinterpret_cast<LoadedModule*>(module);
-        const emulator::Kernel* kernel = loaded->module.kernel(name);
+        const Kernel* kernel = reinterpret_cast<Module*>(module)->kernel(name);
         if (kernel == nullptr) return CUDA_ERROR_NOT_FOUND;
-        loaded->functions.push_back(std::make_unique<Function>(Function{kernel}));
-        *to = reinterpret_cast<CUfunction>(loaded->functions.back().get());
+        *to = reinterpret_cast<CUfunction>(const_cast<Kernel*>(kernel));
         return CUDA_SUCCESS;
     });
 }
@@ -271,7 +256,7 @@ CUresult cuModuleGetFunction(CUfunction* to, CUmodule module, const char* name) 
 CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                         unsigned block_y, unsigned block_z, unsigned shared, CUstream, void** parameters, void**) {
     return guarded("cuLaunchKernel", [&](Device& device) {
-        const emulator::Kernel& kernel = *reinterpret_cast<Function*>(function)->kernel;
+        const Kernel& kernel = *reinterpret_cast<const Kernel*>(function);
         device.count("launches");
         device.count("kernel " + kernel.name);
         emulator::Grid grid{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared};
@@ -288,49 +273,6 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
         device.enqueue([=, &device, &kernel]() mutable { emulator::run(kernel, grid, arguments, device.memory); });
         return CUDA_SUCCESS;
     });
-}
-
-// ---- Graphs: what a stream was asked for while it captured, to be asked for again.
-
-CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
-    *status = Device::instance().capture != nullptr ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
-    return CUDA_SUCCESS;
-}
-CUresult cuStreamBeginCapture_v2(CUstream, CUstreamCaptureMode) {
-    return guarded("cuStreamBeginCapture", [&](Device& device) {
-        if (refused(device)) return CUDA_ERROR_ILLEGAL_STATE;
-        device.capture = new Graph;
-        return CUDA_SUCCESS;
-    });
-}
-CUresult cuStreamEndCapture(CUstream, CUgraph* to) {
-    return guarded("cuStreamEndCapture", [&](Device& device) {
-        if (!refused(device)) return CUDA_ERROR_ILLEGAL_STATE;
-        *to = reinterpret_cast<CUgraph>(device.capture);
-        device.capture = nullptr;
-        return CUDA_SUCCESS;
-    });
-}
-CUresult cuGraphInstantiateWithFlags(CUgraphExec* to, CUgraph graph, unsigned long long) {
-    *to = reinterpret_cast<CUgraphExec>(new Graph(*reinterpret_cast<Graph*>(graph)));
-    return CUDA_SUCCESS;
-}
-CUresult cuGraphUpload(CUgraphExec, CUstream) { return CUDA_SUCCESS; }
-CUresult cuGraphLaunch(CUgraphExec graph, CUstream) {
-    return guarded("cuGraphLaunch", [&](Device& device) {
-        for (const auto& work : *reinterpret_cast<Graph*>(graph)) device.enqueue(work);
-        return CUDA_SUCCESS;
-    });
-}
-CUresult cuGraphExecDestroy(CUgraphExec graph) {
-    return guarded("cuGraphExecDestroy", [&](Device&) {
-        delete reinterpret_cast<Graph*>(graph);
-        return CUDA_SUCCESS;
-    });
-}
-CUresult cuGraphDestroy(CUgraph graph) {
-    delete reinterpret_cast<Graph*>(graph);
-    return CUDA_SUCCESS;
 }
 
 }  // extern "C"

@@ -16,7 +16,6 @@ namespace emulator {
 
 constexpr unsigned LANES = 32;
 using Lanes = std::uint32_t;
-using Slot = std::uint64_t[LANES];
 
 struct Warp;
 struct Instruction;

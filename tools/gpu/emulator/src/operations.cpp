@@ -5,6 +5,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "bf16.h"
 #include "warp.h"
 
 namespace emulator {
@@ -19,19 +20,6 @@ using u8 = std::uint8_t;
 using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
-
-/// bfloat16 by its bits, rounding to nearest, ties to even.
-struct bf16 {
-    u16 bits;
-};
-
-float widen(bf16 x) { return get<float>(u64(x.bits) << 16); }
-
-bf16 narrow(float x) {
-    u32 bits = u32(put(x));
-    if (std::isnan(x)) return {0x7fff};
-    return {u16((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
 
 template <class T>
 struct Tag {
