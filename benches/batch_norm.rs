@@ -7,14 +7,14 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wrn_sam::kernels::Context;
+use wrn_sam::kernels::Cpu;
 use wrn_sam::kernels::batch_norm::{self, EPS, Forward, Saved, Statistics};
 use wrn_sam::kernels::conv2d::Activation;
 
 use support::{Bench, NETWORKS, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let group = format!("batch_norm {network} batch {batch}");
         let mut bench = Bench::new(criterion, group, Yardstick::Bytes);

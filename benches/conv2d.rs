@@ -7,7 +7,7 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wrn_sam::kernels::Context;
+use wrn_sam::kernels::Cpu;
 use wrn_sam::kernels::conv2d::{self, Activation, Conv2dShape};
 
 use support::{Bench, NETWORKS, Yardstick, numbers};
@@ -41,7 +41,7 @@ fn shapes(batch: usize, width: usize) -> Vec<Conv2dShape> {
 }
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let group = format!("conv2d {network} batch {batch}");
         let mut bench = Bench::new(criterion, group, Yardstick::Flops);

@@ -5,13 +5,13 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wrn_sam::kernels::Context;
+use wrn_sam::kernels::Cpu;
 use wrn_sam::kernels::linear::{self, LinearShape};
 
 use support::{Bench, NETWORKS, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let mut bench = Bench::new(criterion, format!("linear {network} batch {batch}"), Yardstick::Flops);
         let (inputs, outputs) = (64 * width, 100);

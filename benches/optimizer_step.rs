@@ -7,7 +7,7 @@ mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use wrn_sam::candle::{Device, Tensor, Var};
-use wrn_sam::kernels::Context;
+use wrn_sam::kernels::Cpu;
 use wrn_sam::kernels::optimizer_step::{
     AdamWStep, Neighborhood, SgdStep, adamw, perturb, power_sums, restore, sgd,
 };
@@ -15,7 +15,7 @@ use wrn_sam::kernels::optimizer_step::{
 use support::{Bench, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     let mut bench = Bench::new(criterion, "optimizer_step".to_string(), Yardstick::Bytes);
     for len in [1_000_000, 20_000_000] {
         let tensor = || Tensor::from_vec(numbers(len), len, &Device::Cpu).expect("a length");

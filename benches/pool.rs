@@ -6,14 +6,14 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wrn_sam::kernels::Context;
+use wrn_sam::kernels::Cpu;
 use wrn_sam::kernels::conv2d::Activation;
 use wrn_sam::kernels::pool::{self, PoolShape};
 
 use support::{Bench, NETWORKS, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let mut bench = Bench::new(criterion, format!("pool {network} batch {batch}"), Yardstick::Bytes);
         let shape = PoolShape { batch, height: 8, width: 8, channels: 64 * width, window: 8 };

@@ -65,7 +65,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", path.display())?;
         for (class, probability) in likeliest.into_iter().take(5) {
-            writeln!(out, "  {:5.1} %  {}", 100.0 * probability, trained_on.name(class, config.labels))?;
+            writeln!(out, "  {:5.1} %  {}", 100.0 * probability, trained_on.name(class, config.classes))?;
         }
     }
     Ok(())

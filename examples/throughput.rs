@@ -17,7 +17,7 @@ use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{
     AnyLoader, Augmentation, Batch, Cifar, IMAGE_CHANNELS, IMAGE_SIZE, LoaderConfig, Statistics,
 };
-use wrn_sam::kernels::{Context, Precision};
+use wrn_sam::kernels::{Cpu, Precision};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
@@ -153,8 +153,8 @@ fn run(args: &Args) -> Result<(), AnyError> {
 }
 
 /// The threads that were asked for.
-fn context(args: &Args) -> Context {
-    if args.threads == 0 { Context::shared().clone() } else { Context::new(args.threads) }
+fn context(args: &Args) -> Cpu {
+    if args.threads == 0 { Cpu::shared().clone() } else { Cpu::new(args.threads) }
 }
 
 /// What is timed, to be done again and again; it tells how long it waited for its batch.
@@ -162,11 +162,11 @@ type Work = Box<dyn FnMut() -> Result<Duration, AnyError>>;
 
 fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
     let (depth, width_factor) = (args.depth, args.width);
-    let network = WideResNetConfig { depth, width_factor, labels: LABELS, ..WideResNetConfig::default() };
+    let network = WideResNetConfig { depth, width_factor, classes: LABELS, ..WideResNetConfig::default() };
     let parameters = Parameters::new(17, DType::F32, device);
     let mut model = WideResNet::new(&network, parameters.var_builder())?;
     if args.threads != 0 {
-        model = model.with_context(context(args));
+        model = model.with_cpu(context(args));
     }
     model = model.with_precision(args.precision)?.with_deterministic(args.deterministic);
     // A classifier of zeros, which training begins with, would leave all other gradients zero.

@@ -151,7 +151,7 @@ fn bad_recipe_files() {
         ("batch_size = 0", "`batch_size` is 0"),
         ("label_smoothing = 1.5", "`label_smoothing` is 1.5"),
         ("rho = -1.0", "`rho` is -1"),
-        ("colour = 'red'", "unknown field `colour`"),
+        ("color = 'red'", "unknown field `color`"),
         ("epochs = 'many'", "epochs"),
     ] {
         write(&path, text);
@@ -302,8 +302,8 @@ fn folders_that_cannot_be_resumed() {
     resume(&[]).fails(1, &["no checkpoint", "can be used", "Nothing was changed"]);
     assert!(contents(&out) == before, "a refused resume changed the run");
 
-    write(&out.join("recipe.toml"), "depth = 10\ncolour = 'red'\n");
-    resume(&[]).fails(1, &["recipe.toml", "unknown field `colour`"]);
+    write(&out.join("recipe.toml"), "depth = 10\ncolor = 'red'\n");
+    resume(&[]).fails(1, &["recipe.toml", "unknown field `color`"]);
 }
 
 #[test]
@@ -371,8 +371,8 @@ fn preview_draws_a_picture() {
     let picture = image::open(&path).expect("a PNG").to_rgb8();
     // Titles and three columns beside each other, twelve rows of images and names; and it shows something.
     assert!(picture.width() > 3 * 128 && picture.height() > 12 * 128);
-    let colours: std::collections::HashSet<_> = picture.pixels().collect();
-    assert!(colours.len() > 100, "{} colours", colours.len());
+    let colors: std::collections::HashSet<_> = picture.pixels().collect();
+    assert!(colors.len() > 100, "{} colors", colors.len());
     let nowhere = folder.path().join("absent/preview.png");
     Ended::of(example("preview").arg(&nowhere).args(["--images", "1"])).fails(1, &["cannot write", "absent"]);
 }

@@ -10,7 +10,7 @@ use wrn_sam::data::{
     AnyLoader, Augmentation, Batch, Cifar, DeviceLoader, Loader, LoaderConfig, Mix, Policy, Statistics,
 };
 use wrn_sam::kernels::backend::{self, Backend, BatchNormState, BatchStatistics};
-use wrn_sam::kernels::{Context, backward};
+use wrn_sam::kernels::{Cpu, backward};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::optim::{AdamW, AdamWConfig, Sam, SamConfig, Sgd, SgdConfig};
@@ -99,7 +99,7 @@ fn compare_sam<O: Optimizer>(device: &Device, config: SamConfig, base: impl Fn(V
 
 fn network(device: &Device) -> (Parameters, WideResNet) {
     let parameters = Parameters::new(5, DType::F32, device);
-    let config = WideResNetConfig { depth: 10, width_factor: 2, labels: 20, ..WideResNetConfig::default() };
+    let config = WideResNetConfig { depth: 10, width_factor: 2, classes: 20, ..WideResNetConfig::default() };
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     let weight = parameters.get("f.8_classification.weight").unwrap();
     weight.set(&numbers(9, weight.dims()).to_device(device).unwrap()).unwrap();
@@ -336,16 +336,16 @@ on_every_device! {
     fn convolution_and_batch_norm_on_tensors(device: &Device) {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(gpu) = device {
-            use wrn_sam::kernels::{Precision, cuda::Engine};
+            use wrn_sam::kernels::{Precision, cuda::Cuda};
             for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Tf32, 2e-3), (Precision::Bf16, 2e-2)] {
-                let engine = Engine::new(gpu, precision).unwrap();
+                let engine = Cuda::new(gpu, precision).unwrap();
                 compare_convolutions(&engine, device, tolerance);
                 compare_batch_norms(&engine, device, tolerance);
             }
             return;
         }
-        compare_convolutions(Context::shared(), device, 1e-5);
-        compare_batch_norms(Context::shared(), device, 1e-5);
+        compare_convolutions(Cpu::shared(), device, 1e-5);
+        compare_batch_norms(Cpu::shared(), device, 1e-5);
     }
 
     /// Logits and gradients of the fused layers against stock operations, in training and evaluation.

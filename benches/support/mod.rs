@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
-use wrn_sam::kernels::{Context, Result, machine};
+use wrn_sam::kernels::{Cpu, Result, machine};
 
 /// The networks whose shapes are measured: name, batch and width factor.
 pub const NETWORKS: [(&str, usize, usize); 2] = [("WRN-16-2", 128, 2), ("WRN-28-10", 8, 10)];
@@ -34,7 +34,7 @@ pub struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// Measures the peak, says it, and opens a group.
     pub fn new(criterion: &'a mut Criterion, group: String, yardstick: Yardstick) -> Self {
-        let ctx = Context::shared();
+        let ctx = Cpu::shared();
         let (peak, unit) = match yardstick {
             Yardstick::Flops => (machine::multiply_add_rate(ctx), "GFLOP/s of multiply-adds"),
             Yardstick::Bytes => (machine::copy_rate(ctx), "GB/s of copying"),

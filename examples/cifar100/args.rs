@@ -114,13 +114,13 @@ struct RecipeFlags {
     #[arg(long, value_name = "W", allow_negative_numbers = true, help = help("Weight decay of SGD", |r| r.weight_decay))]
     weight_decay: Option<f64>,
 
-    #[arg(long, value_name = "RHO", allow_negative_numbers = true, help = help("Radius of SAM's neighbourhood", |r| r.rho))]
+    #[arg(long, value_name = "RHO", allow_negative_numbers = true, help = help("Radius of SAM's neighborhood", |r| r.rho))]
     rho: Option<f64>,
 
     #[arg(
         long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         hide_possible_values = true,
-        help = help("Measure the neighbourhood relative to each weight (ASAM)", |r| r.adaptive)
+        help = help("Measure the neighborhood relative to each weight (ASAM)", |r| r.adaptive)
     )]
     adaptive: Option<bool>,
 
@@ -132,7 +132,7 @@ struct RecipeFlags {
 
     #[arg(
         long, value_name = "SEED",
-        help = help("Seed of initialisation, order, augmentation and dropout", |r| r.seed)
+        help = help("Seed of initialization, order, augmentation and dropout", |r| r.seed)
     )]
     seed: Option<u64>,
 }

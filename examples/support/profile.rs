@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
-use wrn_sam::kernels::{Context, machine};
+use wrn_sam::kernels::{Cpu, machine};
 
 /// One line of the profile: all calls of an operation with a shape.
 #[derive(Clone, Default)]
@@ -131,7 +131,7 @@ impl Profile {
     ///
     /// An operation's floor is the larger of its computation at the measured multiply-add peak and its traffic at the
     /// measured copy rate; what stays in the caches may pass the second.
-    pub fn table(&self, ctx: &Context, steps: u32, total: Duration) -> String {
+    pub fn table(&self, ctx: &Cpu, steps: u32, total: Duration) -> String {
         let (peak, copy) = (machine::multiply_add_rate(ctx), machine::copy_rate(ctx));
         let mut text = format!(
             "{} threads, {:?}: multiply-adds {:.0} GFLOP/s, copying {:.1} GB/s\n\n\

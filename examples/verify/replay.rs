@@ -68,7 +68,7 @@ pub fn replay(
         width_factor: config.width,
         dropout: 0.0,
         in_channels: 3,
-        labels: config.labels,
+        classes: config.labels,
     };
     let parameters = Parameters::new(0, dtype, device);
     let model = WideResNet::new(&network, parameters.var_builder())?;

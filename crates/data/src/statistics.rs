@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_colour() {
+    fn of_one_color() {
         let mut image = vec![51; IMAGE_BYTES];
         image[2 * PLANE..].fill(255);
         let statistics = Statistics::of(&split(image)).unwrap();

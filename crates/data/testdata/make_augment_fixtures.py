@@ -29,7 +29,7 @@ KINDS = [
 
 
 def drawing():
-    """Smooth colours under shapes with hard edges, in a part of the range of bytes."""
+    """Smooth colors under shapes with hard edges, in a part of the range of bytes."""
     y, x = np.mgrid[0:32, 0:32]
     planes = [20 + 5 * x + y, 200 - 4 * y - x // 2, 60 + 3 * ((x + y) // 2)]
     image = Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8), "RGB")
@@ -40,8 +40,8 @@ def drawing():
     return image
 
 
-def few_colours():
-    """Four colours, one channel nearly flat: what histograms find hardest."""
+def few_colors():
+    """Four colors, one channel nearly flat: what histograms find hardest."""
     y, x = np.mgrid[0:32, 0:32]
     cell = (x // 5 + y // 7) % 4
     red, green = np.array([0, 90, 91, 255])[cell], np.array([100, 101, 103, 140])[cell]
@@ -131,7 +131,7 @@ def mixing(images):
 
 
 def main():
-    images = [drawing(), few_colours()]
+    images = [drawing(), few_colors()]
     tensors = {"images": tensor(images), **operations(images), **policies(), **mixing(images)}
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=9, mtime=0) as file:

@@ -11,7 +11,7 @@ use wrn_sam_data::{
 const STATISTICS: Statistics =
     Statistics { mean: [0.50707516, 0.48654887, 0.44091784], std: [0.26733429, 0.25643846, 0.27615047] };
 
-/// An image whose pixels differ from all their neighbours and between channels.
+/// An image whose pixels differ from all their neighbors and between channels.
 fn image() -> [u8; IMAGE_BYTES] {
     std::array::from_fn(|i| ((i * 37 + i / 1024 * 11 + i / 32 * 5) % 251 + 1) as u8)
 }

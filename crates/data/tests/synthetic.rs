@@ -19,28 +19,28 @@ fn a_whole_set_takes_less_than_two_seconds() {
 }
 
 /// The mean of each channel, which a mirrored or shifted image shares.
-fn mean_colour(image: &[u8; 3072]) -> [f64; 3] {
+fn mean_color(image: &[u8; 3072]) -> [f64; 3] {
     std::array::from_fn(|channel| {
         image[channel * 1024..][..1024].iter().map(|&byte| f64::from(byte)).sum::<f64>() / 1024.0
     })
 }
 
 #[test]
-fn colour_alone_tells_a_little_about_the_coarse_label() {
+fn color_alone_tells_a_little_about_the_coarse_label() {
     let cifar = Cifar::synthetic(17, 4000, 2000);
     let mut means = [[0.0; 3]; 20];
     for (image, &label) in cifar.train.images().iter().zip(cifar.train.coarse_labels().unwrap()) {
-        let colour = mean_colour(image);
-        let grey = colour.iter().sum::<f64>() / 3.0;
-        for (mean, colour) in means[usize::from(label)].iter_mut().zip(colour) {
-            *mean += (colour - grey) / 200.0;
+        let color = mean_color(image);
+        let gray = color.iter().sum::<f64>() / 3.0;
+        for (mean, color) in means[usize::from(label)].iter_mut().zip(color) {
+            *mean += (color - gray) / 200.0;
         }
     }
     let nearest = |image| {
-        let colour = mean_colour(image);
-        let grey = colour.iter().sum::<f64>() / 3.0;
+        let color = mean_color(image);
+        let gray = color.iter().sum::<f64>() / 3.0;
         let distance = |mean: &[f64; 3]| -> f64 {
-            mean.iter().zip(colour).map(|(mean, colour)| (mean - colour + grey).powi(2)).sum()
+            mean.iter().zip(color).map(|(mean, color)| (mean - color + gray).powi(2)).sum()
         };
         (0..20).min_by(|&a, &b| distance(&means[a]).total_cmp(&distance(&means[b])))
     };

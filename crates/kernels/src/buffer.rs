@@ -23,7 +23,7 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// A buffer of `len` elements with arbitrary (but initialised) contents.
+    /// A buffer of `len` elements with arbitrary (but initialized) contents.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let block = self.reuse(len).unwrap_or_else(|| Block::new(len));
         Buffer { block: Some(block), len, arena: self.clone() }
@@ -91,7 +91,7 @@ impl Drop for Block {
     }
 }
 
-/// A 64-byte aligned slice of `f32` from a [`Context`](crate::Context)'s arena, to which its memory
+/// A 64-byte aligned slice of `f32` from a [`Cpu`](crate::Cpu)'s arena, to which its memory
 /// returns when it is dropped.
 ///
 /// The contents of a fresh buffer are arbitrary: whatever its memory last held.
@@ -112,7 +112,7 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: the block holds at least `len` initialised elements (zeroed when allocated), aligned to
+        // SAFETY: the block holds at least `len` initialized elements (zeroed when allocated), aligned to
         // 64 bytes, and is borrowed as long as the buffer is.
         unsafe { std::slice::from_raw_parts(self.start(), self.len) }
     }

@@ -1,5 +1,5 @@
 //! Fast kernels for convolutional networks on candle, on the CPU and with the feature `cuda` on NVIDIA GPUs:
-//! convolution, batch normalisation fused with ReLU, pooling, linear, and the passes of an optimizer step.
+//! convolution, batch normalization fused with ReLU, pooling, linear, and the passes of an optimizer step.
 //!
 //! Every operation lives in a folder of its own beside its plain reference, and comes at two levels:
 //!
@@ -10,7 +10,7 @@
 //!   `f32` buffers with explicit backward products, for networks that write their own backward pass and
 //!   join it to candle's graph as one node with [`autograd::node`].
 //!
-//! Work runs under a [`Context`]: a number of threads, an [`InstructionSet`] and an arena of reused
+//! Work runs under a [`Cpu`]: a number of threads, an [`InstructionSet`] and an arena of reused
 //! buffers. Results do not depend on the number of threads: work and reductions are partitioned by shape
 //! alone.
 //!
@@ -35,10 +35,10 @@
 //! Batch norm, ReLU, convolution and residual sum in one pass, without the activated tensor in memory:
 //!
 //! ```
-//! use wrn_sam_kernels::{Context, batch_norm::{self, EPS}};
+//! use wrn_sam_kernels::{Cpu, batch_norm::{self, EPS}};
 //! use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape};
 //!
-//! let ctx = Context::shared();
+//! let ctx = Cpu::shared();
 //! let shape = Conv2dShape {
 //!     batch: 2, height: 8, width: 8, in_channels: 16, out_channels: 16, kernel: 3, stride: 1, padding: 1,
 //! };
@@ -70,7 +70,6 @@
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
-pub mod accuracy;
 #[cfg(any(feature = "cuda", test))]
 mod arguments;
 pub mod augment;
@@ -78,8 +77,8 @@ pub mod autograd;
 pub mod backend;
 pub mod batch_norm;
 mod buffer;
-mod context;
 pub mod conv2d;
+mod cpu;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -100,13 +99,14 @@ pub mod pool;
 mod precision;
 mod simd;
 mod span;
+pub mod tally;
 mod tensor;
 mod threads;
 
 pub use autograd::backward;
 pub use backend::Backend;
 pub use buffer::Buffer;
-pub use context::Context;
+pub use cpu::Cpu;
 pub use error::{Error, Result};
 pub use precision::Precision;
 pub use simd::InstructionSet;

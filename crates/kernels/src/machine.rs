@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use crate::Context;
+use crate::Cpu;
 use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES};
 
@@ -15,10 +15,10 @@ const REPETITIONS: usize = 10;
 /// instruction set. Takes some tens of milliseconds.
 ///
 /// ```
-/// use wrn_sam_kernels::{Context, machine};
-/// assert!(machine::multiply_add_rate(Context::shared()) > 1e8);
+/// use wrn_sam_kernels::{Cpu, machine};
+/// assert!(machine::multiply_add_rate(Cpu::shared()) > 1e8);
 /// ```
-pub fn multiply_add_rate(ctx: &Context) -> f64 {
+pub fn multiply_add_rate(ctx: &Cpu) -> f64 {
     const STEPS: usize = 50_000;
     // Several tasks a thread, so that one that starts late is not waited for.
     let tasks = 8 * ctx.threads();
@@ -33,7 +33,7 @@ pub fn multiply_add_rate(ctx: &Context) -> f64 {
 
 /// Bytes per second, read and written together, of copying between buffers far larger than the caches on all
 /// of a context's threads. Takes some tenths of a second.
-pub fn copy_rate(ctx: &Context) -> f64 {
+pub fn copy_rate(ctx: &Cpu) -> f64 {
     const LEN: usize = 32 << 20;
     const TASK: usize = 1 << 15;
     let (from, mut to) = (ctx.zeroed(LEN), ctx.zeroed(LEN));

@@ -2,11 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::Context;
+use crate::Cpu;
 
 /// Runs `task` once for each of `items`, spread over the context's threads as they become free. Items may
 /// own exclusive borrows, as those of `chunks_mut`.
-pub(crate) fn for_each<T, I>(ctx: &Context, items: I, task: impl Fn(T) + Sync)
+pub(crate) fn for_each<T, I>(ctx: &Cpu, items: I, task: impl Fn(T) + Sync)
 where
     I: IntoIterator<Item = T, IntoIter: ExactSizeIterator + Send>,
 {

@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor};
 
-use crate::{Buffer, Context, Error, Result, parallel};
+use crate::{Buffer, Cpu, Error, Result, parallel};
 
 /// That a tensor is `f32` on the CPU.
 pub(crate) fn cpu_f32(operation: &'static str, tensor: &Tensor) -> Result<()> {
@@ -59,7 +59,7 @@ impl Deref for ChannelsLast<'_> {
 ///
 /// # Panics
 /// If the layout has not four dimensions.
-pub(crate) fn channels_last<'a>(ctx: &Context, data: &'a [f32], layout: &Layout) -> ChannelsLast<'a> {
+pub(crate) fn channels_last<'a>(ctx: &Cpu, data: &'a [f32], layout: &Layout) -> ChannelsLast<'a> {
     let ([_, channels, height, width], [by_image, by_channel, by_row, by_column]) =
         (layout.dims(), layout.stride())
     else {

@@ -180,7 +180,7 @@ fn tensors_agree_with_stock_candle() {
 
 #[test]
 fn what_does_not_fit_is_an_error_that_says_why() {
-    let ctx = wrn_sam_kernels::Context::shared();
+    let ctx = wrn_sam_kernels::Cpu::shared();
     let statistics = |x: &[f32], channels: usize| {
         batch_norm::statistics(ctx, x, &mut vec![0.; channels], &mut vec![0.; channels])
             .unwrap_err()

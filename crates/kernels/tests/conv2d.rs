@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use common::{assert_close, check, random, values, variable};
 use proptest::prelude::*;
 use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape, reference};
-use wrn_sam_kernels::{Context, Error};
+use wrn_sam_kernels::{Cpu, Error};
 
 /// The project's bound on a convolution's error relative to float64.
 const TOLERANCE: f32 = 2e-5;
@@ -207,7 +207,7 @@ fn inputs_that_do_not_track_get_no_gradient() {
 #[test]
 fn what_does_not_fit_is_an_error_that_says_why() {
     let shape = shape(1, 4, [2, 3], 3, 1);
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     let (x, w, mut y) = (vec![0.; 32], vec![0.; 54], vec![0.; 48]);
     let message = |result: Result<(), Error>| result.unwrap_err().to_string();
     let short = conv2d::forward(ctx, &shape, &x[1..], None, &w, None, &mut y);

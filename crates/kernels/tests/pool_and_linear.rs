@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_close, check, random};
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::conv2d::Activation;
 use wrn_sam_kernels::linear::{self, LinearShape};
 use wrn_sam_kernels::pool::{self, PoolShape};
@@ -55,7 +55,7 @@ fn the_pooling_gradient_is_the_transpose_of_pooling() {
 #[test]
 fn a_window_that_does_not_tile_is_an_error() {
     let shape = PoolShape { batch: 1, height: 9, width: 8, channels: 1, window: 8 };
-    let error = pool::forward(Context::shared(), &shape, &[0.; 72], None, &mut [0.]).unwrap_err();
+    let error = pool::forward(Cpu::shared(), &shape, &[0.; 72], None, &mut [0.]).unwrap_err();
     assert_eq!(error.to_string(), "height: expected a multiple of the pooling window, 8, found 9");
 }
 

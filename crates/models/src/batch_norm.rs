@@ -11,7 +11,7 @@ pub(crate) const EPSILON: f64 = 1e-5;
 /// The batch's share in the running statistics, as PyTorch's default.
 pub(crate) const MOMENTUM: f64 = 0.1;
 
-/// Batch normalisation over [N, C, H, W], a channel at a time (Ioffe and Szegedy, <https://arxiv.org/abs/1502.03167>):
+/// Batch normalization over [N, C, H, W], a channel at a time (Ioffe and Szegedy, <https://arxiv.org/abs/1502.03167>):
 ///
 /// ```text
 /// y = (x - mean) / sqrt(var + 1e-5) * weight + bias
@@ -63,7 +63,7 @@ impl BatchNorm {
         self.weight.elem_count()
     }
 
-    /// Normalises `x` [N, C, H, W] of the parameters' float dtype, on their device.
+    /// Normalizes `x` [N, C, H, W] of the parameters' float dtype, on their device.
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::InputDType`]; [`Error::TooFewValues`] for a training pass over one value per channel.
@@ -73,20 +73,20 @@ impl BatchNorm {
         let column = |values: &Tensor| Ok::<_, Error>(accumulated(values)?.reshape((1, channels, 1))?);
         let input = accumulated(x)?.flatten_from(2)?;
 
-        let (centred, variance) = if mode.is_training() {
+        let (centered, variance) = if mode.is_training() {
             let mean = mean_per_channel(&input)?;
-            let centred = input.broadcast_sub(&mean)?;
-            let variance = mean_per_channel(&centred.sqr()?)?;
+            let centered = input.broadcast_sub(&mean)?;
+            let variance = mean_per_channel(&centered.sqr()?)?;
             let values_per_channel = x.elem_count() / channels;
             let moves = mode.moves_statistics();
             track(&self.state(), &mean.detach(), &variance.detach(), values_per_channel, moves)?;
-            (centred, variance)
+            (centered, variance)
         } else {
             let mean = column(&self.running_mean.as_detached_tensor())?;
             (input.broadcast_sub(&mean)?, column(&self.running_var.as_detached_tensor())?)
         };
         let scale = (column(&self.weight)? / (variance + EPSILON)?.sqrt()?)?;
-        let y = centred.broadcast_mul(&scale)?.broadcast_add(&column(&self.bias)?)?;
+        let y = centered.broadcast_mul(&scale)?.broadcast_add(&column(&self.bias)?)?;
         Ok(y.reshape(x.shape())?.to_dtype(x.dtype())?)
     }
 

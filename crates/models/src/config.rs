@@ -26,13 +26,13 @@ pub struct WideResNetConfig {
     /// Channels of the input images, at least 1. Default 3.
     pub in_channels: usize,
     /// Classes, at least 1. Default 100.
-    pub labels: usize,
+    pub classes: usize,
 }
 
 impl Default for WideResNetConfig {
     /// WRN-34-10 without dropout, for CIFAR-100: 46.2 million parameters.
     fn default() -> Self {
-        Self { depth: 34, width_factor: 10, dropout: 0.0, in_channels: 3, labels: 100 }
+        Self { depth: 34, width_factor: 10, dropout: 0.0, in_channels: 3, classes: 100 }
     }
 }
 
@@ -62,7 +62,7 @@ impl WideResNetConfig {
             ("depth", depth),
             ("width_factor", self.width_factor),
             ("in_channels", self.in_channels),
-            ("labels", self.labels),
+            ("classes", self.classes),
         ];
         for (field, value) in counts {
             if !(1..=LARGEST).contains(&value) {
@@ -105,7 +105,7 @@ impl WideResNetConfig {
             width_factor: dim("f.1_block.block.0.block.0_convolution.weight", 0)? / 16,
             dropout: 0.0,
             in_channels: dim("f.0_convolution.weight", 1)?,
-            labels: dim("f.8_classification.weight", 0)?,
+            classes: dim("f.8_classification.weight", 0)?,
         };
         config.validate().map_err(|error| reject(error.to_string()))?;
         Ok(config)

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_independent() {
+    fn neighbors_are_independent() {
         let values = values(&Dropout::new(0.5, "d".into()).unwrap(), Mode::Train);
         for lag in [1, 12, 144, 2304] {
             let pairs = values.iter().zip(&values[lag..]).filter(|(a, b)| a == b).count();

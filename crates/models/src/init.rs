@@ -1,4 +1,4 @@
-//! Seeded initialisation: a tensor's first values depend on (seed, name, shape) alone.
+//! Seeded initialization: a tensor's first values depend on (seed, name, shape) alone.
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Init;
@@ -9,7 +9,7 @@ use crate::random::{Normal, stream, uniform};
 /// Convolutions: normal with mean 0 and standard deviation sqrt(2 / fan_in), fan_in being input channels times the
 /// kernel's area (He et al., <https://arxiv.org/abs/1502.01852>).
 pub(crate) const CONVOLUTION: Init = candle_nn::init::DEFAULT_KAIMING_NORMAL;
-/// Batch normalisation's weight and running variance.
+/// Batch normalization's weight and running variance.
 pub(crate) const ONE: Init = candle_nn::init::ONE;
 /// Biases, the running mean, and the whole classifier.
 pub(crate) const ZERO: Init = candle_nn::init::ZERO;

@@ -16,7 +16,7 @@
 //! use wrn_sam_models::{Mode, Parameters, WideResNet, WideResNetConfig};
 //!
 //! let device = Device::Cpu;
-//! let config = WideResNetConfig { depth: 10, width_factor: 1, labels: 10, ..Default::default() };
+//! let config = WideResNetConfig { depth: 10, width_factor: 1, classes: 10, ..Default::default() };
 //!
 //! // A model takes its values from a builder. This one draws them from seed 17, the same on every machine.
 //! let parameters = Parameters::new(17, DType::F32, &device);

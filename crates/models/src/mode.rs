@@ -1,6 +1,6 @@
-/// How a forward pass treats batch normalisation and dropout. An argument of every `forward`, never a flag set on the model.
+/// How a forward pass treats batch normalization and dropout. An argument of every `forward`, never a flag set on the model.
 ///
-/// | | normalises with | running mean and variance | `num_batches_tracked` | dropout |
+/// | | normalizes with | running mean and variance | `num_batches_tracked` | dropout |
 /// |---|---|---|---|---|
 /// | [`Train`](Mode::Train) | the batch's statistics | move | counts | on |
 /// | [`TrainFrozenStatistics`](Mode::TrainFrozenStatistics) | the batch's statistics | stay | counts | on |

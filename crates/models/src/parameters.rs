@@ -18,7 +18,7 @@ const BUFFERS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"
 pub enum Kind {
     /// An optimizer changes it.
     Trainable,
-    /// The model itself changes it: batch normalisation's running statistics.
+    /// The model itself changes it: batch normalization's running statistics.
     Buffer,
 }
 
@@ -31,7 +31,7 @@ impl Kind {
 }
 
 /// A model's values by name, in the order in which the model made them: a backend of candle's [`VarBuilder`] that
-/// initialises from a seed, knows trainable values from buffers, and saves and loads state dicts.
+/// initializes from a seed, knows trainable values from buffers, and saves and loads state dicts.
 ///
 /// A clone is another handle to the same values.
 ///

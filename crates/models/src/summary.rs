@@ -109,9 +109,9 @@ pub fn summary(config: &WideResNetConfig, batch: usize) -> Result<Summary> {
     }
     way.normalization("f.4_normalization");
     way.push("f.6_pooling", "AvgPool2d 8x8", vec![batch, widths[3]], 0, 0, 0.0);
-    let (inputs, labels) = (widths[3] as u64, config.labels as u64);
-    let flops = 2.0 * batch as f64 * (inputs * labels) as f64;
-    way.push("f.8_classification", "Linear", vec![batch, config.labels], (inputs + 1) * labels, 0, flops);
+    let (inputs, classes) = (widths[3] as u64, config.classes as u64);
+    let flops = 2.0 * batch as f64 * (inputs * classes) as f64;
+    way.push("f.8_classification", "Linear", vec![batch, config.classes], (inputs + 1) * classes, 0, flops);
     Ok(Summary { config: config.clone(), batch, layers: way.layers })
 }
 
@@ -185,9 +185,9 @@ impl fmt::Display for Summary {
         for row in &rows {
             writeln!(f, "{:name$}  {:kind$}  {:shape$}  {:>parameters$}", row[0], row[1], row[2], row[3])?;
         }
-        let WideResNetConfig { depth, width_factor, in_channels, labels, .. } = self.config;
+        let WideResNetConfig { depth, width_factor, in_channels, classes, .. } = self.config;
         writeln!(f)?;
-        writeln!(f, "WRN-{depth}-{width_factor}, {in_channels} input channels, {labels} labels")?;
+        writeln!(f, "WRN-{depth}-{width_factor}, {in_channels} input channels, {classes} classes")?;
         let (count, memory) = (grouped(self.parameters()), mebibytes(self.parameter_bytes()));
         writeln!(f, "parameters: {count} ({memory} in f32, buffers included)")?;
         let (gflop, batch) = (self.flops() / 1e9, self.batch);
@@ -226,8 +226,8 @@ mod tests {
             (16, 1, 3, 100, 181_172, 941),
             (10, 2, 1, 20, 304_708, 935),
         ];
-        for (depth, width_factor, in_channels, labels, parameters, buffers) in counts {
-            let config = WideResNetConfig { depth, width_factor, dropout: 0.0, in_channels, labels };
+        for (depth, width_factor, in_channels, classes, parameters, buffers) in counts {
+            let config = WideResNetConfig { depth, width_factor, dropout: 0.0, in_channels, classes };
             let summary = summary(&config, 1).unwrap();
             assert_eq!((summary.parameters(), summary.buffers()), (parameters, buffers), "{config:?}");
         }
@@ -261,7 +261,7 @@ mod tests {
             width_factor: largest,
             dropout: 0.0,
             in_channels: largest,
-            labels: largest,
+            classes: largest,
         };
         config.validate().unwrap();
         let error = WideResNetConfig { width_factor: largest + 1, ..config.clone() }.validate().unwrap_err();

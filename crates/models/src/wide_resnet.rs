@@ -1,6 +1,6 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use wrn_sam_kernels::{Backend, Context, Precision};
+use wrn_sam_kernels::{Backend, Cpu, Precision};
 
 use crate::basic_unit::BasicUnit;
 use crate::batch_norm::BatchNorm;
@@ -18,7 +18,7 @@ pub(crate) const IMAGE_SIZE: usize = 32;
 
 /// A Wide ResNet for 32x32 images (Zagoruyko and Komodakis, <https://arxiv.org/abs/1605.07146>): a 3x3 convolution to 16
 /// channels; three groups of residual units at 32x32, 16x16 and 8x8, each a [`DownsampleUnit`] followed by
-/// [`BasicUnit`]s; batch normalisation, ReLU, the average over the 8x8 pixels, and a linear classifier.
+/// [`BasicUnit`]s; batch normalization, ReLU, the average over the 8x8 pixels, and a linear classifier.
 ///
 /// Values are named as in PyTorch: `f.0_convolution`, `f.1_block.block.0` to `f.3_block.block.{n-1}`,
 /// `f.4_normalization`, `f.8_classification`.
@@ -81,8 +81,8 @@ impl WideResNet {
         let normalization = BatchNorm::new(widths[3], vb.pp("4_normalization"))?;
         let classification = vb.pp("8_classification");
         let classifier_weight =
-            classification.get_with_hints((config.labels, widths[3]), "weight", init::ZERO)?;
-        let classifier_bias = classification.get_with_hints(config.labels, "bias", init::ZERO)?;
+            classification.get_with_hints((config.classes, widths[3]), "weight", init::ZERO)?;
+        let classifier_bias = classification.get_with_hints(config.classes, "bias", init::ZERO)?;
         let compute = Compute::new(&classifier_weight, Precision::F32)?;
         Ok(Self {
             config: config.clone(),
@@ -96,10 +96,10 @@ impl WideResNet {
         })
     }
 
-    /// On the CPU, runs on the threads and instruction set of `context` instead of [`Context::shared`]'s. Results do not
+    /// On the CPU, runs on the threads and instruction set of `context` instead of [`Cpu::shared`]'s. Results do not
     /// depend on the number of threads.
     #[must_use]
-    pub fn with_context(self, context: Context) -> Self {
+    pub fn with_cpu(self, context: Cpu) -> Self {
         match self.compute {
             Compute::Cpu(_) => Self { compute: Compute::Cpu(context), ..self },
             _ => self,
@@ -151,7 +151,7 @@ impl WideResNet {
         &self.config
     }
 
-    /// Logits [N, labels] of normalised images [N, in_channels, 32, 32], of the parameters' float dtype and on their
+    /// Logits [N, classes] of normalized images [N, in_channels, 32, 32], of the parameters' float dtype and on their
     /// device.
     ///
     /// In f32 on the CPU, and with the feature `cuda` on a GPU, this is the project's own forward and backward pass, a

@@ -1,7 +1,7 @@
 //! The fused layers, on every device, against the same layers from stock candle operations on the CPU.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_models::{BasicUnit, DownsampleUnit, Mode, Parameters, Precision, WideResNet, WideResNetConfig};
 
 const TRAINING: [Mode; 2] = [Mode::Train, Mode::TrainFrozenStatistics];
@@ -188,7 +188,7 @@ fn downsample_units_agree() {
 }
 
 fn small() -> WideResNetConfig {
-    WideResNetConfig { depth: 10, width_factor: 1, dropout: 0.0, in_channels: 3, labels: 7 }
+    WideResNetConfig { depth: 10, width_factor: 1, dropout: 0.0, in_channels: 3, classes: 7 }
 }
 
 #[test]
@@ -248,8 +248,7 @@ fn results_are_the_same_for_any_number_of_threads() {
     let mut expected: Option<Vec<Vec<f32>>> = None;
     for threads in 1..=3 {
         let parameters = Parameters::new(1, DType::F32, &Device::Cpu);
-        let model =
-            WideResNet::new(&config, parameters.var_builder()).unwrap().with_context(Context::new(threads));
+        let model = WideResNet::new(&config, parameters.var_builder()).unwrap().with_cpu(Cpu::new(threads));
         disturb(&parameters);
         let loss = model.forward(&x, Mode::Train).unwrap().sqr().unwrap().sum_all().unwrap();
         let gradients = wrn_sam_kernels::backward(&loss).unwrap();

@@ -19,14 +19,14 @@ impl Golden {
     /// The files, or none and a printed reason where they are not there.
     fn all() -> Vec<Golden> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-        let read = |(name, depth, width_factor, labels, smoothing): (&str, _, _, _, _)| {
+        let read = |(name, depth, width_factor, classes, smoothing): (&str, _, _, _, _)| {
             let path = folder.join(format!("{name}.safetensors"));
             if !path.exists() {
                 println!("skipped: there is no {}", path.display());
                 return None;
             }
             let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
-            let config = WideResNetConfig { depth, width_factor, labels, ..Default::default() };
+            let config = WideResNetConfig { depth, width_factor, classes, ..Default::default() };
             Some(Golden { config, smoothing, tensors })
         };
         FILES.into_iter().filter_map(read).collect()
@@ -57,7 +57,7 @@ impl Golden {
 
     /// The mean smoothed cross-entropy; its gradient is that of the KL form.
     fn loss(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
-        let k = self.config.labels as f64;
+        let k = self.config.classes as f64;
         let (on, off) = (1.0 - self.smoothing, self.smoothing / (k - 1.0));
         let log_p = candle_nn::ops::log_softmax(logits, 1).unwrap();
         let of_label = log_p.gather(&labels.unsqueeze(1).unwrap(), 1).unwrap();

@@ -1,4 +1,4 @@
-//! The store of named values: seeded initialisation, saving, loading, and what is refused.
+//! The store of named values: seeded initialization, saving, loading, and what is refused.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,8 +11,8 @@ use wrn_sam_models::{
 
 const CPU: Device = Device::Cpu;
 
-fn config(depth: usize, width_factor: usize, labels: usize) -> WideResNetConfig {
-    WideResNetConfig { depth, width_factor, labels, ..Default::default() }
+fn config(depth: usize, width_factor: usize, classes: usize) -> WideResNetConfig {
+    WideResNetConfig { depth, width_factor, classes, ..Default::default() }
 }
 
 fn build(seed: u64, config: &WideResNetConfig) -> (WideResNet, Parameters) {
@@ -48,7 +48,7 @@ fn summary_and_store_agree() {
 }
 
 #[test]
-fn initialisation_is_the_references() {
+fn initialization_is_the_references() {
     let (_, parameters) = build(17, &config(16, 2, 10));
     for (name, kind, var) in parameters.named() {
         let shape = var.dims().to_vec();

@@ -1,4 +1,4 @@
-//! The residual units and batch normalisation alone: shapes, gradients, modes, builders and errors.
+//! The residual units and batch normalization alone: shapes, gradients, modes, builders and errors.
 
 use std::collections::HashMap;
 
@@ -96,7 +96,7 @@ fn gradients_through_dropout_use_the_mask_of_the_pass() {
 }
 
 #[test]
-fn batch_norm_normalises_tracks_and_evaluates() {
+fn batch_norm_normalizes_tracks_and_evaluates() {
     let parameters = Parameters::new(1, DType::F64, &CPU);
     let norm = BatchNorm::new(3, parameters.var_builder()).unwrap();
     let scalar = |name: &str| parameters.get(name).unwrap().to_scalar::<i64>().unwrap();
@@ -105,13 +105,13 @@ fn batch_norm_normalises_tracks_and_evaluates() {
     let per_channel = x.transpose(0, 1).unwrap().flatten_from(1).unwrap().to_vec2::<f64>().unwrap();
 
     let y = norm.forward(&x, Mode::Train).unwrap();
-    let normalised = y.transpose(0, 1).unwrap().flatten_from(1).unwrap().to_vec2::<f64>().unwrap();
-    for (channel, (values, normalised)) in per_channel.iter().zip(&normalised).enumerate() {
+    let normalized = y.transpose(0, 1).unwrap().flatten_from(1).unwrap().to_vec2::<f64>().unwrap();
+    for (channel, (values, normalized)) in per_channel.iter().zip(&normalized).enumerate() {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-        for (value, normalised) in values.iter().zip(normalised) {
-            assert!((normalised - (value - mean) / (variance + 1e-5).sqrt()).abs() < 1e-12);
+        for (value, normalized) in values.iter().zip(normalized) {
+            assert!((normalized - (value - mean) / (variance + 1e-5).sqrt()).abs() < 1e-12);
         }
         assert!((vector("running_mean")[channel] - 0.1 * mean).abs() < 1e-12);
         assert!((vector("running_var")[channel] - (0.9 + 0.1 * variance * n / (n - 1.0))).abs() < 1e-12);
@@ -171,7 +171,7 @@ fn every_unit_can_be_built_from_candles_var_map() {
 #[test]
 fn a_model_runs_from_plain_tensors() {
     let config =
-        WideResNetConfig { depth: 10, width_factor: 1, labels: 7, in_channels: 1, ..Default::default() };
+        WideResNetConfig { depth: 10, width_factor: 1, classes: 7, in_channels: 1, ..Default::default() };
     let parameters = Parameters::new(4, DType::F32, &CPU);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     let weight = parameters.get("f.8_classification.weight").unwrap();
@@ -188,7 +188,7 @@ fn a_model_runs_from_plain_tensors() {
 
 #[test]
 fn f16_runs_and_resembles_f32() {
-    let config = WideResNetConfig { depth: 10, width_factor: 1, labels: 5, ..Default::default() };
+    let config = WideResNetConfig { depth: 10, width_factor: 1, classes: 5, ..Default::default() };
     let logits = |dtype| {
         let parameters = Parameters::new(4, dtype, &CPU);
         let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
@@ -208,7 +208,7 @@ fn f16_runs_and_resembles_f32() {
 #[test]
 fn dropout_of_a_model_depends_on_seed_and_pass() {
     let config =
-        WideResNetConfig { depth: 10, width_factor: 1, dropout: 0.3, labels: 5, ..Default::default() };
+        WideResNetConfig { depth: 10, width_factor: 1, dropout: 0.3, classes: 5, ..Default::default() };
     let parameters = Parameters::new(4, DType::F32, &CPU);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     let weight = parameters.get("f.8_classification.weight").unwrap();
@@ -226,7 +226,7 @@ fn dropout_of_a_model_depends_on_seed_and_pass() {
 
 #[test]
 fn wrong_inputs_are_named() {
-    let config = WideResNetConfig { depth: 10, width_factor: 1, labels: 5, ..Default::default() };
+    let config = WideResNetConfig { depth: 10, width_factor: 1, classes: 5, ..Default::default() };
     let parameters = Parameters::new(4, DType::F32, &CPU);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     for shape in
@@ -279,7 +279,7 @@ fn wrong_configurations_are_named() {
         (WideResNetConfig { dropout: 1.0, ..base() }, "dropout = 1: must be a probability in [0, 1)"),
         (WideResNetConfig { dropout: f64::NAN, ..base() }, "dropout = NaN: must be a probability in [0, 1)"),
         (WideResNetConfig { in_channels: 0, ..base() }, "in_channels = 0: must be between 1 and 65536"),
-        (WideResNetConfig { labels: 0, ..base() }, "labels = 0: must be between 1 and 65536"),
+        (WideResNetConfig { classes: 0, ..base() }, "classes = 0: must be between 1 and 65536"),
     ];
     for (config, message) in cases {
         assert_eq!(config.validate().unwrap_err().to_string(), message);

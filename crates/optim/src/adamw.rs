@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::optimizer_step::{self, AdamWStep};
 
 use crate::error::check;
@@ -80,7 +80,7 @@ pub struct AdamW {
     /// Made at a parameter's first step.
     moments: Vec<Option<Moments>>,
     config: AdamWConfig,
-    context: Context,
+    context: Cpu,
 }
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ struct Moments {
 impl AdamW {
     /// Runs on the threads of `context` rather than on all of the machine's.
     #[must_use]
-    pub fn with_context(self, context: Context) -> Self {
+    pub fn with_cpu(self, context: Cpu) -> Self {
         Self { context, ..self }
     }
 
@@ -139,7 +139,7 @@ impl Optimizer for AdamW {
         config.validate()?;
         check_distinct(&vars)?;
         let moments = vars.iter().map(|_| None).collect();
-        Ok(Self { vars, moments, config, context: Context::shared().clone() })
+        Ok(Self { vars, moments, config, context: Cpu::shared().clone() })
     }
 
     fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::optimizer_step::{self, Ascent, FoundInf, Neighborhood};
 
 use crate::error::check;
@@ -106,7 +106,7 @@ pub struct Sam<O> {
     vars: Vec<Var>,
     base: O,
     config: SamConfig,
-    context: Context,
+    context: Cpu,
     /// Where [`optimizer_step::perturb`] leaves w, for each parameter that was ever perturbed.
     old: Vec<Option<Var>>,
     /// The parameters that are perturbed now.
@@ -124,14 +124,14 @@ impl<O> Sam<O> {
         config.validate()?;
         check_distinct(&vars)?;
         let old = vars.iter().map(|_| None).collect();
-        let (context, perturbed) = (Context::shared().clone(), Vec::new());
+        let (context, perturbed) = (Cpu::shared().clone(), Vec::new());
         Ok(Self { vars, base, config, context, old, perturbed, found_inf: FoundInf::default() })
     }
 
     /// Runs on the threads of `context` rather than on all of the machine's. The base optimizer has a context
     /// of its own.
     #[must_use]
-    pub fn with_context(self, context: Context) -> Self {
+    pub fn with_cpu(self, context: Cpu) -> Self {
         Self { context, ..self }
     }
 

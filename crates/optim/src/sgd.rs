@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::optimizer_step::{self, SgdStep};
 
 use crate::error::check;
@@ -85,13 +85,13 @@ pub struct Sgd {
     /// Made at a parameter's first step, so that its presence tells the first step from the later ones.
     momentum_buffers: Vec<Option<Var>>,
     config: SgdConfig,
-    context: Context,
+    context: Cpu,
 }
 
 impl Sgd {
     /// Runs on the threads of `context` rather than on all of the machine's.
     #[must_use]
-    pub fn with_context(self, context: Context) -> Self {
+    pub fn with_cpu(self, context: Cpu) -> Self {
         Self { context, ..self }
     }
 
@@ -143,7 +143,7 @@ impl Optimizer for Sgd {
         config.validate()?;
         check_distinct(&vars)?;
         let momentum_buffers = vec![None; vars.len()];
-        Ok(Self { vars, momentum_buffers, config, context: Context::shared().clone() })
+        Ok(Self { vars, momentum_buffers, config, context: Cpu::shared().clone() })
     }
 
     fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {

@@ -5,7 +5,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Optimizer;
 use proptest::prelude::*;
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_optim::{AdamW, AdamWConfig, Error, Pass, Result, Sam, SamConfig, Sgd, SgdConfig};
 
 const CPU: &Device = &Device::Cpu;
@@ -194,16 +194,16 @@ fn works_around_every_optimizer_and_descends() -> Result<()> {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() -> Result<()> {
     let train = |threads: usize| -> Result<Vec<u32>> {
-        let context = Context::new(threads);
+        let context = Cpu::new(threads);
         let values = |len: usize| (0..len).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
         let vars = [70_001, 1_000, 40_000]
             .map(|len| Var::from_vec(values(len), len, CPU))
             .into_iter()
             .collect::<candle_core::Result<Vec<_>>>()?;
         let config = SgdConfig { momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
-        let base = Sgd::new(vars.clone(), config)?.with_context(context.clone());
+        let base = Sgd::new(vars.clone(), config)?.with_cpu(context.clone());
         let sam = SamConfig { adaptive: true, rho: 0.5, ..SamConfig::default() };
-        let mut sam = Sam::new(vars.clone(), base, sam)?.with_context(context);
+        let mut sam = Sam::new(vars.clone(), base, sam)?.with_cpu(context);
         for _ in 0..3 {
             sam.step(|_| {
                 let losses = vars.iter().map(|var| (var.sqr()? * 0.5)?.sum_all());

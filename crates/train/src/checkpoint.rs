@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a safetensors file. Its tensors are the network's (`model.…`, parameters and buffers) and the
 //! optimizer's (`optimizer.…`); its metadata has one entry, the JSON of a [`Progress`] and a checksum over that and
-//! the tensors. It appears under its name complete or not at all, and one that is damaged later is recognised.
+//! the tensors. It appears under its name complete or not at all, and one that is damaged later is recognized.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

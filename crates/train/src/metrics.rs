@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
-use wrn_sam_kernels::accuracy::{DeviceTally, Sums};
+use wrn_sam_kernels::tally::{DeviceTally, Sums};
 
 use crate::error::{Error, Result};
 use crate::run_folder::write_atomically;

@@ -140,9 +140,9 @@ pub struct Recipe {
     pub nesterov: bool,
     /// L2 penalty of SGD, on every parameter: 0 or more.
     pub weight_decay: f64,
-    /// Radius of SAM's neighbourhood: 0 or more; 0 is plain SGD at twice the price.
+    /// Radius of SAM's neighborhood: 0 or more; 0 is plain SGD at twice the price.
     pub rho: f64,
-    /// Measure the neighbourhood relative to each weight (ASAM).
+    /// Measure the neighborhood relative to each weight (ASAM).
     pub adaptive: bool,
     /// Exponent of the norm the radius is measured in: above 1; infinity lets every weight move by `rho`.
     pub norm: f64,
@@ -156,7 +156,7 @@ pub struct Recipe {
     /// The same bits in every run on one kind of GPU with one version of its libraries, which may cost speed; on the CPU
     /// they are the same in any case.
     pub deterministic: bool,
-    /// The one seed of initialisation, order, augmentation and dropout: 0 to 2^63 - 1.
+    /// The one seed of initialization, order, augmentation and dropout: 0 to 2^63 - 1.
     pub seed: u64,
     /// CPU threads; 0 for all. No result depends on it.
     pub threads: usize,
@@ -340,13 +340,13 @@ impl Recipe {
     }
 
     /// The network, for so many classes.
-    pub fn network(&self, labels: usize) -> WideResNetConfig {
+    pub fn network(&self, classes: usize) -> WideResNetConfig {
         WideResNetConfig {
             depth: self.depth,
             width_factor: self.width_factor,
             dropout: self.dropout,
             in_channels: wrn_sam_data::IMAGE_CHANNELS,
-            labels,
+            classes,
         }
     }
 

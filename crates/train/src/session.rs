@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::{DType, Tensor};
 use candle_nn::Optimizer;
 use wrn_sam_data::{AnyLoader, Augmentation, Batch, LoaderConfig, Split, Statistics};
-use wrn_sam_kernels::Context;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_models::{Parameters, WideResNet};
 use wrn_sam_optim::{OptimizerState, Sam, Schedule, Sgd};
 
@@ -84,8 +84,8 @@ impl<'a> Session<'a> {
     fn new(trainer: Trainer<'a>, folder: RunFolder, progress: Progress) -> Result<Self> {
         let Trainer { recipe, data, device, .. } = &trainer;
         let context = match recipe.threads {
-            0 => Context::shared().clone(),
-            threads => Context::new(threads),
+            0 => Cpu::shared().clone(),
+            threads => Cpu::new(threads),
         };
         // Those of the whole split, so that a limit on the images does not change how a pixel is seen.
         let statistics = Statistics::of(&data.train)?;
@@ -104,11 +104,11 @@ impl<'a> Session<'a> {
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
         let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
-        let model = model.with_context(context.clone()).with_precision(recipe.precision)?;
+        let model = model.with_cpu(context.clone()).with_precision(recipe.precision)?;
         let model = model.with_deterministic(recipe.deterministic);
         let model = model.with_handed_over_gradients(); // as `step` takes them
-        let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_context(context.clone());
-        let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_context(context);
+        let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_cpu(context.clone());
+        let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_cpu(context);
         let learning_rates = recipe.learning_rates();
         let metrics = MetricsFile::create(&folder.file("metrics.csv"), &progress.rows)?;
         let meter = Meter::from(progress.tally);

@@ -24,7 +24,7 @@ pub struct StepOutcome {
 /// Takes one SAM step (<https://arxiv.org/abs/2010.01412>) on a batch whose tensors lie on the model's device.
 ///
 /// The first pass climbs from w to w + e(w), the worst point within rho; the second finds the gradient there, without
-/// moving the batch normalisation's running statistics; the base optimizer then steps from w with that gradient.
+/// moving the batch normalization's running statistics; the base optimizer then steps from w with that gradient.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};

@@ -1,4 +1,4 @@
-//! Nearest-neighbour sampling along an affine map, in the fixed point that Pillow computes with.
+//! Nearest-neighbor sampling along an affine map, in the fixed point that Pillow computes with.
 
 use super::PLANE;
 use crate::{IMAGE_BYTES, IMAGE_SIZE};

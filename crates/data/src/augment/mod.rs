@@ -213,7 +213,7 @@ impl Augmentation {
     /// # Errors
     /// [`Error::Setting`] for padding above 32, a probability outside `[0, 1]`, a policy's number out of its range, a
     /// cutout of size 0, a mean that is not finite, or a standard deviation that is not finite and above zero (as that
-    /// of a channel of one colour).
+    /// of a channel of one color).
     pub fn validate(&self) -> Result<()> {
         let probability = |name, p: f64| check(name, p, "0 to 1", (0.0..=1.0).contains(&p));
         check("crop padding", self.crop.padding, "0 to 32", self.crop.padding <= IMAGE_SIZE)?;

@@ -1,7 +1,7 @@
 //! The operations that policies choose from, each on one image of bytes.
 //!
 //! Their results are those of torchvision's `AutoAugment`, `RandAugment` and `TrivialAugmentWide` on a Pillow image,
-//! bit for bit: nearest-neighbour sampling, black where nothing was, and Pillow's roundings.
+//! bit for bit: nearest-neighbor sampling, black where nothing was, and Pillow's roundings.
 
 use super::PLANE;
 use super::affine::{Affine, transform};
@@ -34,9 +34,9 @@ pub enum Operation {
     Rotate(f64),
     /// Blends with black: 1 + strength is the image's share, so -1 is black and above 0 is brighter.
     Brightness(f64),
-    /// Blends with the image in grey: -1 is grey, above 0 is more colourful.
+    /// Blends with the image in gray: -1 is gray, above 0 is more colorful.
     Color(f64),
-    /// Blends with the mean of the image in grey: -1 is plain grey, above 0 has more contrast.
+    /// Blends with the mean of the image in gray: -1 is plain gray, above 0 has more contrast.
     Contrast(f64),
     /// Blends with the image smoothed: -1 is smooth, above 0 is sharper. The outermost pixels stay.
     Sharpness(f64),
@@ -64,13 +64,13 @@ impl Operation {
             Self::Rotate(degrees) => transform(image, &Affine::rotate(degrees)),
             Self::Brightness(strength) => blend(image, &[0; IMAGE_BYTES], strength),
             Self::Color(strength) => {
-                let grey = grey(image);
+                let gray = gray(image);
                 let mut degenerate = [0; IMAGE_BYTES];
-                degenerate.as_chunks_mut().0.fill(grey);
+                degenerate.as_chunks_mut().0.fill(gray);
                 blend(image, &degenerate, strength);
             }
             Self::Contrast(strength) => {
-                let sum: u32 = grey(image).iter().map(|&byte| u32::from(byte)).sum();
+                let sum: u32 = gray(image).iter().map(|&byte| u32::from(byte)).sum();
                 let mean = (f64::from(sum) / PLANE as f64 + 0.5) as u8;
                 blend(image, &[mean; IMAGE_BYTES], strength);
             }
@@ -100,7 +100,7 @@ fn blend(image: &mut [u8; IMAGE_BYTES], degenerate: &[u8; IMAGE_BYTES], strength
 }
 
 /// Luma by ITU-R 601-2 in 16 bits' fixed point.
-fn grey(image: &[u8; IMAGE_BYTES]) -> [u8; PLANE] {
+fn gray(image: &[u8; IMAGE_BYTES]) -> [u8; PLANE] {
     let [red, green, blue] = [0, 1, 2].map(|channel| &image[channel * PLANE..][..PLANE]);
     std::array::from_fn(|i| {
         let [red, green, blue] = [red[i], green[i], blue[i]].map(u32::from);
@@ -108,7 +108,7 @@ fn grey(image: &[u8; IMAGE_BYTES]) -> [u8; PLANE] {
     })
 }
 
-/// The mean of a pixel, weighing 5, and its eight neighbours, weighing 1; the outermost pixels stay.
+/// The mean of a pixel, weighing 5, and its eight neighbors, weighing 1; the outermost pixels stay.
 fn smooth(image: &[u8; IMAGE_BYTES]) -> [u8; IMAGE_BYTES] {
     let mut smooth = *image;
     let planes = smooth.as_chunks_mut::<PLANE>().0.iter_mut().zip(image.as_chunks::<PLANE>().0);

@@ -173,7 +173,7 @@ impl Cifar {
     }
 
     /// Images with learnable classes in CIFAR-100's shape, drawn from `seed`: the same on every machine. They
-    /// are bands of colour whose hue and width give the coarse label, and whose direction gives the fine one,
+    /// are bands of color whose hue and width give the coarse label, and whose direction gives the fine one,
     /// under noise.
     ///
     /// They are for tests, and for first runs where CIFAR-100 cannot be had; results on them say nothing

@@ -1,6 +1,6 @@
 //! Generated images in CIFAR-100's shape, with classes that a small network learns and never quite masters.
 //!
-//! An image is two sets of parallel bands of colour on grey, under noise. The first set tells the class: its
+//! An image is two sets of parallel bands of color on gray, under noise. The first set tells the class: its
 //! hue and width give one of 20 coarse labels, its direction one of 5 fine labels within; all three vary
 //! within a class, and where classes meet they overlap a little. The second, fainter set is anything.
 //! Directions lie within a quarter turn, so that mirroring an image, or cutting it, does not turn it into
@@ -46,26 +46,26 @@ fn draw(label: usize, rng: &mut impl Rng, image: &mut [u8; IMAGE_BYTES]) {
     let hue = near(coarse % HUES, 0.6) / HUES as f32;
     let width = near(coarse / HUES, 0.55);
     let direction = near(direction, 0.6) / (DIRECTIONS - 1) as f32;
-    let telling = Bands::new(rng, direction, 2.0 + 1.8 * width.max(-0.5), colour(hue));
-    let any_colour = colour(rng.random());
+    let telling = Bands::new(rng, direction, 2.0 + 1.8 * width.max(-0.5), color(hue));
+    let any_color = color(rng.random());
     let (any_direction, any_width) = (rng.random_range(-1.0..1.0), rng.random_range(1.0..6.0));
-    let other = Bands::new(rng, any_direction, any_width, any_colour);
+    let other = Bands::new(rng, any_direction, any_width, any_color);
     let strength = rng.random_range(60..120);
     let other_strength = rng.random_range(0..40);
-    let grey = rng.random_range(60..130);
+    let gray = rng.random_range(60..130);
     let noise = rng.random_range(10..45);
 
     // The bytes of the noise make room for the image's, one after the other.
     rng.fill_bytes(image);
     let planes = image.as_chunks_mut::<IMAGE_SIZE>().0.as_chunks_mut::<IMAGE_SIZE>().0;
     for (channel, plane) in planes.iter_mut().enumerate() {
-        let amount = strength * telling.colour[channel];
-        let other_amount = other_strength * other.colour[channel];
+        let amount = strength * telling.color[channel];
+        let other_amount = other_strength * other.color[channel];
         for (y, row) in plane.iter_mut().enumerate() {
             for (x, pixel) in row.iter_mut().enumerate() {
                 let bands = amount * telling.height(x, y) + other_amount * other.height(x, y);
                 let noise = (i32::from(*pixel) - 128) * noise / 128;
-                *pixel = (grey + bands / (256 * 256) + noise).clamp(0, 255) as u8;
+                *pixel = (gray + bands / (256 * 256) + noise).clamp(0, 255) as u8;
             }
         }
     }
@@ -78,18 +78,18 @@ struct Bands {
     right: u32,
     down: u32,
     /// How much of each channel, -256 to 256.
-    colour: [i32; 3],
+    color: [i32; 3],
 }
 
 impl Bands {
     /// `count` bands across the image, at a random place. `direction` 0 to 1 turns them from upright to
     /// level.
-    fn new(rng: &mut impl Rng, direction: f32, count: f32, colour: [i32; 3]) -> Self {
+    fn new(rng: &mut impl Rng, direction: f32, count: f32, color: [i32; 3]) -> Self {
         // With direction = tan(angle / 2), these are the angle's cosine and sine.
         let square = direction * direction;
         let (cos, sin) = ((1.0 - square) / (1.0 + square), 2.0 * direction / (1.0 + square));
         let band = |part: f32| ((part * count / IMAGE_SIZE as f32) * 4_294_967_296.0) as i64 as u32;
-        Self { start: rng.random(), right: band(cos), down: band(sin), colour }
+        Self { start: rng.random(), right: band(cos), down: band(sin), color }
     }
 
     /// The height at a pixel, 0 to 256: a ramp up and down over each band.
@@ -102,8 +102,8 @@ impl Bands {
     }
 }
 
-/// The colour of a hue on a circle of length 1: how much of red, green and blue, each -256 to 256.
-fn colour(hue: f32) -> [i32; 3] {
+/// The color of a hue on a circle of length 1: how much of red, green and blue, each -256 to 256.
+fn color(hue: f32) -> [i32; 3] {
     [0.0, 1.0, 2.0].map(|third: f32| {
         let place = ((hue + third / 3.0) * 4_294_967_296.0) as i64 as u32;
         // Each channel goes up and down once around the circle, a third of it apart.
@@ -116,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heights_and_colours_stay_in_range() {
+    fn heights_and_colors_stay_in_range() {
         let mut rng = stream(1, Purpose::SyntheticTrain, 0, 0);
         let bands = Bands::new(&mut rng, 0.3, 5.0, [0; 3]);
         let heights = (0..32 * 32).map(|i| bands.height(i % 32, i / 32));
         assert!(heights.clone().all(|height| (0..=256).contains(&height)));
         assert!(heights.clone().max() > Some(240) && heights.min() < Some(16));
         for hue in [-0.1, 0.0, 0.25, 0.5, 0.99, 1.1] {
-            assert!(colour(hue).iter().all(|amount| (-256..=256).contains(amount)));
+            assert!(color(hue).iter().all(|amount| (-256..=256).contains(amount)));
         }
     }
 

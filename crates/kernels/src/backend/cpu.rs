@@ -9,7 +9,7 @@ use crate::dropout::Mask;
 use crate::linear::{self, LinearShape};
 use crate::pool::{self, PoolShape};
 use crate::tensor::{contiguous, cpu_f32, with_f32};
-use crate::{Buffer, Context, Result};
+use crate::{Buffer, Cpu, Result};
 
 /// A batch norm and ReLU as its reader applies it: `max(0, x * scale + shift)`.
 pub struct Activated {
@@ -26,7 +26,7 @@ impl Activated {
     }
 }
 
-impl<'a> Input<'a, Context> {
+impl<'a> Input<'a, Cpu> {
     fn parts(self) -> (&'a [f32], Option<Activation<'a>>) {
         match self {
             Self::Plain(x) => (x, None),
@@ -36,7 +36,7 @@ impl<'a> Input<'a, Context> {
     }
 }
 
-impl Backend for Context {
+impl Backend for Cpu {
     type Images = Buffer;
     type Features = Buffer;
     type Filter = Tensor;

@@ -12,7 +12,7 @@ use crate::autograd;
 use crate::batch_norm::cuda::{self as batch_norm, Activated};
 use crate::conv2d::Conv2dShape;
 use crate::conv2d::cuda::{Operands, Product};
-use crate::cuda::{Block, Engine, Grid, Images, Module, module, typed};
+use crate::cuda::{Block, Cuda, Grid, Images, Module, module, typed};
 use crate::dropout::Mask;
 use crate::linear::{self, LinearShape};
 use crate::pool::{self, PoolShape};
@@ -74,7 +74,7 @@ impl Filter {
     }
 }
 
-impl<'a> Input<'a, Engine> {
+impl<'a> Input<'a, Cuda> {
     fn images(self) -> &'a Images {
         match self {
             Self::Plain(x) => x,
@@ -83,7 +83,7 @@ impl<'a> Input<'a, Engine> {
     }
 }
 
-impl Engine {
+impl Cuda {
     /// Runs one of a convolution's products.
     fn product(&self, product: Product, shape: &Conv2dShape, x: u64, w: u64, y: u64) -> Result<()> {
         // SAFETY: the callers have checked their operands against the shape; all have padded channels and begin at
@@ -97,14 +97,14 @@ impl Engine {
         let mut slice = unsafe { self.device().alloc::<f32>(len.max(1)) }?;
         let address = {
             let stream = self.device().cuda_stream();
-            let (address, _synchronised) = slice.device_ptr_mut(&stream);
+            let (address, _synchronized) = slice.device_ptr_mut(&stream);
             address
         };
         Ok((slice, address))
     }
 }
 
-impl Backend for Engine {
+impl Backend for Cuda {
     type Images = Images;
     type Features = Features;
     type Filter = Filter;
@@ -359,7 +359,7 @@ impl Backend for Engine {
     }
 }
 
-impl Engine {
+impl Cuda {
     /// Writes gradients and vectors to where they go.
     fn copy(&self, parameters: &[Parameter]) -> Result<()> {
         // SAFETY: the callers' parameters are as long as they say on both sides.
@@ -399,14 +399,14 @@ fn plain(len: usize) -> Parameter {
 }
 
 /// Where a storage of `f32` begins on the engine's device.
-fn whole(storage: &Storage, engine: &Engine) -> Result<u64> {
+fn whole(storage: &Storage, engine: &Cuda) -> Result<u64> {
     use candle_core::cuda_backend::cudarc::driver::DevicePtr;
     let (operation, expected) = ("images", "f32 tensors on the network's CUDA device");
     match storage {
         Storage::Cuda(cuda) if cuda.device.id() == engine.device().id() => {
             let slice = cuda.as_cuda_slice::<f32>()?;
             let stream = engine.device().cuda_stream();
-            let (address, _synchronised) = slice.device_ptr(&stream);
+            let (address, _synchronized) = slice.device_ptr(&stream);
             Ok(address)
         }
         other => {

@@ -1,7 +1,7 @@
 //! What the hand-written layers of a channels-last residual network ask of a device.
 //!
 //! A network's layers are written once, against [`Backend`], and each device does with a step what suits it best. The
-//! CPU ([`Context`](crate::Context)) never stores a normalised and activated tensor: the convolution that reads it
+//! CPU ([`Cpu`](crate::Cpu)) never stores a normalized and activated tensor: the convolution that reads it
 //! computes it again while it does. On CUDA the same tensor is written once and read by cuDNN.
 //!
 //! For a network of another kind, [`conv2d`] and [`batch_norm_relu`] take and give candle's tensors.

@@ -20,9 +20,9 @@ use crate::{Error, Result};
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
-/// use wrn_sam_kernels::{Context, backend};
+/// use wrn_sam_kernels::{Cpu, backend};
 ///
-/// let backend = Context::shared(); // or, with the feature `cuda`, cuda::Engine::new(device, Precision::Bf16)?
+/// let backend = Cpu::shared(); // or, with the feature `cuda`, cuda::Cuda::new(device, Precision::Bf16)?
 /// let x = Tensor::randn(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
 /// let w = Var::randn(0f32, 1., (4, 3, 3, 3), &Device::Cpu)?;
 /// let y = backend::conv2d(backend, &x, &w, 2, 1)?; // stride 2, padding 1

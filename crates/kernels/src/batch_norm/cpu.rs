@@ -1,7 +1,7 @@
 //! Batch norm and ReLU in passes that read memory once, in order, with sixteen channels to a vector.
 
 use super::{Forward, Statistics};
-use crate::Context;
+use crate::Cpu;
 use crate::conv2d::Activation;
 use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES};
@@ -13,7 +13,7 @@ const BLOCK: usize = 64;
 /// Rows whose mean the deviations are taken from.
 const PILOTS: usize = 16;
 
-pub(super) fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [f32]) {
+pub(super) fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) {
     let channels = mean.len();
     let rows = x.len() / channels;
     // A rough mean: deviations from it are as small as those from the mean itself, near enough.
@@ -30,7 +30,7 @@ pub(super) fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [
     }
 }
 
-pub(super) fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f32]) {
+pub(super) fn apply(ctx: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) {
     let len = task_len(activation.scale.len());
     for_each(ctx, x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
         ctx.instruction_set().dispatch(Apply { x, activation, y });
@@ -38,7 +38,7 @@ pub(super) fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f
 }
 
 pub(super) fn backward(
-    ctx: &Context,
+    ctx: &Cpu,
     forward: Forward,
     grad: &mut [f32],
     add: Option<&[f32]>,
@@ -115,7 +115,7 @@ impl Terms for Gradients<'_> {
 }
 
 /// The sums of the first terms and of the products, for each channel of `len` elements.
-fn reduce(ctx: &Context, len: usize, channels: usize, terms: &impl Terms) -> (Vec<f64>, Vec<f64>) {
+fn reduce(ctx: &Cpu, len: usize, channels: usize, terms: &impl Terms) -> (Vec<f64>, Vec<f64>) {
     let task = task_len(channels);
     let mut partial = vec![[0f64; 2]; len.div_ceil(task) * channels];
     for_each(ctx, partial.chunks_mut(channels).enumerate(), |(index, sums)| {

@@ -255,7 +255,7 @@ struct batch_norm_backward_arguments {
     int pitch, channels;
 };
 
-// The gradient with respect to the normalised x: that of the ReLU's (and mask's) output where the ReLU was open.
+// The gradient with respect to the normalized x: that of the ReLU's (and mask's) output where the ReLU was open.
 static __device__ __forceinline__ Eight through_relu(Eight grad, Eight x, Eight scale, Eight shift, const Mask &mask,
                                                      unsigned long long element) {
 #pragma unroll

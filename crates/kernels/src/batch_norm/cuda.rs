@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::arguments::{AddUp, Apply, Backward, Finish, Mask, Running, Statistics, batch_norm_blocks};
 use crate::backend::{BatchNormState, BatchStatistics};
-use crate::cuda::{Block, Engine, Grid, Images, Module, module, pointer, typed};
+use crate::cuda::{Block, Cuda, Grid, Images, Module, module, pointer, typed};
 use crate::{Error, Result, dropout};
 
 const MODULE: Module = module!("batch_norm");
@@ -30,7 +30,7 @@ fn grid(x: &Images) -> Grid {
 }
 
 pub(crate) fn normalize(
-    engine: &Engine,
+    engine: &Cuda,
     x: &mut Images,
     norm: &BatchNormState,
     statistics: BatchStatistics,
@@ -128,7 +128,7 @@ pub(crate) fn normalize(
 
 /// As [`Backend::backward_normalize`](crate::Backend::backward_normalize); dgamma and dbeta, a pitch each.
 pub(crate) fn backward(
-    engine: &Engine,
+    engine: &Cuda,
     x: &Images,
     activated: &Activated,
     grad: &mut Images,

@@ -1,7 +1,7 @@
 //! The kernels of `cuda.cu`, run on the host, against the reference.
 
 use super::{EPS, Forward, Saved, Statistics, reference, scale_shift};
-use crate::Context;
+use crate::Cpu;
 use crate::arguments::{
     AddUp, Apply, Backward, Finish, Mask, Running, Statistics as StatisticsArguments, batch_norm_blocks,
     pitch,
@@ -233,8 +233,8 @@ impl Case {
         reference::apply(&x, activation, &mut y);
         let mut dx = self.dy.clone();
         if let Some(mask) = &self.mask {
-            mask.apply(Context::shared(), &mut y);
-            mask.apply(Context::shared(), &mut dx);
+            mask.apply(Cpu::shared(), &mut y);
+            mask.apply(Cpu::shared(), &mut dx);
         }
         close("y", &found.y, &y, element.tolerance(1e-6));
         let saved = Saved { mean: mean.clone(), inv_std: inv_std.clone() };

@@ -1,4 +1,4 @@
-//! Batch normalisation fused with ReLU, on channels-last data.
+//! Batch normalization fused with ReLU, on channels-last data.
 //!
 //! Over the `n` rows (pixels of all images) of a channel,
 //!
@@ -10,11 +10,11 @@
 //! [`statistics`] computes the first line, [`scale_shift`] turns it into an [`Activation`], and [`apply`]
 //! computes the second, unless the operation that follows takes the activation itself, as
 //! [`conv2d::forward`](crate::conv2d::forward()) does. [`backward`] needs `x` alone of what the forward pass
-//! had: neither the normalised nor the activated tensor is kept.
+//! had: neither the normalized nor the activated tensor is kept.
 //!
 //! ```
-//! use wrn_sam_kernels::{Context, batch_norm::{self, EPS}, conv2d::Activation};
-//! let (ctx, x) = (Context::shared(), [1f32, 10., 3., 14.]); // two rows of two channels
+//! use wrn_sam_kernels::{Cpu, batch_norm::{self, EPS}, conv2d::Activation};
+//! let (ctx, x) = (Cpu::shared(), [1f32, 10., 3., 14.]); // two rows of two channels
 //! let (mut mean, mut var) = ([0f32; 2], [0f32; 2]);
 //! batch_norm::statistics(ctx, &x, &mut mean, &mut var)?;
 //! assert_eq!((mean, var), ([2., 12.], [1., 4.]));
@@ -41,7 +41,7 @@ use candle_core::{DType, Tensor};
 use crate::backend::BatchNormState;
 use crate::conv2d::{Activation, check_len};
 use crate::span::{self, Cost};
-use crate::{Context, Error, Result};
+use crate::{Cpu, Error, Result};
 
 /// What is added to the variance unless the caller says otherwise, as in PyTorch.
 pub const EPS: f64 = 1e-5;
@@ -141,7 +141,7 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`Error::Shape`] where `x` holds no whole number of rows, or none, or `var` has another length than
 /// `mean`.
-pub fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
+pub fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
     check_rows("x", mean.len(), x.len())?;
     check_len("var", mean.len(), var.len())?;
     if x.is_empty() {
@@ -161,7 +161,7 @@ pub fn statistics(ctx: &Context, x: &[f32], mean: &mut [f32], var: &mut [f32]) -
 /// # Errors
 /// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
 /// `activation.scale.len()`.
-pub fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
+pub fn apply(ctx: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
     let channels = activation.scale.len();
     check_rows("x", channels, x.len())?;
     activation.check(channels)?;
@@ -187,7 +187,7 @@ pub fn apply(ctx: &Context, x: &[f32], activation: Activation, y: &mut [f32]) ->
 /// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
 /// `forward.saved.mean.len()`.
 pub fn backward(
-    ctx: &Context,
+    ctx: &Cpu,
     forward: Forward,
     grad: &mut [f32],
     add: Option<&[f32]>,

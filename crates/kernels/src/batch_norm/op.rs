@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use super::{Forward, Saved, Statistics, apply, backward, scale_shift, statistics};
 use crate::conv2d::Activation;
 use crate::tensor::{ChannelsLast, channels_last, contiguous, cpu_f32, from_channels_last, with_f32};
-use crate::{Context, Error, Result};
+use crate::{Cpu, Error, Result};
 
 /// `relu(batch_norm(x))` with the batch's own statistics, differentiable in `x`, `gamma` and `beta`, together
 /// with the mean and the biased variance of each channel.
@@ -37,7 +37,7 @@ pub fn batch_norm_relu(
     eps: f64,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let channels = check(x, &[("gamma", gamma), ("beta", beta)])?;
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     let (mut mean, mut var) = (vec![0f32; channels], vec![0f32; channels]);
     with_f32(x, |x, layout| Ok(statistics(ctx, &channels_last(ctx, x, layout), &mut mean, &mut var)?))?;
     let y = x.apply_op3(
@@ -118,7 +118,7 @@ impl CustomOp3 for BatchNormRelu {
         beta: &CpuStorage,
         beta_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let ctx = Context::shared();
+        let ctx = Cpu::shared();
         let (gamma, beta) =
             (contiguous(gamma.as_slice()?, gamma_layout)?, contiguous(beta.as_slice()?, beta_layout)?);
         let (scale, shift) = self.scale_shift(gamma, beta);
@@ -137,7 +137,7 @@ impl CustomOp3 for BatchNormRelu {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let ctx = Context::shared();
+        let ctx = Cpu::shared();
         let (scale, shift) = self.scale_shift(&gamma.to_vec1::<f32>()?, &beta.to_vec1::<f32>()?);
         let mut dx = with_f32(&dy.contiguous()?, |dy, layout| Ok(contiguous(dy, layout)?.to_vec()))?;
         let (mut dgamma, mut dbeta) = (vec![0f32; scale.len()], vec![0f32; scale.len()]);

@@ -15,25 +15,25 @@
 //! - [`reference`](mod@reference): plain loops in `f64`, the oracle of the tests;
 //! - `winograd`: kernel 3, stride 1, padding 1, unless the product is very small; nearly all of a residual
 //!   network's work;
-//! - `general`: every other shape, as blocks of an implicit matrix product.
+//! - `implicit_gemm`: every other shape, as blocks of an implicit matrix product.
 //!
 //! [`conv2d`] is the same operation on tensors, differentiable.
 //!
 //! ```
-//! use wrn_sam_kernels::{Context, conv2d::{self, Conv2dShape}};
+//! use wrn_sam_kernels::{Cpu, conv2d::{self, Conv2dShape}};
 //! let shape = Conv2dShape {
 //!     batch: 1, height: 3, width: 3, in_channels: 1, out_channels: 1, kernel: 3, stride: 1, padding: 1,
 //! };
 //! let (x, w) = ([1f32; 9], [1f32; 9]);
 //! let mut y = [0f32; 9];
-//! conv2d::forward(Context::shared(), &shape, &x, None, &w, None, &mut y)?;
+//! conv2d::forward(Cpu::shared(), &shape, &x, None, &w, None, &mut y)?;
 //! assert_eq!(y.map(f32::round), [4., 6., 4., 6., 9., 6., 4., 6., 4.]); // how many pixels the kernel sees
 //! # Ok::<(), wrn_sam_kernels::Error>(())
 //! ```
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
-mod general;
+mod implicit_gemm;
 mod op;
 pub mod reference;
 mod winograd;
@@ -45,7 +45,7 @@ use std::fmt;
 use candle_core::Tensor;
 
 use crate::span::{self, Cost};
-use crate::{Context, Error, Result};
+use crate::{Cpu, Error, Result};
 
 /// The shape of a convolution with a square kernel, the same stride in both directions and the same zero
 /// padding on all four sides.
@@ -63,7 +63,7 @@ pub struct Conv2dShape {
     pub out_channels: usize,
     /// Side of the kernel.
     pub kernel: usize,
-    /// Step between neighbouring outputs, in input pixels.
+    /// Step between neighboring outputs, in input pixels.
     pub stride: usize,
     /// Zeros put around the (activated) input.
     pub padding: usize,
@@ -182,7 +182,7 @@ impl Conv2dShape {
     }
 
     fn is_winograd(&self) -> bool {
-        // With fewer channels than half a vector, Winograd's lanes idle; the image's three take the general
+        // With fewer channels than half a vector, Winograd's lanes idle; the image's three take the implicit
         // way. So does what is done in less than a millisecond either way: there the direct sum's smaller
         // rounding error is worth more.
         (self.kernel, self.stride, self.padding) == (3, 1, 1)
@@ -231,7 +231,7 @@ pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Re
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
 pub fn forward(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -249,7 +249,7 @@ pub fn forward(
     if shape.is_winograd() {
         winograd::forward(ctx, shape, x, activation, w, add, y)
     } else {
-        general::forward(ctx, shape, x, activation, w, add, y);
+        implicit_gemm::forward(ctx, shape, x, activation, w, add, y);
         Ok(())
     }
 }
@@ -262,7 +262,7 @@ pub fn forward(
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
 pub fn backward_input(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     dy: &[f32],
     w: &[f32],
@@ -278,7 +278,7 @@ pub fn backward_input(
     if shape.is_winograd() {
         winograd::backward_input(ctx, shape, dy, w, add, dx)
     } else {
-        general::backward_input(ctx, shape, dy, w, add, dx);
+        implicit_gemm::backward_input(ctx, shape, dy, w, add, dx);
         Ok(())
     }
 }
@@ -291,7 +291,7 @@ pub fn backward_input(
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
 pub fn backward_weight(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -305,14 +305,14 @@ pub fn backward_weight(
     if shape.is_winograd() {
         winograd::backward_weight(ctx, shape, x, activation, dy, dw)
     } else {
-        general::backward_weight(ctx, shape, x, activation, dy, dw);
+        implicit_gemm::backward_weight(ctx, shape, x, activation, dy, dw);
         Ok(())
     }
 }
 
 /// [`backward_weight`] in a new vector, which is not zeroed first where the algorithm can do without.
 pub(crate) fn new_backward_weight(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
 use super::{Conv2dShape, backward_input, backward_weight, forward};
 use crate::tensor::{channels_last, contiguous, cpu_f32, from_channels_last, with_f32};
-use crate::{Context, Result};
+use crate::{Cpu, Result};
 
 /// Convolution of images `x`, `[N, C, H, W]`, with kernels `w`, `[O, C, kernel, kernel]`, differentiable in
 /// both.
@@ -52,7 +52,7 @@ impl CustomOp2 for Conv2d {
         w: &CpuStorage,
         w_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (ctx, shape) = (Context::shared(), &self.0);
+        let (ctx, shape) = (Cpu::shared(), &self.0);
         let x = channels_last(ctx, x.as_slice()?, x_layout);
         let w = contiguous(w.as_slice()?, w_layout)?;
         let mut y = vec![0f32; shape.output_len()];
@@ -68,7 +68,7 @@ impl CustomOp2 for Conv2d {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let (ctx, shape) = (Context::shared(), &self.0);
+        let (ctx, shape) = (Cpu::shared(), &self.0);
         let dy = &dy.contiguous()?;
         let dx = || {
             let mut dx = vec![0f32; shape.input_len()];

@@ -47,7 +47,7 @@ impl Memory {
         };
         let address = {
             let stream = self.device.cuda_stream();
-            let (address, _synchronised) = slice.device_ptr(&stream);
+            let (address, _synchronized) = slice.device_ptr(&stream);
             address
         };
         #[cfg(debug_assertions)]
@@ -71,7 +71,7 @@ impl Memory {
     }
 
     fn allocate(&self, bytes: usize) -> candle_core::Result<CudaSlice<u8>> {
-        // SAFETY: whoever takes a block takes it as uninitialised, and writes it before reading.
+        // SAFETY: whoever takes a block takes it as uninitialized, and writes it before reading.
         unsafe { self.device.alloc::<u8>(bytes) }
     }
 

@@ -6,13 +6,13 @@
 //! that uses it has been launched, and a raw device pointer stays valid for every kernel launched while its owner lives.
 
 pub(crate) mod cudnn;
-mod engine;
+mod device;
 mod kernel;
 mod memory;
 mod tensor;
 
-pub use engine::Engine;
-pub(crate) use engine::{Images, typed};
+pub use device::Cuda;
+pub(crate) use device::{Images, typed};
 pub(crate) use kernel::{Grid, Module, launch, module};
 pub(crate) use memory::{Block, Memory};
 pub(crate) use tensor::{cuda_device, pointer};

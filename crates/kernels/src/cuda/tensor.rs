@@ -45,6 +45,6 @@ pub(crate) fn pointer<T: WithDType + CudaDType>(
     };
     let slice = storage.as_cuda_slice::<T>()?;
     let stream = device.cuda_stream();
-    let (base, _synchronised) = slice.device_ptr(&stream);
+    let (base, _synchronized) = slice.device_ptr(&stream);
     Ok(base + (start * size_of::<T>()) as u64)
 }

@@ -1,4 +1,4 @@
-// Eight neighbouring channels of one pixel, as the kernels take them: one 16-byte access of bfloat16, two of float. Images
+// Eight neighboring channels of one pixel, as the kernels take them: one 16-byte access of bfloat16, two of float. Images
 // are channels last, with the number of channels padded to a multiple of eight (the pitch) by channels of zeros, so that
 // no access is ever partial or misaligned.
 //

@@ -3,16 +3,16 @@
 //! Whether element `i` of a layer's output is kept depends on a key and `i` alone, so a mask is the same whoever
 //! computes which part of it, on every device, and is never stored.
 
-use crate::Context;
+use crate::Cpu;
 
 /// The factors of one pass through one layer: 0 with probability p, else 1 / (1 - p). Elements are numbered channels
 /// last: ((n H + y) W + x) C + c.
 ///
 /// ```
-/// use wrn_sam_kernels::{Context, dropout::Mask};
+/// use wrn_sam_kernels::{Cpu, dropout::Mask};
 /// let mask = Mask::new(17, 0.5);
 /// let mut ones = vec![1f32; 1000];
-/// mask.apply(Context::shared(), &mut ones);
+/// mask.apply(Cpu::shared(), &mut ones);
 /// assert!(ones.iter().all(|&value| value == 0.0 || value == 2.0));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,7 +34,7 @@ impl Mask {
     }
 
     /// Multiplies channels-last values, all of the layer's, by their factors.
-    pub fn apply(&self, ctx: &Context, values: &mut [f32]) {
+    pub fn apply(&self, ctx: &Cpu, values: &mut [f32]) {
         const CHUNK: usize = 4096;
         ctx.for_each_chunk(values, CHUNK, |index, chunk| {
             let mut factors = [0.0; CHUNK];

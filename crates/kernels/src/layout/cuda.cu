@@ -17,7 +17,7 @@ template <typename T> static __device__ void images(const layout_images_argument
     int vectors = p.pitch / 8;
     long long all = p.pixels * vectors, step = (long long)gridDim.x * blockDim.x;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < all; i += step) {
-        // Neighbouring threads take neighbouring pixels, as images are most often stored.
+        // Neighboring threads take neighboring pixels, as images are most often stored.
         long long pixel = i % p.pixels;
         int vector = (int)(i / p.pixels);
         long long row = pixel / p.width;
@@ -106,7 +106,7 @@ static __device__ __forceinline__ int parameter_of(const layout_parameters_argum
 }
 
 // Weights [O, I, window] to [padded O, window, pitch]. A thread takes eight inputs of an output: what it reads follows each
-// other, what it writes lies beside what its neighbours write.
+// other, what it writes lies beside what its neighbors write.
 template <typename T> static __device__ void filters(const layout_parameters_arguments &p) {
     long long index;
     const Parameter &parameter = p.parameters[parameter_of(p, index)];

@@ -1,5 +1,5 @@
 //! Between candle's layouts and those of the CUDA layers: the kernels of `cuda.cu`, which
-//! [`Engine`](crate::cuda::Engine) launches.
+//! [`Cuda`](crate::cuda::Cuda) launches.
 
 #[cfg(all(test, unix))]
 mod cuda_tests;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::LinearShape;
 use crate::Result;
 use crate::arguments::{Product, Sums};
-use crate::cuda::{Block, Engine, Grid, Module, module};
+use crate::cuda::{Block, Cuda, Grid, Module, module};
 
 const MODULE: Module = module!("linear");
 const OPERATION: &str = "linear";
 
 /// The product of two operands, each with its strides; see [`Product::new`].
 fn product(
-    engine: &Engine,
+    engine: &Cuda,
     size: [usize; 3],
     a: (u64, [usize; 2]),
     b: (u64, [usize; 2]),
@@ -27,7 +27,7 @@ fn product(
 }
 
 /// `x w^T + b`; addresses of `w` and `b` of the shape.
-pub(crate) fn forward(engine: &Engine, shape: &LinearShape, x: &Block, w: u64, b: u64) -> Result<Arc<Block>> {
+pub(crate) fn forward(engine: &Cuda, shape: &LinearShape, x: &Block, w: u64, b: u64) -> Result<Arc<Block>> {
     shape.check()?;
     let LinearShape { batch, inputs, outputs } = *shape;
     product(engine, [batch, outputs, inputs], (x.address(), [inputs, 1]), (w, [inputs, 1]), b)
@@ -35,7 +35,7 @@ pub(crate) fn forward(engine: &Engine, shape: &LinearShape, x: &Block, w: u64, b
 
 /// dx, dw and db.
 pub(crate) fn backward(
-    engine: &Engine,
+    engine: &Cuda,
     shape: &LinearShape,
     x: &Block,
     w: u64,

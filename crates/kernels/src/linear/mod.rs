@@ -9,7 +9,7 @@ mod cuda_tests;
 pub mod reference;
 
 use crate::conv2d::{self, Conv2dShape, check_len};
-use crate::{Context, Error, Result};
+use crate::{Cpu, Error, Result};
 
 /// The shape of a linear layer applied to a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,21 +49,14 @@ impl LinearShape {
 /// [`Error::Shape`] where a slice's length is not the shape's.
 ///
 /// ```
-/// use wrn_sam_kernels::{Context, linear::{self, LinearShape}};
+/// use wrn_sam_kernels::{Cpu, linear::{self, LinearShape}};
 /// let shape = LinearShape { batch: 1, inputs: 2, outputs: 2 };
 /// let mut y = [0f32; 2];
-/// linear::forward(Context::shared(), &shape, &[1., 2.], &[1., 0., 1., 1.], &[0., 10.], &mut y)?;
+/// linear::forward(Cpu::shared(), &shape, &[1., 2.], &[1., 0., 1., 1.], &[0., 10.], &mut y)?;
 /// assert_eq!(y, [1., 13.]);
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
-pub fn forward(
-    ctx: &Context,
-    shape: &LinearShape,
-    x: &[f32],
-    w: &[f32],
-    b: &[f32],
-    y: &mut [f32],
-) -> Result<()> {
+pub fn forward(ctx: &Cpu, shape: &LinearShape, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) -> Result<()> {
     shape.check()?;
     check_len("x", shape.batch * shape.inputs, x.len())?;
     check_len("w", shape.outputs * shape.inputs, w.len())?;
@@ -80,13 +73,7 @@ pub fn forward(
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
-pub fn backward_input(
-    ctx: &Context,
-    shape: &LinearShape,
-    dy: &[f32],
-    w: &[f32],
-    dx: &mut [f32],
-) -> Result<()> {
+pub fn backward_input(ctx: &Cpu, shape: &LinearShape, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<()> {
     shape.check()?;
     check_len("dy", shape.batch * shape.outputs, dy.len())?;
     check_len("w", shape.outputs * shape.inputs, w.len())?;
@@ -99,7 +86,7 @@ pub fn backward_input(
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn backward_parameters(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &LinearShape,
     x: &[f32],
     dy: &[f32],

@@ -10,13 +10,13 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var};
 use super::{AdamWStep, Neighborhood, SgdStep};
 use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES};
-use crate::{Context, Error, Result};
+use crate::{Cpu, Error, Result};
 
 /// The elements that one task works on: enough to outweigh handing it out, few enough to spread a layer of
 /// a narrow network over the threads.
 const BLOCK: usize = 16 << 10;
 
-pub(super) fn power_sum(ctx: &Context, ball: &Neighborhood, w: &Var, gradient: &Tensor) -> Result<f64> {
+pub(super) fn power_sum(ctx: &Cpu, ball: &Neighborhood, w: &Var, gradient: &Tensor) -> Result<f64> {
     read(w, |w| {
         read(gradient, |g| {
             let blocks = w.chunks(BLOCK).zip(g.chunks(BLOCK));
@@ -66,7 +66,7 @@ impl<F: Fn(f64, f64) -> f64> Algorithm for Sum<'_, F> {
 }
 
 pub(super) fn perturb(
-    ctx: &Context,
+    ctx: &Cpu,
     w: &Var,
     old: &Var,
     gradient: &Tensor,
@@ -105,13 +105,7 @@ pub(super) fn restore(w: &Var, old: &Var) -> Result<()> {
     write(old, |old| write(w, |w| std::mem::swap(old, w)))?
 }
 
-pub(super) fn sgd(
-    ctx: &Context,
-    w: &Var,
-    gradient: &Tensor,
-    buffer: Option<&Var>,
-    step: &SgdStep,
-) -> Result<()> {
+pub(super) fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
     let rate = step.learning_rate as f32;
     let momentum = step.momentum as f32;
     let fresh = (1.0 - step.dampening) as f32;
@@ -143,14 +137,7 @@ pub(super) fn sgd(
     })?
 }
 
-pub(super) fn adamw(
-    ctx: &Context,
-    w: &Var,
-    gradient: &Tensor,
-    m: &Var,
-    v: &Var,
-    step: &AdamWStep,
-) -> Result<()> {
+pub(super) fn adamw(ctx: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
     let keep = (1.0 - step.learning_rate * step.weight_decay) as f32;
     let fresh1 = (1.0 - step.beta1) as f32;
     let (beta2, fresh2) = (step.beta2 as f32, (1.0 - step.beta2) as f32);

@@ -27,7 +27,7 @@ use candle_core::{DType, Device, Storage, Tensor, Var};
 pub use found_inf::FoundInf;
 
 use crate::span::{self, Cost};
-use crate::{Context, Error, Result};
+use crate::{Cpu, Error, Result};
 
 /// The ball ‖e‖ₚ ≤ ρ around the weights in which SAM looks for the largest loss
 /// (Foret et al., <https://arxiv.org/abs/2010.01412>, section 2), adaptive to the weights' sizes or not
@@ -100,15 +100,15 @@ impl AdamWStep {
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
-/// use wrn_sam_kernels::Context;
+/// use wrn_sam_kernels::Cpu;
 /// use wrn_sam_kernels::optimizer_step::{Neighborhood, power_sums};
 /// let w = Var::new(&[1f32, 2.], &Device::Cpu)?;
 /// let gradient = Tensor::new(&[3f32, 4.], &Device::Cpu)?;
 /// let ball = Neighborhood { p: 2.0, adaptive: false };
-/// assert_eq!(power_sums(Context::shared(), &ball, &[(&w, &gradient)])?, [25.0]);
+/// assert_eq!(power_sums(Cpu::shared(), &ball, &[(&w, &gradient)])?, [25.0]);
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
-pub fn power_sums(ctx: &Context, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]) -> Result<Vec<f64>> {
+pub fn power_sums(ctx: &Cpu, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]) -> Result<Vec<f64>> {
     parameters.iter().try_for_each(|(w, gradient)| check(w, "gradient", gradient))?;
     let mut sums = vec![0.0; parameters.len()];
     let mut rest = Vec::new();
@@ -136,19 +136,19 @@ pub fn power_sums(ctx: &Context, ball: &Neighborhood, parameters: &[(&Var, &Tens
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
-/// use wrn_sam_kernels::Context;
+/// use wrn_sam_kernels::Cpu;
 /// use wrn_sam_kernels::optimizer_step::{Neighborhood, perturb, restore};
 /// let (w, old) = (Var::new(&[1f32, 2.], &Device::Cpu)?, Var::new(&[0f32, 0.], &Device::Cpu)?);
 /// let gradient = Tensor::new(&[3f32, 4.], &Device::Cpu)?;
 /// let ball = Neighborhood { p: 2.0, adaptive: false };
-/// perturb(Context::shared(), &w, &old, &gradient, &ball, 0.25)?;
+/// perturb(Cpu::shared(), &w, &old, &gradient, &ball, 0.25)?;
 /// assert_eq!(w.to_vec1::<f32>()?, [1.75, 3.]);
 /// restore(&w, &old)?;
 /// assert_eq!(w.to_vec1::<f32>()?, [1., 2.]);
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
 pub fn perturb(
-    ctx: &Context,
+    ctx: &Cpu,
     w: &Var,
     old: &Var,
     gradient: &Tensor,
@@ -187,7 +187,7 @@ pub fn restore(w: &Var, old: &Var) -> Result<()> {
 ///
 /// # Errors
 /// A gradient or buffer of another shape, type or device than the variable's, or a buffer that is `w` itself.
-pub fn sgd(ctx: &Context, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
+pub fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
     let gradient = sgd_operand(w, gradient, buffer)?;
     if is_fused(w) {
         let streams = if buffer.is_some() { 5 } else { 3 };
@@ -207,7 +207,7 @@ pub fn sgd(ctx: &Context, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step
 /// # Errors
 /// A gradient, `m` or `v` of another shape, type or device than the variable's, or two of the variables the
 /// same one.
-pub fn adamw(ctx: &Context, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
+pub fn adamw(ctx: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
     let gradient = adamw_operand(w, gradient, m, v)?;
     if is_fused(w) {
         let _span = span::enter("adamw", "all parameters", Cost::passes(7, w.elem_count()));
@@ -280,7 +280,7 @@ pub fn ascent(
 ///
 /// # Errors
 /// As [`perturb`]; nothing has moved then.
-pub fn perturb_all(ctx: &Context, ascent: &Ascent, parameters: &[(&Var, &Var, &Tensor)]) -> Result<()> {
+pub fn perturb_all(ctx: &Cpu, ascent: &Ascent, parameters: &[(&Var, &Var, &Tensor)]) -> Result<()> {
     match &ascent.scale {
         Scale::Here(scale) => {
             for (index, (w, old, gradient)) in parameters.iter().enumerate() {
@@ -323,7 +323,7 @@ fn not_of_the_ascent(w: &Var) -> Error {
 ///
 /// # Errors
 /// As [`sgd`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
-pub fn sgd_all(ctx: &Context, parameters: &[(&Var, &Tensor, Option<&Var>)], step: &SgdStep) -> Result<()> {
+pub fn sgd_all(ctx: &Cpu, parameters: &[(&Var, &Tensor, Option<&Var>)], step: &SgdStep) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Some(device) =
         cuda::device_of(parameters.iter().flat_map(|(w, _, buffer)| std::iter::once(*w).chain(*buffer)))?
@@ -343,7 +343,7 @@ pub fn sgd_all(ctx: &Context, parameters: &[(&Var, &Tensor, Option<&Var>)], step
 ///
 /// # Errors
 /// As [`adamw`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
-pub fn adamw_all(ctx: &Context, parameters: &[(&Var, &Tensor, &Var, &Var)], step: &AdamWStep) -> Result<()> {
+pub fn adamw_all(ctx: &Cpu, parameters: &[(&Var, &Tensor, &Var, &Var)], step: &AdamWStep) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Some(device) = cuda::device_of(parameters.iter().flat_map(|(w, _, m, v)| [*w, *m, *v]))? {
         let checked = parameters

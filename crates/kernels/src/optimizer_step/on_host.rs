@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::arguments::{AdamW, Ascent, CHUNK, OPERANDS, Perturb, PowerSums, Sgd, TENSORS, Tensors};
 use super::{AdamWStep, Neighborhood, SgdStep};
-use crate::Context;
+use crate::Cpu;
 use crate::on_host::{Grid, Guarded, Module, Order, compile};
 
 const KERNELS: [&str; 5] = ["power_sums", "ascent", "perturb", "sgd", "adamw"];
@@ -137,7 +137,7 @@ fn ascent(
 #[test]
 fn norms_and_ascents_are_those_of_the_cpu() {
     let Some(module) = module() else { return };
-    let (ctx, weights, gradients) = (Context::shared(), values(1), values(2));
+    let (ctx, weights, gradients) = (Cpu::shared(), values(1), values(2));
     for ball in BALLS {
         let (w, g) = (vars(&weights), tensors(&gradients));
         let sum: f64 =
@@ -238,7 +238,7 @@ fn steps_of_sgd_are_those_of_the_cpu() {
         let (w, g, b) = (vars(&weights), tensors(&gradients), vars(&momenta));
         let buffer = |b| has_buffer.then_some(b);
         let parameters: Vec<_> = w.iter().zip(&g).zip(&b).map(|((w, g), b)| (w, g, buffer(b))).collect();
-        super::sgd_all(Context::shared(), &parameters, &step).unwrap();
+        super::sgd_all(Cpu::shared(), &parameters, &step).unwrap();
         for order in Order::BOTH {
             let operands = [&weights, &gradients, &momenta].map(|values| Operand::new(values));
             let buffer = has_buffer.then_some(&operands[2]);
@@ -261,7 +261,7 @@ fn steps_of_adamw_are_those_of_the_cpu() {
     let (w, g, m, v) = (vars(&weights), tensors(&gradients), vars(&means), vars(&squares));
     let parameters: Vec<_> =
         w.iter().zip(&g).zip(m.iter().zip(&v)).map(|((w, g), (m, v))| (w, g, m, v)).collect();
-    super::adamw_all(Context::shared(), &parameters, &step).unwrap();
+    super::adamw_all(Cpu::shared(), &parameters, &step).unwrap();
     for order in Order::BOTH {
         let operands = [&weights, &gradients, &means, &squares].map(|values| Operand::new(values));
         for (tensors, blocks) in tables(operands.each_ref().map(Some)) {

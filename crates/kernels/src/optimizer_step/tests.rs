@@ -61,7 +61,7 @@ fn wide(var: &Var) -> Var {
 fn ascent_agrees_with_the_reference() -> Result<()> {
     for ball in BALLS {
         for len in LENGTHS {
-            let ctx = Context::new(2);
+            let ctx = Cpu::new(2);
             let (w, old, g) = (var(1, len), var(2, len), var(3, len));
             let (w64, old64, g64) = (wide(&w), wide(&old), wide(&g));
             let sum = power_sums(&ctx, &ball, &[(&w, &g)])?[0];
@@ -86,7 +86,7 @@ fn ascent_agrees_with_the_reference() -> Result<()> {
 /// The ascent has length ρ in its own norm, and is the best of its length: g·e = ρ ‖g‖_q.
 #[test]
 fn ascent_reaches_the_dual_norm() -> Result<()> {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     for p in [1.2, 2.0, 3.0, 10.0, f64::INFINITY] {
         let ball = Neighborhood { p, adaptive: false };
         let (q, rho) = (ball.dual(), 0.05);
@@ -114,7 +114,7 @@ fn a_zero_gradient_moves_nothing() -> Result<()> {
             let old = Var::zeros(20, dtype, CPU)?;
             let g = Tensor::zeros(20, dtype, CPU)?;
             let before = w.copy()?;
-            perturb(Context::shared(), &w, &old, &g, &ball, 0.5)?;
+            perturb(Cpu::shared(), &w, &old, &g, &ball, 0.5)?;
             assert_close(&w, &before, 0.0);
         }
     }
@@ -123,7 +123,7 @@ fn a_zero_gradient_moves_nothing() -> Result<()> {
 
 #[test]
 fn sgd_agrees_with_the_reference() -> Result<()> {
-    let ctx = Context::new(2);
+    let ctx = Cpu::new(2);
     for len in LENGTHS {
         for (nesterov, buffered) in [(false, false), (false, true), (true, true)] {
             let step = SgdStep { nesterov, dampening: if nesterov { 0.0 } else { 0.2 }, ..SGD };
@@ -142,7 +142,7 @@ fn sgd_agrees_with_the_reference() -> Result<()> {
 
 #[test]
 fn adamw_agrees_with_the_reference() -> Result<()> {
-    let ctx = Context::new(2);
+    let ctx = Cpu::new(2);
     for len in LENGTHS {
         let (w, m, v, g) = (var(1, len), var(2, len), var(3, len), var(4, len));
         v.set(&v.sqr()?)?;
@@ -160,7 +160,7 @@ fn adamw_agrees_with_the_reference() -> Result<()> {
 #[test]
 fn any_number_of_threads_and_instruction_set_gives_the_same_bits() -> Result<()> {
     let len = 200_001;
-    let everything = |ctx: &Context| -> Result<Vec<Vec<u32>>> {
+    let everything = |ctx: &Cpu| -> Result<Vec<Vec<u32>>> {
         let (w, b, c, g) = (var(1, len), var(2, len), var(3, len), var(4, len));
         let mut results = Vec::new();
         for ball in BALLS {
@@ -173,19 +173,19 @@ fn any_number_of_threads_and_instruction_set_gives_the_same_bits() -> Result<()>
         results.extend([bits(&w), bits(&b), bits(&c)]);
         Ok(results)
     };
-    let expected = everything(&Context::new(1))?;
+    let expected = everything(&Cpu::new(1))?;
     for threads in [2, 3, 7] {
-        assert!(everything(&Context::new(threads))? == expected, "{threads} threads");
+        assert!(everything(&Cpu::new(threads))? == expected, "{threads} threads");
     }
     for set in crate::InstructionSet::available() {
-        assert!(everything(&Context::with_instruction_set(2, set)?)? == expected, "{set:?}");
+        assert!(everything(&Cpu::with_instruction_set(2, set)?)? == expected, "{set:?}");
     }
     Ok(())
 }
 
 #[test]
 fn strided_and_aliasing_gradients_are_taken() -> Result<()> {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     let w = Var::from_vec(noise(1, 12), (3, 4), CPU)?;
     let old = Var::zeros((3, 4), DType::F32, CPU)?;
     let strided = Tensor::from_vec(noise(2, 12), (4, 3), CPU)?.t()?;
@@ -206,7 +206,7 @@ fn strided_and_aliasing_gradients_are_taken() -> Result<()> {
 
 #[test]
 fn operands_that_do_not_match_are_refused_and_nothing_moves() -> Result<()> {
-    let ctx = Context::shared();
+    let ctx = Cpu::shared();
     let w = var(1, 6);
     let before = bits(&w);
     let g = var(2, 6);
@@ -235,7 +235,7 @@ proptest! {
         let w = Var::from_vec(values, len, CPU)?;
         let old = Var::zeros(len, DType::F32, CPU)?;
         for ball in BALLS {
-            perturb(Context::shared(), &w, &old, &var(3, len), &ball, scale)?;
+            perturb(Cpu::shared(), &w, &old, &var(3, len), &ball, scale)?;
             restore(&w, &old)?;
             prop_assert_eq!(&bits(&w), &bits_in);
         }

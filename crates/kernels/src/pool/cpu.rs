@@ -1,13 +1,13 @@
 //! Average pooling with sixteen channels to a vector.
 
 use super::PoolShape;
-use crate::Context;
+use crate::Cpu;
 use crate::conv2d::Activation;
 use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES};
 
 pub(super) fn forward(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &PoolShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -19,7 +19,7 @@ pub(super) fn forward(
     });
 }
 
-pub(super) fn backward(ctx: &Context, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) {
+pub(super) fn backward(ctx: &Cpu, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) {
     let (input, output) = line_lens(shape);
     let share = 1. / (shape.window * shape.window) as f32;
     for_each(ctx, dy.chunks(output).zip(dx.chunks_mut(input)), |(dy, dx)| {

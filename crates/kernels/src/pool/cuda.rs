@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::PoolShape;
 use crate::Result;
 use crate::arguments::{Pool, pitch};
-use crate::cuda::{Block, Engine, Grid, Images, Module, module, typed};
+use crate::cuda::{Block, Cuda, Grid, Images, Module, module, typed};
 
 const MODULE: Module = module!("pool");
 const OPERATION: &str = "pool";
@@ -27,7 +27,7 @@ fn pixels(shape: &PoolShape) -> usize {
     shape.batch * shape.height * shape.width
 }
 
-pub(crate) fn forward(engine: &Engine, shape: &PoolShape, x: &Images) -> Result<Arc<Block>> {
+pub(crate) fn forward(engine: &Cuda, shape: &PoolShape, x: &Images) -> Result<Arc<Block>> {
     shape.check()?;
     x.check("x", pixels(shape), shape.channels)?;
     x.address("x")?;
@@ -39,7 +39,7 @@ pub(crate) fn forward(engine: &Engine, shape: &PoolShape, x: &Images) -> Result<
     Ok(y)
 }
 
-pub(crate) fn backward(engine: &Engine, shape: &PoolShape, dy: &Block) -> Result<Images> {
+pub(crate) fn backward(engine: &Cuda, shape: &PoolShape, dy: &Block) -> Result<Images> {
     shape.check()?;
     let dx = engine.new_images(OPERATION, pixels(shape), shape.channels)?;
     let grid = Grid::over(dx.pixels * dx.pitch / 8, 256, 4096);

@@ -9,7 +9,7 @@ pub mod reference;
 
 use crate::conv2d::{Activation, check_len};
 use crate::span::{self, Cost};
-use crate::{Context, Error, Result};
+use crate::{Cpu, Error, Result};
 
 /// The shape of an average pooling whose stride is its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,15 +61,15 @@ impl PoolShape {
 /// [`Error::Shape`] where a slice's length is not the shape's, or the window does not tile the image.
 ///
 /// ```
-/// use wrn_sam_kernels::{Context, pool::{self, PoolShape}};
+/// use wrn_sam_kernels::{Cpu, pool::{self, PoolShape}};
 /// let shape = PoolShape { batch: 1, height: 2, width: 2, channels: 1, window: 2 };
 /// let mut y = [0f32];
-/// pool::forward(Context::shared(), &shape, &[1., 2., 3., 6.], None, &mut y)?;
+/// pool::forward(Cpu::shared(), &shape, &[1., 2., 3., 6.], None, &mut y)?;
 /// assert_eq!(y, [3.]);
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
 pub fn forward(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &PoolShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -90,7 +90,7 @@ pub fn forward(
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's, or the window does not tile the image.
-pub fn backward(ctx: &Context, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) -> Result<()> {
+pub fn backward(ctx: &Cpu, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) -> Result<()> {
     shape.check()?;
     check_len("dy", shape.output_len(), dy.len())?;
     check_len("dx", shape.input_len(), dx.len())?;

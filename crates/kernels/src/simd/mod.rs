@@ -24,7 +24,7 @@ pub enum InstructionSet {
     Avx512,
     /// x86-64 with AVX2 and FMA: sixteen lanes in two registers.
     Avx2,
-    /// Whatever the compilation target has, vectorised by the compiler (SSE2, NEON, …).
+    /// Whatever the compilation target has, vectorized by the compiler (SSE2, NEON, …).
     Portable,
 }
 

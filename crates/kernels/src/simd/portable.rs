@@ -1,4 +1,4 @@
-//! Plain arrays, in loops that the compiler vectorises for any target.
+//! Plain arrays, in loops that the compiler vectorizes for any target.
 
 use std::ops::{Add, Mul, Sub};
 

@@ -4,7 +4,7 @@
 use candle_core::{Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use wrn_sam_kernels::{Context, InstructionSet};
+use wrn_sam_kernels::{Cpu, InstructionSet};
 
 /// Numbers from -1 to 1 by a seed.
 pub fn random(seed: u64, len: usize) -> Vec<f32> {
@@ -13,14 +13,14 @@ pub fn random(seed: u64, len: usize) -> Vec<f32> {
 }
 
 /// A context of one thread and one of two for each instruction set of this machine.
-pub fn contexts() -> Vec<(InstructionSet, [Context; 2])> {
-    let contexts = |set| [1, 2].map(|threads| Context::with_instruction_set(threads, set).unwrap());
+pub fn contexts() -> Vec<(InstructionSet, [Cpu; 2])> {
+    let contexts = |set| [1, 2].map(|threads| Cpu::with_instruction_set(threads, set).unwrap());
     InstructionSet::available().into_iter().map(|set| (set, contexts(set))).collect()
 }
 
 /// Computes with every instruction set, and checks that threads change nothing and that the result is within
 /// `tolerance` of `expected`, relative to its largest element.
-pub fn check(name: &str, expected: &[f32], tolerance: f32, compute: impl Fn(&Context) -> Vec<f32>) {
+pub fn check(name: &str, expected: &[f32], tolerance: f32, compute: impl Fn(&Cpu) -> Vec<f32>) {
     for (set, [one, two]) in contexts() {
         let found = compute(&one);
         assert!(found == compute(&two), "{name}, {set:?}: one and two threads differ");

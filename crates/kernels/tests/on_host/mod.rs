@@ -98,7 +98,7 @@ pub(crate) fn compile(operation: &str, kernels: &[&str]) -> Option<Module> {
         .unwrap();
     assert!(output.status.success(), "{operation}:\n{}", String::from_utf8_lossy(&output.stderr));
     let path = CString::new(library.to_str().unwrap()).unwrap();
-    // SAFETY: the path is a string that ends in NUL; the library's initialisers are those of the C++ standard library.
+    // SAFETY: the path is a string that ends in NUL; the library's initializers are those of the C++ standard library.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     std::fs::remove_dir_all(&folder).unwrap();
     Some(Module { library: NonNull::new(handle).expect("the library just made can be loaded") })

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
-use wrn_sam_kernels::{Context, Error, Precision};
+use wrn_sam_kernels::{Cpu, Error, Precision};
 
 use crate::error::Result;
 
@@ -11,10 +11,10 @@ use crate::error::Result;
 #[derive(Clone, Debug)]
 pub(crate) enum Compute {
     /// The fused layers, for `f32` on the CPU.
-    Cpu(Context),
+    Cpu(Cpu),
     /// The fused layers, for `f32` parameters on a CUDA device.
     #[cfg(feature = "cuda")]
-    Cuda(wrn_sam_kernels::cuda::Engine),
+    Cuda(wrn_sam_kernels::cuda::Cuda),
     /// Stock candle operations: any other device or type.
     Plain,
 }
@@ -26,10 +26,10 @@ impl Compute {
     /// Where the backend lacks the precision, or its device fails.
     pub(crate) fn new(parameter: &Tensor, precision: Precision) -> Result<Self> {
         let compute = match (parameter.device(), parameter.dtype()) {
-            (Device::Cpu, DType::F32) => Self::Cpu(Context::shared().clone()),
+            (Device::Cpu, DType::F32) => Self::Cpu(Cpu::shared().clone()),
             #[cfg(feature = "cuda")]
             (Device::Cuda(device), DType::F32) => {
-                return Ok(Self::Cuda(wrn_sam_kernels::cuda::Engine::new(device, precision)?));
+                return Ok(Self::Cuda(wrn_sam_kernels::cuda::Cuda::new(device, precision)?));
             }
             _ => Self::Plain,
         };

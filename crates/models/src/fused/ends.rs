@@ -55,7 +55,7 @@ impl Head<'_> {
         vec![&self.normalization.weight, &self.normalization.bias, self.weight, self.bias]
     }
 
-    pub(super) fn labels(&self) -> usize {
+    pub(super) fn classes(&self) -> usize {
         self.bias.elem_count()
     }
 
@@ -69,7 +69,7 @@ impl Head<'_> {
         let activated = x.normalize(backend, self.normalization, None, mode)?;
         let Images { batch, height, width, channels, .. } = x;
         let pool = PoolShape { batch, height, width, channels, window: height };
-        let linear = LinearShape { batch, inputs: channels, outputs: self.labels() };
+        let linear = LinearShape { batch, inputs: channels, outputs: self.classes() };
         let pooled = backend.pool(&pool, Input::Activated(&x.values, &activated))?;
         let logits = backend.linear(&linear, &pooled, self.weight, self.bias)?;
         let weight = self.weight.clone();

@@ -3,7 +3,7 @@
 //!
 //! A layer is written once, against the [`Backend`] that runs it. What this saves over `forward_plain`, besides the
 //! kernels being faster: the residual sum is not an operation of its own, gradients are not zero-filled and added up, and
-//! all large buffers are reused from one pass to the next; on the CPU, moreover, the normalised and activated tensors are
+//! all large buffers are reused from one pass to the next; on the CPU, moreover, the normalized and activated tensors are
 //! never stored (the convolutions compute them again while reading).
 
 mod basic_unit;
@@ -75,7 +75,7 @@ pub(crate) struct Network<'a, B: Backend> {
 
 impl<B: Backend> Network<'_, B> {
     /// Runs `x` `[N, C, H, W]` through the layers, as one node of candle's graph in a training mode and outside of the
-    /// graph in [`Mode::Eval`]. The result is `[N, H, W, C]`, or `[N, labels]` where there is a head.
+    /// graph in [`Mode::Eval`]. The result is `[N, H, W, C]`, or `[N, classes]` where there is a head.
     pub(crate) fn run(&self, backend: &B, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut inputs = vec![x];
         inputs.extend(self.layers.iter().flat_map(|layer| layer.parameters()));
@@ -94,7 +94,7 @@ impl<B: Backend> Network<'_, B> {
         let (output, shape, head) = match self.head {
             Some(head) => {
                 let (features, state) = head.forward(backend, images, mode)?;
-                (backend.store_features(features)?, vec![batch, head.labels()], state)
+                (backend.store_features(features)?, vec![batch, head.classes()], state)
             }
             None => {
                 let Images { values, batch, height, width, channels } = images;

@@ -12,7 +12,7 @@ use super::image::{Input, TransformInput};
 use super::product::lanes_by_columns;
 use super::weight::WeightGradient;
 use super::{FREQUENCIES, Layout, Panels, Shared};
-use crate::Context;
+use crate::Cpu;
 use crate::simd::{Algorithm, F32x16, LANES};
 
 /// Elements of the parts' sums together, where there are more than two parts.
@@ -34,7 +34,7 @@ const PANEL: usize = 8;
 const TRANSFORM_TILES: usize = 4;
 
 /// `dw`, with `input` the convolution's and `gradient` that of its output.
-pub(super) fn backward_weight(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient) {
+pub(super) fn backward_weight(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient) {
     let tiles = input.tiles.count;
     let sums = Layout { blocks: gradient.blocks(), rows: input.blocks() * LANES };
     let v = Layout { blocks: input.blocks(), rows: tiles };
@@ -47,7 +47,7 @@ pub(super) fn backward_weight(ctx: &Context, input: &Input, gradient: &Input, dw
 }
 
 /// The order for few channels and many tiles.
-fn by_tiles(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient, sums: Layout) {
+fn by_tiles(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sums: Layout) {
     let tiles = input.tiles.count;
     let rows = (TILE_BLOCK / (FREQUENCIES * (input.blocks() + gradient.blocks()) * LANES)).clamp(1, tiles);
     let rows = rows.next_multiple_of(LANES);
@@ -156,7 +156,7 @@ impl Algorithm for TransformBack<'_> {
 }
 
 /// The order for many channels and few tiles.
-fn by_channels(ctx: &Context, input: &Input, gradient: &Input, dw: &WeightGradient, v: Layout, z: Layout) {
+fn by_channels(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, v: Layout, z: Layout) {
     let tiles = input.tiles.count;
     let mut inputs = ctx.buffer(v.len());
     let mut gradients = ctx.buffer(z.len());

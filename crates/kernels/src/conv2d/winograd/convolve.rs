@@ -14,7 +14,7 @@ use super::image::{Input, Output, TransformInput};
 use super::product::{Columns, rows_by_columns};
 use super::weight::Weight;
 use super::{FREQUENCIES, Layout, Panels, Shared};
-use crate::Context;
+use crate::Cpu;
 use crate::simd::{Algorithm, F32x16, LANES};
 
 /// Elements of transformed weight up to which it is made whole.
@@ -36,7 +36,7 @@ const TASKS: usize = 8;
 const TRANSFORM_TILES: usize = 4;
 
 /// `output = conv(input, weight)`.
-pub(super) fn convolve(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
+pub(super) fn convolve(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output) {
     let columns = if output.blocks() > 1 { Columns::Pairs } else { Columns::Single };
     let multiple = columns.rows(ctx.instruction_set());
     let tile_len = FREQUENCIES * (input.blocks() + output.blocks()) * LANES;
@@ -51,7 +51,7 @@ pub(super) fn convolve(ctx: &Context, input: &Input, weight: &Weight, output: &O
 }
 
 /// The order for small weights, in blocks of `rows` tiles.
-fn by_tiles(ctx: &Context, input: &Input, weight: &Weight, output: &Output, columns: Columns, rows: usize) {
+fn by_tiles(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output, columns: Columns, rows: usize) {
     let weights = Layout { blocks: output.blocks(), rows: input.channels };
     let mut buffer = ctx.buffer(weights.len());
     let u = Shared(buffer.as_mut_ptr());
@@ -140,7 +140,7 @@ impl Algorithm for TileStretch<'_> {
 }
 
 /// The order for large weights.
-fn by_channels(ctx: &Context, input: &Input, weight: &Weight, output: &Output) {
+fn by_channels(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output) {
     let tiles = input.tiles.count;
     let multiple = Columns::ShortPairs.rows(ctx.instruction_set());
     let parts = tiles.div_ceil(PART);

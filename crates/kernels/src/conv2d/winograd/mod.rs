@@ -75,7 +75,7 @@ use product::Matrix;
 
 use super::{Activation, Conv2dShape};
 use crate::simd::LANES;
-use crate::{Context, Result};
+use crate::{Cpu, Result};
 
 /// Rows and columns of outputs in a tile.
 const TILE: usize = 4;
@@ -86,7 +86,7 @@ const FREQUENCIES: usize = PATCH * PATCH;
 
 /// `y = conv(act(x), w) + add`; see [`conv2d::forward`](super::forward).
 pub(super) fn forward(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -104,7 +104,7 @@ pub(super) fn forward(
 
 /// `dx = add +` the gradient of the input; see [`conv2d::backward_input`](super::backward_input).
 pub(super) fn backward_input(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     dy: &[f32],
     w: &[f32],
@@ -121,21 +121,21 @@ pub(super) fn backward_input(
 
 /// `dw`; see [`conv2d::backward_weight`](super::backward_weight).
 pub(super) fn backward_weight(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
     dy: &[f32],
     dw: &mut [f32],
 ) -> Result<()> {
-    // SAFETY: the same elements, of which the callee makes none uninitialised.
+    // SAFETY: the same elements, of which the callee makes none uninitialized.
     let dw = unsafe { &mut *(std::ptr::from_mut(dw) as *mut [MaybeUninit<f32>]) };
     backward_weight_uninit(ctx, shape, x, activation, dy, dw)
 }
 
-/// [`backward_weight`] to memory that need not be initialised. If it succeeds, every element has been written.
+/// [`backward_weight`] to memory that need not be initialized. If it succeeds, every element has been written.
 pub(super) fn backward_weight_uninit(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,

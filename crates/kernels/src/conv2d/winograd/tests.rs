@@ -79,7 +79,7 @@ fn direct(case: &Case, activation: Option<Activation>) -> [Vec<f64>; 3] {
     [y, dx, dw]
 }
 
-fn products(ctx: &Context, case: &Case, activation: Option<Activation>, add: bool) -> [Vec<f32>; 3] {
+fn products(ctx: &Cpu, case: &Case, activation: Option<Activation>, add: bool) -> [Vec<f32>; 3] {
     let Case { shape, x, w, dy, .. } = case;
     let [mut y, mut dx, mut dw] = [dy, x, w].map(|like| vec![f32::NAN; like.len()]);
     forward(ctx, shape, x, activation, w, add.then_some(dy), &mut y).unwrap();
@@ -99,12 +99,12 @@ fn error(a: &[f32], b: &[f64]) -> f64 {
     difference / largest
 }
 
-fn contexts() -> Vec<[Context; 2]> {
+fn contexts() -> Vec<[Cpu; 2]> {
     let contexts = InstructionSet::available().into_iter();
-    contexts.map(|set| [1, 5].map(|threads| Context::with_instruction_set(threads, set).unwrap())).collect()
+    contexts.map(|set| [1, 5].map(|threads| Cpu::with_instruction_set(threads, set).unwrap())).collect()
 }
 
-fn check(contexts: &[[Context; 2]], case: &Case) {
+fn check(contexts: &[[Cpu; 2]], case: &Case) {
     for activated in [false, true] {
         let activation = activated.then_some(Activation { scale: &case.scale, shift: &case.shift });
         let exact = direct(case, activation);
@@ -184,7 +184,7 @@ fn a_large_weight_gradient_is_the_same_at_any_address() {
 
 #[test]
 fn an_empty_batch_has_empty_outputs_and_no_weight_gradient() {
-    let [y, dx, dw] = products(&Context::new(2), &case(0, 8, 8, 16, 16), None, false);
+    let [y, dx, dw] = products(&Cpu::new(2), &case(0, 8, 8, 16, 16), None, false);
     assert!(y.is_empty() && dx.is_empty());
     assert!(dw.iter().all(|&dw| dw == 0.0));
 }

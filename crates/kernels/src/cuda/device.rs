@@ -21,7 +21,7 @@ const LAYOUT: Module = module!("layout");
 ///
 /// No operation waits for the device, but for a convolution's first, unless it is [deterministic](Self::with_deterministic).
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>);
+pub struct Cuda(Arc<Inner>);
 
 struct Inner {
     device: CudaDevice,
@@ -30,7 +30,7 @@ struct Inner {
     convolutions: Mutex<Convolutions>,
 }
 
-impl Engine {
+impl Cuda {
     /// An engine on a device's stream.
     ///
     /// # Errors
@@ -151,9 +151,9 @@ macro_rules! typed {
 }
 pub(crate) use typed;
 
-impl std::fmt::Debug for Engine {
+impl std::fmt::Debug for Cuda {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine")
+        f.debug_struct("Cuda")
             .field("device", &self.0.device)
             .field("precision", &self.0.precision)
             .finish_non_exhaustive()

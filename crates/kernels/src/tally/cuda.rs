@@ -8,7 +8,7 @@ use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 use crate::{Error, Result};
 
 const OPERATION: &str = "tally";
-const MODULE: Module = module!("accuracy");
+const MODULE: Module = module!("tally");
 
 // SAFETY: plain numbers and device addresses, laid out as cuda.cu's struct of the same name (the tests on the host check
 // its size and its use).

@@ -9,7 +9,7 @@ const PIXELS: usize = 128;
 /// Tasks to share out, at least, where there is work for as many.
 pub(super) const TASKS: usize = 8;
 
-/// Some neighbouring lines of an image.
+/// Some neighboring lines of an image.
 pub(super) struct Band {
     pub image: usize,
     pub first: usize,

@@ -3,7 +3,7 @@
 //! The convolution is the product of a matrix with one row for each output pixel, which holds the input
 //! pixels that the kernel covers there (`kernel * kernel * C` numbers), and the weights as a matrix of `O`
 //! columns. That matrix is never stored: channels-last, the pixels that one line of the kernel covers are
-//! neighbours in memory, so that each of the matrix's rows is `kernel` runs of `kernel * C` numbers, and
+//! neighbors in memory, so that each of the matrix's rows is `kernel` runs of `kernel * C` numbers, and
 //! those of the next output pixel start `stride * C` numbers further. A task copies the input lines it needs
 //! into cache, padded and activated, and the products read their rows there, overlapping, in place.
 //!
@@ -31,13 +31,13 @@ use phase::phases;
 use window::{Source, Window};
 
 use super::{Activation, Conv2dShape};
-use crate::Context;
+use crate::Cpu;
 use crate::parallel::for_each;
 use crate::simd::LANES;
 
 /// `y = conv(act(x), w) + add`; see [`conv2d::forward`](super::forward()).
 pub(super) fn forward(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -87,7 +87,7 @@ pub(super) fn forward(
 
 /// `dx = add +` the gradient of the input; see [`conv2d::backward_input`](super::backward_input).
 pub(super) fn backward_input(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     dy: &[f32],
     w: &[f32],

@@ -4,7 +4,7 @@ use std::ops::{Deref, Range};
 
 use crate::conv2d::Activation;
 use crate::simd::{Algorithm, F32x16, LANES};
-use crate::{Buffer, Context};
+use crate::{Buffer, Cpu};
 
 /// A batch of images, `[N, height, width, channels]`, that is zero beyond its edges.
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ impl Deref for Pixels<'_> {
 
 impl<'a> Source<'a> {
     /// A window's pixels: where they are, if they are there as they are needed, or a copy.
-    pub fn read(&self, ctx: &Context, window: &Window) -> Pixels<'a> {
+    pub fn read(&self, ctx: &Cpu, window: &Window) -> Pixels<'a> {
         let channels = self.channels;
         if self.activation.is_none() && window.channels == (0..channels) && self.contains(window) {
             let (top, left) = (window.top as usize, window.left as usize);
@@ -93,7 +93,7 @@ impl<'a> Source<'a> {
     ///
     /// # Panics
     /// If `to` has another length than the window, or the window channels that the source has not.
-    pub fn copy(&self, ctx: &Context, window: &Window, to: &mut [f32]) {
+    pub fn copy(&self, ctx: &Cpu, window: &Window, to: &mut [f32]) {
         assert_eq!(to.len(), window.len());
         let line = window.columns * window.channels.len();
         // The columns within the edges.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::partition::TASKS;
 use super::window::{Source, Window};
 use super::{pack, source, steps};
-use crate::Context;
+use crate::Cpu;
 use crate::conv2d::{Activation, Conv2dShape};
 use crate::gemm::Product;
 use crate::microkernel::Operand;
@@ -21,7 +21,7 @@ const PIXELS: usize = 512;
 
 /// `dw`; see [`conv2d::backward_weight`](crate::conv2d::backward_weight).
 pub(in crate::conv2d) fn backward_weight(
-    ctx: &Context,
+    ctx: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -55,7 +55,7 @@ pub(in crate::conv2d) fn backward_weight(
 
 /// The weight gradient's rows of some input channels, summed over some output lines of all images.
 struct Correlate<'a> {
-    ctx: &'a Context,
+    ctx: &'a Cpu,
     shape: &'a Conv2dShape,
     source: Source<'a>,
     channels: Range<usize>,

@@ -12,27 +12,27 @@ use crate::{Error, InstructionSet, Result};
 /// Results never depend on the number of threads.
 ///
 /// ```
-/// use wrn_sam_kernels::Context;
-/// let context = Context::new(2);
+/// use wrn_sam_kernels::Cpu;
+/// let context = Cpu::new(2);
 /// let squares: Vec<std::sync::atomic::AtomicUsize> = (0..10).map(|_| Default::default()).collect();
 /// context.run(10, |task, _worker| squares[task].store(task * task, std::sync::atomic::Ordering::Relaxed));
 /// assert_eq!(squares[7].load(std::sync::atomic::Ordering::Relaxed), 49);
 /// ```
 #[derive(Clone)]
-pub struct Context {
+pub struct Cpu {
     threads: Arc<Threads>,
     arena: Arc<Arena>,
     instruction_set: InstructionSet,
 }
 
-impl Context {
+impl Cpu {
     /// A context of `threads` threads (at least one; the caller's is one of them) with the best
     /// instruction set of this processor.
     pub fn new(threads: usize) -> Self {
         Self::build(threads, InstructionSet::detect())
     }
 
-    /// As [`Context::new`], with an instruction set of the caller's choice.
+    /// As [`Cpu::new`], with an instruction set of the caller's choice.
     ///
     /// # Errors
     /// [`Error::InstructionSet`] where the processor lacks it.
@@ -50,7 +50,7 @@ impl Context {
 
     /// The context of everything that was not given one: all of the machine's cores.
     pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Context> = OnceLock::new();
+        static SHARED: OnceLock<Cpu> = OnceLock::new();
         SHARED
             .get_or_init(|| Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)))
     }
@@ -111,9 +111,9 @@ impl Context {
     }
 }
 
-impl std::fmt::Debug for Context {
+impl std::fmt::Debug for Cpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context")
+        f.debug_struct("Cpu")
             .field("threads", &self.threads())
             .field("instruction_set", &self.instruction_set)
             .finish_non_exhaustive()

@@ -2,7 +2,7 @@
 
 use super::partition::{Part, Taps};
 use super::window::Pixels;
-use crate::Context;
+use crate::Cpu;
 use crate::gemm::Product;
 use crate::microkernel::Operand;
 use crate::simd::LANES;
@@ -30,7 +30,7 @@ impl Grid {
 
 /// A convolution of pixels in cache.
 pub(super) struct Convolve<'a> {
-    pub ctx: &'a Context,
+    pub ctx: &'a Cpu,
     pub pixels: &'a Pixels<'a>,
     pub taps: Taps,
     pub parts: &'a [Part],

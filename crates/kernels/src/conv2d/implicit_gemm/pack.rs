@@ -3,12 +3,12 @@
 
 use crate::conv2d::Conv2dShape;
 use crate::simd::{Algorithm, F32x16, LANES};
-use crate::{Buffer, Context, parallel};
+use crate::{Buffer, Cpu, parallel};
 
 /// `w` as the right-hand matrix of the forward product: `[O / 16][tap][C][16 of O]`, rounded up and zero
 /// beyond `O`.
 pub(super) fn by_output(
-    ctx: &Context,
+    ctx: &Cpu,
     w: &[f32],
     out_channels: usize,
     in_channels: usize,
@@ -27,7 +27,7 @@ pub(super) fn by_output(
 /// `w` as the right-hand matrix of the input gradient: `[C / 16][slot][O][16 of C]`, rounded up and zero
 /// beyond `C`, where `slots` says which of `taps` slots each tap takes.
 pub(super) fn by_input(
-    ctx: &Context,
+    ctx: &Cpu,
     w: &[f32],
     out_channels: usize,
     in_channels: usize,
@@ -92,7 +92,7 @@ impl<P: Fn(usize) -> usize> Algorithm for Transpose<'_, P> {
 /// Adds the partial weight gradients in `partial`, which follow each other, into `dw`. Each is
 /// `[tap][channel][O rounded up to 16]` for a block of `channels` input channels after another.
 pub(super) fn sum_to_weights(
-    ctx: &Context,
+    ctx: &Cpu,
     partial: &[f32],
     shape: &Conv2dShape,
     channels: usize,
