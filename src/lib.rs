@@ -51,6 +51,7 @@
 pub use candle_core as candle;
 pub use candle_nn;
 pub use wrn_sam_data as data;
+pub use wrn_sam_files as files;
 pub use wrn_sam_kernels as kernels;
 pub use wrn_sam_losses as losses;
 pub use wrn_sam_models as models;

@@ -9,20 +9,29 @@ use serde_json::Value;
 
 /// What each crate may import from this workspace. `train` alone joins data, models, losses and optimizers; of `kernels`
 /// it takes the threads to run them on.
-const MAY_IMPORT: [(&str, &[&str]); 7] = [
-    ("wrn-sam-data", &["wrn-sam-kernels"]),
+const MAY_IMPORT: [(&str, &[&str]); 8] = [
+    ("wrn-sam-data", &["wrn-sam-files", "wrn-sam-kernels"]),
+    ("wrn-sam-files", &[]),
     ("wrn-sam-kernels", &[]),
     ("wrn-sam-losses", &["wrn-sam-kernels"]),
-    ("wrn-sam-models", &["wrn-sam-kernels"]),
+    ("wrn-sam-models", &["wrn-sam-files", "wrn-sam-kernels"]),
     ("wrn-sam-optim", &["wrn-sam-kernels"]),
     (
         "wrn-sam-train",
-        &["wrn-sam-data", "wrn-sam-models", "wrn-sam-losses", "wrn-sam-optim", "wrn-sam-kernels"],
+        &[
+            "wrn-sam-data",
+            "wrn-sam-files",
+            "wrn-sam-kernels",
+            "wrn-sam-losses",
+            "wrn-sam-models",
+            "wrn-sam-optim",
+        ],
     ),
     (
         "wrn-sam",
         &[
             "wrn-sam-data",
+            "wrn-sam-files",
             "wrn-sam-kernels",
             "wrn-sam-losses",
             "wrn-sam-models",
