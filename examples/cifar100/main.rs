@@ -15,11 +15,10 @@ mod support;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use wrn_sam::train::{Outcome, Recipe, Trainer};
+use wrn_sam::train::{Control, Outcome, Recipe, Trainer};
 
 use args::{Args, DataFlags};
 use progress::{Progress, say};
@@ -41,17 +40,18 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let mark = if data.source.is_synthetic() { " ON SYNTHETIC IMAGES" } else { "" };
 
     // From here on there is something to lose.
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&cancel);
+    let control = Control::default();
+    let (handle, stopping) = (control.clone(), AtomicBool::new(false));
     ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
+        if stopping.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
+        handle.stop();
         eprintln!("\nstopping after this step (Ctrl-C again: at once)");
     })?;
 
     let progress = Progress::new(device_name(&device));
-    let trainer = Trainer::new(recipe, data).device(device).observer(progress).cancel(cancel);
+    let trainer = Trainer::new(recipe, data).device(device).observer(progress).with_control(control);
     let (out, outcome) = match &args.run.resume {
         Some(folder) => (folder.clone(), trainer.resume(folder)?),
         None => {

@@ -25,6 +25,7 @@
 
 mod chart;
 pub mod checkpoint;
+mod control;
 mod error;
 mod evaluate;
 mod fingerprint;
@@ -37,6 +38,7 @@ mod session;
 mod step;
 mod trainer;
 
+pub use control::Control;
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use metrics::{EpochMetrics, HEADER, Meter, MetricsFile, Tally};

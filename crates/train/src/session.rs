@@ -1,7 +1,6 @@
 //! A run under way: the loop over epochs, and what is written as it goes.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
@@ -164,15 +163,19 @@ impl<'a> Session<'a> {
         Ok(Outcome::Completed { metrics: self.progress.rows })
     }
 
-    /// Takes the steps that are left of the epoch; false if cancelled.
+    /// Takes the steps that are left of the epoch; false if asked to stop.
     fn train_epoch(&mut self, learning_rate: f64) -> Result<bool> {
         self.sam.set_learning_rate(learning_rate);
         let (before, began) = (self.progress.seconds, Instant::now());
         for batch in self.train.epoch_from(self.progress.epoch, self.progress.step)? {
-            if self.trainer.cancel.load(Ordering::Relaxed) {
+            let stops = self.trainer.control.stops();
+            if stops || self.trainer.control.take_checkpoint() {
                 self.settle()?;
                 self.progress.seconds = before + began.elapsed().as_secs_f64();
-                return Ok(false);
+                if stops {
+                    return Ok(false);
+                }
+                self.write_checkpoint()?;
             }
             let grad_norm = self.step(batch?).map_err(|error| self.failed(self.progress.step + 1, error))?;
             self.progress.step += 1;
@@ -222,15 +225,18 @@ impl<'a> Session<'a> {
         Ok(outcome.grad_norm)
     }
 
-    /// Measures the test split; `None` if cancelled.
+    /// Measures the test split; `None` if asked to stop.
     fn evaluate(&mut self) -> Result<Option<Tally>> {
-        let Trainer { recipe, device, observer, cancel, .. } = &mut self.trainer;
         let (mut meter, mut images) = (Meter::default(), 0);
         for batch in self.test.epoch_from(0, 0)? {
-            if cancel.load(Ordering::Relaxed) {
+            if self.trainer.control.stops() {
                 return Ok(None);
             }
+            if self.trainer.control.take_checkpoint() {
+                self.write_checkpoint()?;
+            }
             let batch = batch?;
+            let Trainer { recipe, device, observer, .. } = &mut self.trainer;
             evaluate_batch(&self.model, &batch, recipe.label_smoothing, device, &mut meter)?;
             images += batch.labels.elem_count();
             observer.on_evaluate(&EvaluateProgress {

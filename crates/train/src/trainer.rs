@@ -1,14 +1,13 @@
 //! A run: what it is made of, how it begins and how it goes on.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use wrn_sam_data::Cifar;
 use wrn_sam_kernels::Precision;
 
 use crate::checkpoint;
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::metrics::EpochMetrics;
 use crate::observer::Observer;
@@ -52,7 +51,7 @@ pub struct Trainer<'a> {
     pub(crate) data: Cifar,
     pub(crate) device: Device,
     pub(crate) observer: Box<dyn Observer + 'a>,
-    pub(crate) cancel: Arc<AtomicBool>,
+    pub(crate) control: Control,
 }
 
 /// How a run ended.
@@ -64,7 +63,7 @@ pub enum Outcome {
         /// One row an epoch.
         metrics: Vec<EpochMetrics>,
     },
-    /// It was cancelled and can be resumed.
+    /// It was [stopped](Control::stop) and can be resumed.
     Interrupted {
         /// The checkpoint written for that.
         checkpoint: PathBuf,
@@ -74,7 +73,7 @@ pub enum Outcome {
 impl<'a> Trainer<'a> {
     /// Trains by `recipe` on `data`, on the CPU unless told otherwise.
     pub fn new(recipe: Recipe, data: Cifar) -> Self {
-        Self { recipe, data, device: Device::Cpu, observer: Box::new(()), cancel: Arc::default() }
+        Self { recipe, data, device: Device::Cpu, observer: Box::new(()), control: Control::default() }
     }
 
     /// Trains on `device`.
@@ -87,9 +86,10 @@ impl<'a> Trainer<'a> {
         Self { observer: Box::new(observer), ..self }
     }
 
-    /// Once `cancel` is true, the run finishes its step, writes a checkpoint and returns.
-    pub fn cancel(self, cancel: Arc<AtomicBool>) -> Self {
-        Self { cancel, ..self }
+    /// Does what `control` is asked for while the run goes on: stop, or write a checkpoint.
+    #[must_use]
+    pub fn with_control(self, control: Control) -> Self {
+        Self { control, ..self }
     }
 
     /// Begins a run in the folder `out`, which must be new or empty.

@@ -1,13 +1,12 @@
 //! Whole runs of a tiny network: the same again, stopped and gone on with, and every way in which a folder can be bad.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use wrn_sam_data::Cifar;
 use wrn_sam_train::{
-    Augment, EvaluateProgress, HEADER, MetricsFile, Observer, Outcome, Recipe, Start, StepProgress, Trainer,
+    Augment, Control, EvaluateProgress, HEADER, MetricsFile, Observer, Outcome, Recipe, Start, StepProgress,
+    Trainer,
 };
 
 /// Four steps an epoch, the last of 4 images; a test split of 40, the last batch of 8.
@@ -139,12 +138,12 @@ fn a_seed_fixes_everything_whatever_the_threads() {
     assert!(std::fs::read_to_string(out.join("loss.svg")).unwrap().contains("WRN-10-1, synthetic images"));
 }
 
-/// Cancels after every step.
-struct Impatient(Arc<AtomicBool>);
+/// Stops the run after every step.
+struct Impatient(Control);
 
 impl Observer for Impatient {
     fn on_step(&mut self, _: &StepProgress) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.stop();
     }
 }
 
@@ -154,8 +153,8 @@ fn interrupted_after_every_step_it_ends_the_same() {
     let out = folder.path().join("interrupted");
     let mut stops = 0;
     loop {
-        let cancel = Arc::new(AtomicBool::new(false));
-        let trainer = trainer(&recipe()).observer(Impatient(cancel.clone())).cancel(cancel);
+        let control = Control::default();
+        let trainer = trainer(&recipe()).observer(Impatient(control.clone())).with_control(control);
         let outcome = if stops == 0 { trainer.run(&out) } else { trainer.resume(&out) };
         match outcome.unwrap() {
             Outcome::Completed { metrics } => {
@@ -186,8 +185,8 @@ fn policies_and_mixing_end_the_same_when_interrupted() {
     let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
     let _ = trainer(&all).run(&whole).unwrap();
     for stops in 0..2 {
-        let cancel = Arc::new(AtomicBool::new(false));
-        let trainer = trainer(&all).observer(Impatient(cancel.clone())).cancel(cancel);
+        let control = Control::default();
+        let trainer = trainer(&all).observer(Impatient(control.clone())).with_control(control);
         let outcome = if stops == 0 { trainer.run(&parts) } else { trainer.resume(&parts) };
         assert!(matches!(outcome.unwrap(), Outcome::Interrupted { .. }));
     }
@@ -200,23 +199,57 @@ fn policies_and_mixing_end_the_same_when_interrupted() {
 
 #[test]
 fn interrupted_during_evaluation_it_ends_the_same() {
-    struct DuringEvaluation(Arc<AtomicBool>);
+    struct DuringEvaluation(Control);
     impl Observer for DuringEvaluation {
         fn on_evaluate(&mut self, _: &EvaluateProgress) {
-            self.0.store(true, Ordering::Relaxed);
+            self.0.stop();
         }
     }
     let (folder, _, end) = whole_run();
     let out = folder.path().join("interrupted");
-    let cancel = Arc::new(AtomicBool::new(false));
-    let stopped =
-        trainer(&recipe()).observer(DuringEvaluation(cancel.clone())).cancel(cancel).run(&out).unwrap();
+    let control = Control::default();
+    let stopped = trainer(&recipe())
+        .observer(DuringEvaluation(control.clone()))
+        .with_control(control)
+        .run(&out)
+        .unwrap();
     let Outcome::Interrupted { checkpoint } = stopped else { panic!("not interrupted") };
     assert!(checkpoint.ends_with("epoch-0000-step-000004.safetensors"));
     // Threads and the checkpoints' rhythm are no part of a run's identity.
     let _ = trainer(&Recipe { threads: 2, checkpoint_every: 0, ..recipe() }).resume(&out).unwrap();
     end.assert_same(&End::of(&out), "interrupted during evaluation");
     assert_eq!(Recipe::from_toml_file(&out.join("recipe.toml")).unwrap().threads, 2);
+}
+
+#[test]
+fn checkpoints_on_request_change_nothing() {
+    /// Asks for a checkpoint at every step and in every evaluation.
+    struct Careful {
+        control: Control,
+        written: Vec<String>,
+    }
+    impl Observer for Careful {
+        fn on_step(&mut self, _: &StepProgress) {
+            self.control.request_checkpoint();
+        }
+        fn on_evaluate(&mut self, _: &EvaluateProgress) {
+            self.control.request_checkpoint();
+        }
+        fn on_checkpoint(&mut self, path: &Path) {
+            let name = path.file_name().expect("a name").to_string_lossy();
+            self.written.push(name["epoch-".len()..name.len() - ".safetensors".len()].into());
+        }
+    }
+    let (folder, _, end) = whole_run();
+    let out = folder.path().join("careful");
+    let control = Control::default();
+    let mut careful = Careful { control: control.clone(), written: Vec::new() };
+    let outcome = trainer(&recipe()).observer(&mut careful).with_control(control).run(&out).unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }));
+    for point in ["0000-step-000001", "0000-step-000004", "0001-step-000002"] {
+        assert!(careful.written.iter().any(|name| name == point), "no {point} in {:?}", careful.written);
+    }
+    end.assert_same(&End::of(&out), "with checkpoints on request");
 }
 
 /// Copies the folder as it is at some moments: what a killed process would leave.
