@@ -1,5 +1,5 @@
-//! Replays PyTorch's SAM steps through the real `verify` program: the fixtures in testdata, and those of ../shared/golden
-//! where that folder is there.
+//! Replays PyTorch's SAM steps through the real `verify` program: the fixtures in testdata, and those in `golden` of the
+//! folder that the environment variable `WRN_SAM_EXTRA` names, where it is set.
 
 mod support;
 
@@ -73,13 +73,14 @@ fn a_precision_that_the_device_lacks_is_refused() {
 }
 
 #[test]
-fn shared_files() {
-    let folder = root().join("../shared/golden");
-    let files = golden_files(&folder);
-    if files.is_empty() {
-        println!("skipped: no golden files in {}", folder.display());
+fn extra_files() {
+    let Some(extra) = std::env::var_os("WRN_SAM_EXTRA") else {
+        println!("skipped: WRN_SAM_EXTRA, a folder of extra test data, is not set");
         return;
-    }
+    };
+    let folder = Path::new(&extra).join("golden");
+    let files = golden_files(&folder);
+    assert!(!files.is_empty(), "WRN_SAM_EXTRA has no golden files in {}", folder.display());
     verified(&files, &["--device", "cpu"]);
 }
 

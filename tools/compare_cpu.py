@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time SAM steps of this project against PyTorch's on the same CPU, in interleaved runs.
 
-usage: compare_cpu.py --peer ../shared/peer/sam_step.py --python PYTHON [--pairs 5] [--forward] [NETWORK ...]
+usage: compare_cpu.py --peer PATH/TO/sam_step.py --python PYTHON [--pairs 5] [--forward] [NETWORK ...]
 
 NETWORK is DEPTH,WIDTH,BATCH; by default the four of docs/benchmarking.md. PYTHON is an interpreter that has PyTorch.
 Build first: cargo build --release --example throughput. Leave the machine otherwise idle.

@@ -1,7 +1,8 @@
-//! The plain forward and its gradients against PyTorch's, from the golden files beside the repository (format: their README).
+//! The plain forward and its gradients against PyTorch's, from golden files (format: testdata/make_golden.py) in
+//! `golden` of the folder that the environment variable `WRN_SAM_EXTRA` names.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use wrn_sam_models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -16,20 +17,21 @@ struct Golden {
 }
 
 impl Golden {
-    /// The files, or none and a printed reason where they are not there.
+    /// The files, or none and a printed reason where there is no extra test data.
     fn all() -> Vec<Golden> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+        let Some(extra) = std::env::var_os("WRN_SAM_EXTRA") else {
+            println!("skipped: WRN_SAM_EXTRA, a folder of extra test data, is not set");
+            return Vec::new();
+        };
+        let folder = Path::new(&extra).join("golden");
         let read = |(name, depth, width_factor, classes, smoothing): (&str, _, _, _, _)| {
             let path = folder.join(format!("{name}.safetensors"));
-            if !path.exists() {
-                println!("skipped: there is no {}", path.display());
-                return None;
-            }
-            let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+            let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let config = WideResNetConfig { depth, width_factor, classes, ..Default::default() };
-            Some(Golden { config, smoothing, tensors })
+            Golden { config, smoothing, tensors }
         };
-        FILES.into_iter().filter_map(read).collect()
+        FILES.into_iter().map(read).collect()
     }
 
     fn get(&self, name: &str) -> &Tensor {
