@@ -5,9 +5,9 @@ use std::iter::FusedIterator;
 use std::ops::Range;
 
 use candle_core::{DType, Device};
+use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::augment::{Draws, Images, Order};
 
-use crate::augment::check;
 use crate::loader::order;
 use crate::{Augmentation, Batch, Cutout, Error, LoaderConfig, Result, Split};
 
@@ -49,8 +49,8 @@ impl DeviceLoader {
     /// A loader over the images of `split`, on `device`, of batches in `dtype`: `F32`, or `BF16` on a GPU.
     ///
     /// # Errors
-    /// Those of [`Loader::new`](crate::Loader::new); [`Error::Setting`] for what there is no kernel for: a policy of
-    /// operations, or a cutout of more than 64 pixels; [`Error::Kernel`] for a device without kernels or without room.
+    /// Those of [`Loader::new`](crate::Loader::new); [`Error::OutOfRange`] for what there is no kernel for: a policy of
+    /// operations, or a cutout of more than 64 pixels; [`Error::Kernels`] for a device without kernels or without room.
     pub fn new(
         split: &Split,
         augmentation: &Augmentation,
@@ -59,11 +59,11 @@ impl DeviceLoader {
         device: &Device,
     ) -> Result<Self> {
         config.check(split, augmentation)?;
-        check("policy on a device", "one of operations", "none", augmentation.policy.is_none())?;
+        OutOfRange::check("policy", "one of operations", augmentation.policy.is_none(), "none on a device")?;
         let float = dtype == DType::F32 || (dtype == DType::BF16 && device.is_cuda());
-        check("type of the batches", dtype.as_str(), "f32, or bf16 on a GPU", float)?;
+        OutOfRange::check("dtype", dtype.as_str(), float, "f32, or bf16 on a GPU")?;
         let Cutout { size, p } = augmentation.cutout.unwrap_or(Cutout { size: 1, p: 0.0 });
-        check("cutout size on a device", size, "1 to 64", size <= LARGEST_CUTOUT)?;
+        OutOfRange::check("cutout size", size, size <= LARGEST_CUTOUT, "1 to 64 on a device")?;
         let draws = Draws {
             seed: config.seed,
             padding: augmentation.crop.padding as u32,
@@ -111,10 +111,10 @@ impl DeviceLoader {
     /// [`epoch`](Self::epoch). Nothing is made of those before it.
     ///
     /// # Errors
-    /// [`Error::Setting`] for an epoch of 2^32 or more; [`Error::Kernel`] where the device has no room for its order.
+    /// [`Error::OutOfRange`] for an epoch of 2^32 or more; [`Error::Kernels`] where the device has no room for its order.
     pub fn epoch_from(&self, epoch: usize, first_batch: usize) -> Result<DeviceBatches> {
         let number = u32::try_from(epoch).ok();
-        check("epoch", epoch, "below 2^32", number.is_some())?;
+        OutOfRange::check("epoch", epoch, number.is_some(), "below 2^32")?;
         let order: Vec<u32> =
             order(self.len(), &self.config, epoch).into_iter().map(|image| image as u32).collect();
         let end = self.batches_per_epoch();

@@ -15,7 +15,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// A kernel reported an error.
     #[error(transparent)]
-    Kernel(#[from] wrn_sam_kernels::Error),
+    Kernels(#[from] wrn_sam_kernels::Error),
     /// The operating system refused to read or write a file.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -296,16 +296,9 @@ pub enum Error {
         problem: Box<Error>,
     },
 
-    /// A setting outside its range.
-    #[error("{name} is {value}, {expected} expected")]
-    Setting {
-        /// The setting's name.
-        name: &'static str,
-        /// The value given.
-        value: String,
-        /// The range allowed.
-        expected: &'static str,
-    },
+    /// A setting is outside its range.
+    #[error(transparent)]
+    OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
 
     /// A split without images, where at least one is needed.
     #[error("the split has no images, at least one expected")]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
+use wrn_sam_kernels::OutOfRange;
 
-use crate::augment::check;
 use crate::prefetch::Prefetch;
 use crate::random::{Purpose, stream};
 use crate::{Augmentation, Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Mix, MixDraw, Result, Split};
@@ -38,7 +38,7 @@ impl LoaderConfig {
         if split.is_empty() {
             return Err(Error::EmptySplit);
         }
-        check("batch size", self.batch_size, "at least 1", self.batch_size > 0)?;
+        OutOfRange::check("batch_size", self.batch_size, self.batch_size > 0, "at least 1")?;
         augmentation.validate()
     }
 
@@ -131,7 +131,7 @@ impl Loader {
     /// A loader over the images of `split`.
     ///
     /// # Errors
-    /// [`Error::EmptySplit`], and [`Error::Setting`] for a batch size of 0 or what [`Augmentation::validate`]
+    /// [`Error::EmptySplit`], and [`Error::OutOfRange`] for a batch size of 0 or what [`Augmentation::validate`]
     /// refuses.
     pub fn new(split: &Split, augmentation: Augmentation, config: LoaderConfig) -> Result<Self> {
         config.check(split, &augmentation)?;
@@ -141,7 +141,7 @@ impl Loader {
     /// The same loader with each batch's images mixed with each other. The images are drawn and augmented as without.
     ///
     /// # Errors
-    /// [`Error::Setting`] for what [`Mix::validate`] refuses.
+    /// [`Error::OutOfRange`] for what [`Mix::validate`] refuses.
     pub fn with_mix(self, mix: Mix) -> Result<Self> {
         mix.validate()?;
         Ok(Self { mix: Some(mix), ..self })

@@ -598,7 +598,7 @@ fn the_timeout_of_the_environment_is_heeded() {
     assert!(message.contains("sent nothing for 0.5 s after 100 bytes"), "{message}");
     let message = ask("http://127.0.0.1:1/".into(), "soon");
     assert!(
-        message.ends_with("ERROR WRN_SAM_TIMEOUT is soon, a number of seconds from 0.001 on expected"),
+        message.ends_with("ERROR WRN_SAM_TIMEOUT = soon: must be a number of seconds from 0.001 on"),
         "{message}"
     );
 }

@@ -110,13 +110,13 @@ fn wrong_settings_are_named() {
     let split = numbered(3);
     let config = LoaderConfig { batch_size: 0, ..LoaderConfig::default() };
     let message = Loader::new(&split, plain(), config).unwrap_err().to_string();
-    assert_eq!(message, "batch size is 0, at least 1 expected");
+    assert_eq!(message, "batch_size = 0: must be at least 1");
     let message = Loader::new(&split.truncated(0), plain(), LoaderConfig::default()).unwrap_err().to_string();
     assert_eq!(message, "the split has no images, at least one expected");
     let mut augmentation = plain();
     augmentation.flip.p = 2.0;
     let message = Loader::new(&split, augmentation, LoaderConfig::default()).unwrap_err().to_string();
-    assert_eq!(message, "flip probability is 2, 0 to 1 expected");
+    assert_eq!(message, "flip probability = 2: must be 0 to 1");
 }
 
 #[test]

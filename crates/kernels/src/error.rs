@@ -30,6 +30,9 @@ pub enum Error {
         /// What it was given.
         found: String,
     },
+    /// A value is outside its range.
+    #[error(transparent)]
+    OutOfRange(#[from] crate::OutOfRange),
     /// This machine's processor lacks the instruction set asked for.
     #[error("this processor has no {0:?}; InstructionSet::available() lists what it has")]
     InstructionSet(crate::InstructionSet),

@@ -94,6 +94,7 @@ mod microkernel;
 #[path = "../tests/on_host/mod.rs"]
 mod on_host;
 pub mod optimizer_step;
+mod out_of_range;
 mod parallel;
 pub mod pool;
 mod precision;
@@ -108,5 +109,6 @@ pub use backend::Backend;
 pub use buffer::Buffer;
 pub use cpu::Cpu;
 pub use error::{Error, Result};
+pub use out_of_range::OutOfRange;
 pub use precision::Precision;
 pub use simd::InstructionSet;

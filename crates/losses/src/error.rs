@@ -14,10 +14,10 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
     /// A kernel reported an error.
     #[error(transparent)]
-    Kernel(#[from] wrn_sam_kernels::Error),
+    Kernels(#[from] wrn_sam_kernels::Error),
     /// The smoothing is not in `[0, 1)`.
-    #[error("label smoothing {0} is outside [0, 1); 0 turns it off, 0.1 is the usual value")]
-    Smoothing(f64),
+    #[error(transparent)]
+    OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
     /// Smoothing shares its weight between the classes other than the label's, and there are none.
     #[error("label smoothing {smoothing} needs at least 2 classes, the logits have {classes}")]
     Classes {
@@ -62,7 +62,7 @@ impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Candle(error) => error,
-            Error::Kernel(error) => error.into(),
+            Error::Kernels(error) => error.into(),
             other => candle_core::Error::wrap(other),
         }
     }

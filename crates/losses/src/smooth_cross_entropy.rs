@@ -1,6 +1,7 @@
 //! Cross entropy against smoothed labels.
 
 use candle_core::{DType, Device, Tensor};
+use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::cross_entropy::{SmoothedLabels, cross_entropy};
 
 use crate::{Error, Result};
@@ -89,9 +90,8 @@ pub fn smooth_cross_entropy_with(
 
 /// Checks everything but the labels' values; returns K.
 fn check(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result<usize> {
-    if !(0.0..1.0).contains(&smoothing) {
-        return Err(Error::Smoothing(smoothing));
-    }
+    let expected = "at least 0 and less than 1 (0 for none; 0.1 is usual)";
+    OutOfRange::check("smoothing", smoothing, (0.0..1.0).contains(&smoothing), expected)?;
     let classes = match (logits.dims(), labels.dims()) {
         (&[rows, classes], &[labels]) if rows == labels && rows > 0 && classes > 0 => classes,
         _ => return Err(Error::Shape { logits: logits.shape().clone(), labels: labels.shape().clone() }),

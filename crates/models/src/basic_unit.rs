@@ -34,7 +34,7 @@ impl BasicUnit {
     /// `dropout` is the probability that an element between the convolutions is set to zero, in [0, 1).
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a dropout out of range, [`Error::Candle`](crate::Error::Candle)
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a dropout out of range, [`Error::Candle`](crate::Error::Candle)
     /// where the builder lacks a value.
     pub fn new(channels: usize, dropout: f64, vb: VarBuilder<'_>) -> Result<Self> {
         let vb = vb.pp("block");

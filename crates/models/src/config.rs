@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use wrn_sam_kernels::OutOfRange;
+
 use crate::error::{Error, Result};
 use crate::state_dict;
 
@@ -43,7 +45,7 @@ impl WideResNetConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Config`] names the first field that has no meaning, its value and what it must be.
+    /// [`Error::OutOfRange`] names the first field that has no meaning, its value and what it must be.
     pub fn validate(&self) -> Result<()> {
         let depth = self.depth;
         if depth < 10 || depth % 6 != 4 {
@@ -52,12 +54,11 @@ impl WideResNetConfig {
                 ..10 => "the smallest is 10".to_string(),
                 _ => format!("the nearest are {below} and {}", below.saturating_add(6)),
             };
-            let reason = format!("must be 6n + 4 and at least 10; {nearest}");
-            return Err(Error::config("depth", depth, reason));
+            let expected = format!("6n + 4 and at least 10; {nearest}");
+            return Err(OutOfRange::new("depth", depth, expected).into());
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::config("dropout", self.dropout, "must be a probability in [0, 1)"));
-        }
+        let dropout = self.dropout;
+        OutOfRange::check("dropout", dropout, (0.0..1.0).contains(&dropout), "a probability in [0, 1)")?;
         let counts = [
             ("depth", depth),
             ("width_factor", self.width_factor),
@@ -65,9 +66,7 @@ impl WideResNetConfig {
             ("classes", self.classes),
         ];
         for (field, value) in counts {
-            if !(1..=LARGEST).contains(&value) {
-                return Err(Error::config(field, value, format!("must be between 1 and {LARGEST}")));
-            }
+            OutOfRange::check(field, value, (1..=LARGEST).contains(&value), "between 1 and 65536")?;
         }
         Ok(())
     }

@@ -2,12 +2,12 @@ use std::sync::OnceLock;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use wrn_sam_kernels::Backend;
+use wrn_sam_kernels::{Backend, OutOfRange};
 
 use crate::batch_norm::BatchNorm;
 use crate::conv::Conv2d;
 use crate::dropout::Dropout;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fused::{Compute, Network};
 use crate::mode::Mode;
 use crate::relu::relu_plain;
@@ -38,7 +38,8 @@ impl DownsampleUnit {
     /// `dropout` is the probability that an element between the convolutions is set to zero, in [0, 1).
     ///
     /// # Errors
-    /// [`Error::Config`] for a dropout out of range or a stride of 0, [`Error::Candle`] where the builder lacks a value.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a dropout out of range or a stride of 0,
+    /// [`Error::Candle`](crate::Error::Candle) where the builder lacks a value.
     pub fn new(
         in_channels: usize,
         out_channels: usize,
@@ -46,9 +47,7 @@ impl DownsampleUnit {
         dropout: f64,
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
-        if stride == 0 {
-            return Err(Error::config("stride", stride, "must be at least 1"));
-        }
+        OutOfRange::check("stride", stride, stride > 0, "at least 1")?;
         let block = vb.pp("block");
         Ok(Self {
             input_normalization: BatchNorm::new(in_channels, vb.pp("norm_act").pp("0_normalization"))?,

@@ -2,9 +2,10 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 use rand_chacha::rand_core::Rng;
+use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::dropout::Mask;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mode::Mode;
 use crate::random::stream;
 
@@ -29,9 +30,8 @@ struct Position {
 impl Dropout {
     /// At seed 0, pass 0.
     pub(crate) fn new(probability: f64, name: String) -> Result<Self> {
-        if !(0.0..1.0).contains(&probability) {
-            return Err(Error::config("dropout", probability, "must be a probability in [0, 1)"));
-        }
+        let holds = (0.0..1.0).contains(&probability);
+        OutOfRange::check("dropout", probability, holds, "a probability in [0, 1)")?;
         Ok(Self { probability, name, position: Mutex::default() })
     }
 

@@ -7,16 +7,10 @@ use candle_core::DType;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A hyper-parameter has no meaning; nothing was built.
-    #[error("{field} = {value}: {reason}")]
-    Config {
-        /// The field of [`WideResNetConfig`](crate::WideResNetConfig), or the argument, that is wrong.
-        field: &'static str,
-        /// Its value.
-        value: String,
-        /// What it must be.
-        reason: String,
-    },
+    /// A field of [`WideResNetConfig`](crate::WideResNetConfig), or an argument, is outside its range; nothing was
+    /// built.
+    #[error(transparent)]
+    OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
 
     /// The input has another shape than the layer was built for.
     #[error("{layer} takes an input of shape {expected}, found {found:?}")]
@@ -112,10 +106,6 @@ impl From<Error> for candle_core::Error {
 }
 
 impl Error {
-    pub(crate) fn config(field: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
-        Self::Config { field, value: value.to_string(), reason: reason.into() }
-    }
-
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_path_buf(), source }
     }

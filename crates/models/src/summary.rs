@@ -1,7 +1,9 @@
 use std::fmt;
 
+use wrn_sam_kernels::OutOfRange;
+
 use crate::config::WideResNetConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::wide_resnet::IMAGE_SIZE;
 
 /// One layer of a [`Summary`].
@@ -68,7 +70,7 @@ impl Summary {
 /// Lists the layers of the network that `config` describes, without building it, for a batch of `batch` images.
 ///
 /// # Errors
-/// [`Error::Config`] where the configuration is not valid, or the batch is 0 or above 2^20.
+/// [`Error::OutOfRange`](crate::Error::OutOfRange) where the configuration is not valid, or the batch is 0 or above 2^20.
 ///
 /// ```
 /// use wrn_sam_models::{WideResNetConfig, summary};
@@ -80,9 +82,7 @@ impl Summary {
 /// ```
 pub fn summary(config: &WideResNetConfig, batch: usize) -> Result<Summary> {
     config.validate()?;
-    if !(1..=1 << 20).contains(&batch) {
-        return Err(Error::config("batch", batch, "must be between 1 and 1048576"));
-    }
+    OutOfRange::check("batch", batch, (1..=1 << 20).contains(&batch), "between 1 and 1048576")?;
     let widths = config.widths();
     let mut way = Way { batch, channels: config.in_channels, size: IMAGE_SIZE, layers: Vec::new() };
     way.convolution("f.0_convolution", "Conv2d 3x3", widths[0], 3, 1);

@@ -67,7 +67,7 @@ impl WideResNet {
     /// candle's own. From a builder over plain tensors, such as a mapped file, the weights are constants.
     ///
     /// # Errors
-    /// [`Error::Config`] where the configuration is not valid, [`Error::Candle`] where the builder lacks a value.
+    /// [`Error::OutOfRange`] where the configuration is not valid, [`Error::Candle`] where the builder lacks a value.
     pub fn new(config: &WideResNetConfig, vb: VarBuilder<'_>) -> Result<Self> {
         config.validate()?;
         let vb = vb.pp("f");

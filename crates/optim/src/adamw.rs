@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::optimizer_step::{self, AdamWStep};
+use wrn_sam_kernels::{Cpu, OutOfRange};
 
-use crate::error::check;
 use crate::parameters::{check_distinct, with_gradients};
 use crate::state::{Entries, buffer, counts, number};
 use crate::{OptimizerState, Result};
@@ -38,16 +37,17 @@ impl AdamWConfig {
     /// Checks every value's range.
     ///
     /// # Errors
-    /// [`Error::HyperParameter`](crate::Error::HyperParameter).
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange).
     pub fn validate(&self) -> Result<()> {
         let &Self { learning_rate, beta1, beta2, epsilon, weight_decay } = self;
         for (name, value) in
             [("learning_rate", learning_rate), ("epsilon", epsilon), ("weight_decay", weight_decay)]
         {
-            check(name, value, value.is_finite() && value >= 0.0, "a number of at least 0")?;
+            OutOfRange::check(name, value, value.is_finite() && value >= 0.0, "a number of at least 0")?;
         }
-        check("beta1", beta1, (0.0..1.0).contains(&beta1), "in [0, 1)")?;
-        check("beta2", beta2, (0.0..1.0).contains(&beta2), "in [0, 1)")
+        OutOfRange::check("beta1", beta1, (0.0..1.0).contains(&beta1), "in [0, 1)")?;
+        OutOfRange::check("beta2", beta2, (0.0..1.0).contains(&beta2), "in [0, 1)")?;
+        Ok(())
     }
 }
 

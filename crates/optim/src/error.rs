@@ -16,17 +16,10 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
     /// A kernel reported an error.
     #[error(transparent)]
-    Kernel(#[from] wrn_sam_kernels::Error),
-    /// A hyper-parameter outside its range.
-    #[error("{name} must be {expected}, found {found}")]
-    HyperParameter {
-        /// The field's name.
-        name: &'static str,
-        /// Its range.
-        expected: &'static str,
-        /// Its value.
-        found: f64,
-    },
+    Kernels(#[from] wrn_sam_kernels::Error),
+    /// A hyper-parameter is outside its range.
+    #[error(transparent)]
+    OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
     /// Nesterov's momentum is defined for undampened momentum alone.
     #[error(
         "nesterov needs momentum above 0 and dampening 0, found momentum {momentum}, dampening {dampening}"
@@ -106,13 +99,8 @@ impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Candle(error) => error,
-            Error::Kernel(error) => error.into(),
+            Error::Kernels(error) => error.into(),
             other => candle_core::Error::wrap(other),
         }
     }
-}
-
-/// Checks that a hyper-parameter is in its range.
-pub(crate) fn check(name: &'static str, found: f64, ok: bool, expected: &'static str) -> Result<()> {
-    if ok { Ok(()) } else { Err(Error::HyperParameter { name, expected, found }) }
 }

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::optimizer_step::{self, Ascent, FoundInf, Neighborhood};
+use wrn_sam_kernels::{Cpu, OutOfRange};
 
-use crate::error::check;
 use crate::parameters::{check_distinct, with_gradients};
 use crate::state::{Entries, number};
 use crate::{Error, OptimizerState, Result};
@@ -37,10 +36,16 @@ impl SamConfig {
     /// Checks every value's range.
     ///
     /// # Errors
-    /// [`Error::HyperParameter`].
+    /// [`Error::OutOfRange`].
     pub fn validate(&self) -> Result<()> {
-        check("rho", self.rho, self.rho.is_finite() && self.rho >= 0.0, "a number of at least 0")?;
-        check("p", self.p, self.p > 1.0, "above 1 (2 is usual, infinity allowed)")
+        OutOfRange::check(
+            "rho",
+            self.rho,
+            self.rho.is_finite() && self.rho >= 0.0,
+            "a number of at least 0",
+        )?;
+        OutOfRange::check("p", self.p, self.p > 1.0, "above 1 (2 is usual, infinity allowed)")?;
+        Ok(())
     }
 
     fn neighborhood(&self) -> Neighborhood {
@@ -119,7 +124,7 @@ impl<O> Sam<O> {
     /// SAM over `vars`, around a `base` optimizer made with the same variables.
     ///
     /// # Errors
-    /// [`Error::HyperParameter`], or [`Error::DuplicateParameter`] for a variable listed twice.
+    /// [`Error::OutOfRange`], or [`Error::DuplicateParameter`] for a variable listed twice.
     pub fn new(vars: Vec<Var>, base: O, config: SamConfig) -> Result<Self> {
         config.validate()?;
         check_distinct(&vars)?;

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::optimizer_step::{self, SgdStep};
+use wrn_sam_kernels::{Cpu, OutOfRange};
 
-use crate::error::check;
 use crate::parameters::{check_distinct, with_gradients};
 use crate::state::{Entries, buffer, counts, number};
 use crate::{Error, OptimizerState, Result};
@@ -38,15 +37,15 @@ impl SgdConfig {
     /// Checks every value's range.
     ///
     /// # Errors
-    /// [`Error::HyperParameter`] or [`Error::Nesterov`].
+    /// [`Error::OutOfRange`] or [`Error::Nesterov`].
     pub fn validate(&self) -> Result<()> {
         let &Self { learning_rate, momentum, dampening, nesterov, weight_decay } = self;
         for (name, value) in
             [("learning_rate", learning_rate), ("momentum", momentum), ("weight_decay", weight_decay)]
         {
-            check(name, value, value.is_finite() && value >= 0.0, "a number of at least 0")?;
+            OutOfRange::check(name, value, value.is_finite() && value >= 0.0, "a number of at least 0")?;
         }
-        check("dampening", dampening, dampening.is_finite(), "a number")?;
+        OutOfRange::check("dampening", dampening, dampening.is_finite(), "a number")?;
         if nesterov && (momentum <= 0.0 || dampening != 0.0) {
             return Err(Error::Nesterov { momentum, dampening });
         }

@@ -228,11 +228,13 @@ fn what_is_refused() -> Result<()> {
     for rho in [-1.0, f64::NAN, f64::INFINITY] {
         assert!(
             refuse(SamConfig { rho, ..SamConfig::default() })
-                .starts_with("rho must be a number of at least 0")
+                .starts_with(&format!("rho = {rho}: must be a number of at least 0"))
         );
     }
     for p in [1.0, 0.5, f64::NAN] {
-        assert!(refuse(SamConfig { p, ..SamConfig::default() }).starts_with("p must be above 1"));
+        assert!(
+            refuse(SamConfig { p, ..SamConfig::default() }).starts_with(&format!("p = {p}: must be above 1"))
+        );
     }
     let twice = Sam::new(vec![w.clone(), w.clone()], (), SamConfig::default());
     assert!(matches!(twice, Err(Error::DuplicateParameter { first: 0, second: 1 })));
@@ -241,14 +243,14 @@ fn what_is_refused() -> Result<()> {
         Sgd::new(vec![w.clone()], config).map(drop).expect_err("must be refused").to_string()
     };
     let valid = SgdConfig::default();
-    assert!(refuse(SgdConfig { learning_rate: f64::NAN, ..valid }).contains("learning_rate must be"));
-    assert!(refuse(SgdConfig { momentum: -0.1, ..valid }).contains("found -0.1"));
+    assert!(refuse(SgdConfig { learning_rate: f64::NAN, ..valid }).contains("learning_rate = NaN: must be"));
+    assert!(refuse(SgdConfig { momentum: -0.1, ..valid }).contains("momentum = -0.1"));
     assert!(refuse(SgdConfig { nesterov: true, ..valid }).contains("nesterov needs momentum above 0"));
     assert!(
         refuse(SgdConfig { nesterov: true, momentum: 0.9, dampening: 0.1, ..valid }).contains("dampening 0")
     );
     let adamw = AdamW::new(vec![w.clone()], AdamWConfig { beta2: 1.0, ..AdamWConfig::default() });
-    assert!(adamw.expect_err("must be refused").to_string().contains("beta2 must be in [0, 1), found 1"));
+    assert!(adamw.expect_err("must be refused").to_string().contains("beta2 = 1: must be in [0, 1)"));
     Ok(())
 }
 

@@ -13,16 +13,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A value of the recipe lies outside its range.
-    #[error("`{key}` is {value}, but must be {expected}")]
-    InvalidValue {
-        /// The recipe's key.
-        key: &'static str,
-        /// The value found.
-        value: String,
-        /// The range or set allowed.
-        expected: &'static str,
-    },
+    /// A value of the recipe is outside its range.
+    #[error(transparent)]
+    OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
 
     /// A recipe is not the TOML of a [`Recipe`](crate::Recipe): a syntax error, an unknown key or a wrong type.
     #[error("not a recipe: {message}")]

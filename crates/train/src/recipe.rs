@@ -8,7 +8,7 @@ use wrn_sam_data::{
     Augmentation, Cutout, Mix, Normalize, Policy, RandomCrop, RandomHorizontalFlip, Source, Statistics,
     Variant,
 };
-use wrn_sam_kernels::Precision;
+use wrn_sam_kernels::{OutOfRange, Precision};
 use wrn_sam_models::WideResNetConfig;
 use wrn_sam_optim::{CosineWithWarmup, SamConfig, Schedule, SgdConfig, StepLr};
 
@@ -82,7 +82,7 @@ pub enum Augment {
 /// assert_eq!(Recipe::from_toml(&recipe.to_toml()?)?, recipe);
 ///
 /// let error = Recipe::from_toml("depth = 33").unwrap_err();
-/// assert_eq!(error.to_string(), "`depth` is 33, but must be 6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …");
+/// assert_eq!(error.to_string(), "depth = 33: must be 6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …");
 /// # Ok::<(), wrn_sam_train::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -219,7 +219,7 @@ impl Recipe {
     /// Reads and validates a recipe; what `text` leaves out has the reference's value.
     ///
     /// # Errors
-    /// [`Error::Toml`] for a syntax error, an unknown key or a wrong type; [`Error::InvalidValue`] for a value out
+    /// [`Error::Toml`] for a syntax error, an unknown key or a wrong type; [`Error::OutOfRange`] for a value out
     /// of range.
     pub fn from_toml(text: &str) -> Result<Self> {
         let recipe: Self = toml::from_str(text)
@@ -253,7 +253,7 @@ impl Recipe {
     /// The recipe as TOML, every key in it.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for a value out of range, so that what is written can always be read.
+    /// [`Error::OutOfRange`] for a value out of range, so that what is written can always be read.
     pub fn to_toml(&self) -> Result<String> {
         self.validate()?;
         toml::to_string(self).map_err(|error| Error::Toml { message: error.to_string() })
@@ -262,7 +262,7 @@ impl Recipe {
     /// Checks every value against its range.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`], which names the key, the value and the range, for the first value out of range.
+    /// [`Error::OutOfRange`], which names the key, the value and the range, for the first value out of range.
     pub fn validate(&self) -> Result<()> {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let not_negative = |x: f64| x.is_finite() && x >= 0.0;
@@ -278,49 +278,80 @@ impl Recipe {
         let depth_fits = (10..=1000).contains(&depth) && depth % 6 == 4;
         let nesterov_fits = !nesterov || (momentum > 0.0 && dampening == 0.0);
 
-        check("depth", depth, depth_fits, "6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …")?;
-        check("width_factor", width_factor, (1..=1000).contains(&width_factor), "from 1 to 1000")?;
-        check("dropout", dropout, share(dropout), "at least 0 and less than 1")?;
-        check("crop_padding", crop_padding, crop_padding <= 32, "from 0 to 32")?;
-        check("flip_probability", flip_probability, probability(flip_probability), "from 0 to 1")?;
-        check(
+        OutOfRange::check("depth", depth, depth_fits, "6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …")?;
+        OutOfRange::check(
+            "width_factor",
+            width_factor,
+            (1..=1000).contains(&width_factor),
+            "from 1 to 1000",
+        )?;
+        OutOfRange::check("dropout", dropout, share(dropout), "at least 0 and less than 1")?;
+        OutOfRange::check("crop_padding", crop_padding, crop_padding <= 32, "from 0 to 32")?;
+        OutOfRange::check(
+            "flip_probability",
+            flip_probability,
+            probability(flip_probability),
+            "from 0 to 1",
+        )?;
+        OutOfRange::check(
             "randaugment_operations",
             randaugment_operations,
             randaugment_operations <= 14,
             "from 0 to 14",
         )?;
-        check("randaugment_magnitude", randaugment_magnitude, randaugment_magnitude <= 30, "from 0 to 30")?;
-        check("cutout_size", cutout_size, (1..=64).contains(&cutout_size), "from 1 to 64")?;
-        check("cutout_probability", cutout_probability, probability(cutout_probability), "from 0 to 1")?;
-        check("mixup_alpha", mixup_alpha, alpha(mixup_alpha), "from 0 to 1000")?;
-        check("cutmix_alpha", cutmix_alpha, alpha(cutmix_alpha), "from 0 to 1000")?;
-        check("mix_probability", mix_probability, probability(mix_probability), "from 0 to 1")?;
-        check("epochs", epochs, (1..=1_000_000).contains(&epochs), "from 1 to 1000000")?;
-        check("batch_size", batch_size, (1..=65_536).contains(&batch_size), "from 1 to 65536")?;
-        check("learning_rate", learning_rate, positive(learning_rate), "a number above 0")?;
-        check("warmup_epochs", warmup_epochs, warmup_epochs <= epochs, "at most `epochs`")?;
-        check("momentum", momentum, share(momentum), "at least 0 and less than 1")?;
-        check("dampening", dampening, probability(dampening), "from 0 to 1")?;
-        check(
+        OutOfRange::check(
+            "randaugment_magnitude",
+            randaugment_magnitude,
+            randaugment_magnitude <= 30,
+            "from 0 to 30",
+        )?;
+        OutOfRange::check("cutout_size", cutout_size, (1..=64).contains(&cutout_size), "from 1 to 64")?;
+        OutOfRange::check(
+            "cutout_probability",
+            cutout_probability,
+            probability(cutout_probability),
+            "from 0 to 1",
+        )?;
+        OutOfRange::check("mixup_alpha", mixup_alpha, alpha(mixup_alpha), "from 0 to 1000")?;
+        OutOfRange::check("cutmix_alpha", cutmix_alpha, alpha(cutmix_alpha), "from 0 to 1000")?;
+        OutOfRange::check("mix_probability", mix_probability, probability(mix_probability), "from 0 to 1")?;
+        OutOfRange::check("epochs", epochs, (1..=1_000_000).contains(&epochs), "from 1 to 1000000")?;
+        OutOfRange::check("batch_size", batch_size, (1..=65_536).contains(&batch_size), "from 1 to 65536")?;
+        OutOfRange::check("learning_rate", learning_rate, positive(learning_rate), "a number above 0")?;
+        OutOfRange::check("warmup_epochs", warmup_epochs, warmup_epochs <= epochs, "at most `epochs`")?;
+        OutOfRange::check("momentum", momentum, share(momentum), "at least 0 and less than 1")?;
+        OutOfRange::check("dampening", dampening, probability(dampening), "from 0 to 1")?;
+        OutOfRange::check(
             "nesterov",
             nesterov,
             nesterov_fits,
             "false unless `momentum` is above 0 and `dampening` is 0",
         )?;
-        check("weight_decay", weight_decay, not_negative(weight_decay), "a number of at least 0")?;
-        check("rho", rho, not_negative(rho), "a number of at least 0")?;
-        check("norm", norm, norm > 1.0, "above 1 (inf is allowed)")?;
-        check("label_smoothing", label_smoothing, share(label_smoothing), "at least 0 and less than 1")?;
+        OutOfRange::check(
+            "weight_decay",
+            weight_decay,
+            not_negative(weight_decay),
+            "a number of at least 0",
+        )?;
+        OutOfRange::check("rho", rho, not_negative(rho), "a number of at least 0")?;
+        OutOfRange::check("norm", norm, norm > 1.0, "above 1 (inf is allowed)")?;
+        OutOfRange::check(
+            "label_smoothing",
+            label_smoothing,
+            share(label_smoothing),
+            "at least 0 and less than 1",
+        )?;
         // TOML's integers are signed.
-        check("seed", seed, i64::try_from(seed).is_ok(), "from 0 to 9223372036854775807")?;
-        check("threads", threads, threads <= 1024, "from 0 (all) to 1024")
+        OutOfRange::check("seed", seed, i64::try_from(seed).is_ok(), "from 0 to 9223372036854775807")?;
+        OutOfRange::check("threads", threads, threads <= 1024, "from 0 (all) to 1024")?;
+        Ok(())
     }
 
     /// Every key in which the two recipes differ and a run's results with them: all but `threads` and
     /// `checkpoint_every`.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] if either recipe is invalid.
+    /// [`Error::OutOfRange`] if either recipe is invalid.
     pub fn differences(&self, other: &Self) -> Result<Vec<Difference>> {
         let (ours, theirs) = (self.table()?, other.table()?);
         let differs = |(key, value): &(&String, &toml::Value)| {
@@ -415,10 +446,6 @@ mod precision_name {
     pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Precision, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
-}
-
-fn check(key: &'static str, value: impl fmt::Display, ok: bool, expected: &'static str) -> Result<()> {
-    if ok { Ok(()) } else { Err(Error::InvalidValue { key, value: value.to_string(), expected }) }
 }
 
 /// One key in which two recipes differ.

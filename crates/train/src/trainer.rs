@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use wrn_sam_data::Cifar;
-use wrn_sam_kernels::Precision;
+use wrn_sam_kernels::{OutOfRange, Precision};
 
 use crate::checkpoint;
 use crate::control::Control;
@@ -95,7 +95,7 @@ impl<'a> Trainer<'a> {
     /// Begins a run in the folder `out`, which must be new or empty.
     ///
     /// # Errors
-    /// Before training: [`Error::InvalidValue`], [`Error::UnsuitableData`], [`Error::FolderNotEmpty`], [`Error::Io`].
+    /// Before training: [`Error::OutOfRange`], [`Error::UnsuitableData`], [`Error::FolderNotEmpty`], [`Error::Io`].
     /// While training: [`Error::Step`] where a gradient is no longer finite, and [`Error::Io`]; the run can then be
     /// resumed from its newest checkpoint.
     pub fn run(mut self, out: &Path) -> Result<Outcome> {
@@ -133,10 +133,9 @@ impl<'a> Trainer<'a> {
     /// Checks recipe and data, and writes into the recipe what the data are.
     fn settle_recipe(&mut self) -> Result<()> {
         self.recipe.validate()?;
-        if self.recipe.precision != Precision::F32 && !self.device.is_cuda() {
-            let (key, value) = ("precision", self.recipe.precision.to_string());
-            return Err(Error::InvalidValue { key, value, expected: "f32 on any device but an NVIDIA GPU" });
-        }
+        let precision = self.recipe.precision;
+        let holds = precision == Precision::F32 || self.device.is_cuda();
+        OutOfRange::check("precision", precision, holds, "f32 on any device but an NVIDIA GPU")?;
         let found = DataChoice::of(&self.data.source);
         if ![DataChoice::Auto, found].contains(&self.recipe.data) {
             return Err(Error::UnsuitableData {

@@ -2,8 +2,9 @@
 
 use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution};
+use wrn_sam_kernels::OutOfRange;
 
-use super::{ROW, check};
+use super::ROW;
 use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
 
 /// How a batch's images are mixed with each other, after everything that happens to each alone.
@@ -54,12 +55,13 @@ impl Mix {
     /// Checks every setting's range.
     ///
     /// # Errors
-    /// [`Error::Setting`](crate::Error::Setting), which names the setting.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange), which names the setting.
     pub fn validate(&self) -> Result<()> {
         for (name, alpha) in [("mixup's alpha", self.mixup_alpha), ("CutMix's alpha", self.cutmix_alpha)] {
-            check(name, alpha, "0 to 1000", (0.0..=1000.0).contains(&alpha))?;
+            OutOfRange::check(name, alpha, (0.0..=1000.0).contains(&alpha), "0 to 1000")?;
         }
-        check("mixing probability", self.p, "0 to 1", (0.0..=1.0).contains(&self.p))
+        OutOfRange::check("mixing probability", self.p, (0.0..=1.0).contains(&self.p), "0 to 1")?;
+        Ok(())
     }
 
     /// Draws what happens to one batch; `None` leaves it as it is.

@@ -9,8 +9,9 @@ mod policy;
 use std::ops::Range;
 
 use rand::{Rng, RngExt};
+use wrn_sam_kernels::OutOfRange;
 
-use crate::{Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Statistics};
+use crate::{IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Statistics};
 
 pub use mix::{Mix, MixDraw};
 pub use operation::Operation;
@@ -211,27 +212,28 @@ impl Augmentation {
     /// Checks every setting's range.
     ///
     /// # Errors
-    /// [`Error::Setting`] for padding above 32, a probability outside `[0, 1]`, a policy's number out of its range, a
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for padding above 32, a probability outside `[0, 1]`, a policy's
+    /// number out of its range, a
     /// cutout of size 0, a mean that is not finite, or a standard deviation that is not finite and above zero (as that
     /// of a channel of one color).
     pub fn validate(&self) -> Result<()> {
-        let probability = |name, p: f64| check(name, p, "0 to 1", (0.0..=1.0).contains(&p));
-        check("crop padding", self.crop.padding, "0 to 32", self.crop.padding <= IMAGE_SIZE)?;
+        let probability = |name, p: f64| OutOfRange::check(name, p, (0.0..=1.0).contains(&p), "0 to 1");
+        OutOfRange::check("crop padding", self.crop.padding, self.crop.padding <= IMAGE_SIZE, "0 to 32")?;
         probability("flip probability", self.flip.p)?;
         if let Some(policy) = self.policy {
             policy.validate()?;
         }
         if let Some(cutout) = self.cutout {
-            check("cutout size", cutout.size, "at least 1", cutout.size > 0)?;
+            OutOfRange::check("cutout size", cutout.size, cutout.size > 0, "at least 1")?;
             probability("cutout probability", cutout.p)?;
         }
         let Statistics { mean, std } = self.normalize.statistics;
         for mean in mean {
-            check("a channel's mean", mean, "a finite number", mean.is_finite())?;
+            OutOfRange::check("a channel's mean", mean, mean.is_finite(), "a finite number")?;
         }
         for std in std {
             let usable = std.is_finite() && std > 0.0;
-            check("a channel's standard deviation", std, "a finite number above 0", usable)?;
+            OutOfRange::check("a channel's standard deviation", std, usable, "a finite number above 0")?;
         }
         Ok(())
     }
@@ -276,13 +278,4 @@ fn inside(start: i32, size: i32) -> Range<usize> {
 /// The square's side, as far as whole numbers go.
 fn cutout_size(cutout: Cutout) -> i32 {
     i32::try_from(cutout.size).unwrap_or(i32::MAX)
-}
-
-pub(crate) fn check(
-    name: &'static str,
-    value: impl ToString,
-    expected: &'static str,
-    holds: bool,
-) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::Setting { name, value: value.to_string(), expected }) }
 }

@@ -1,8 +1,8 @@
 //! Policies: which operations an image gets, and how strongly.
 
 use rand::{Rng, RngExt};
+use wrn_sam_kernels::OutOfRange;
 
-use super::check;
 use super::operation::Operation;
 use crate::{IMAGE_SIZE, Result};
 
@@ -59,8 +59,13 @@ impl Policy {
 
     pub(super) fn validate(&self) -> Result<()> {
         if let Self::RandAugment { operations, magnitude } = *self {
-            check("RandAugment's number of operations", operations, "0 to 14", operations <= DRAWN.len())?;
-            check("RandAugment's magnitude", magnitude, "0 to 30", magnitude < RAND.bins)?;
+            OutOfRange::check(
+                "RandAugment's number of operations",
+                operations,
+                operations <= DRAWN.len(),
+                "0 to 14",
+            )?;
+            OutOfRange::check("RandAugment's magnitude", magnitude, magnitude < RAND.bins, "0 to 30")?;
         }
         Ok(())
     }

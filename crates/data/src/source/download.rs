@@ -15,6 +15,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use ureq::Body;
 use ureq::http::{HeaderMap, Response, header};
+use wrn_sam_kernels::OutOfRange;
 
 use super::archive;
 use super::layout::{Layout, layouts};
@@ -74,7 +75,7 @@ impl DownloadOptions {
     /// seconds, at least one thousandth.
     ///
     /// # Errors
-    /// [`Error::Setting`] where it is set to anything else.
+    /// [`Error::OutOfRange`] where it is set to anything else.
     pub fn from_env(variant: Variant) -> Result<Self> {
         let options = Self::new(variant);
         match std::env::var_os(TIMEOUT_VARIABLE) {
@@ -85,11 +86,9 @@ impl DownloadOptions {
 
     fn with_timeout(self, seconds: &str) -> Result<Self> {
         let timeout = seconds.trim().parse().ok().filter(|seconds| (1e-3..=1e9).contains(seconds));
-        let timeout = timeout.map(Duration::from_secs_f64).ok_or_else(|| Error::Setting {
-            name: TIMEOUT_VARIABLE,
-            value: seconds.into(),
-            expected: "a number of seconds from 0.001 on",
-        })?;
+        let timeout = timeout
+            .map(Duration::from_secs_f64)
+            .ok_or_else(|| OutOfRange::new(TIMEOUT_VARIABLE, seconds, "a number of seconds from 0.001 on"))?;
         Ok(Self { connect_timeout: timeout, stall_timeout: timeout, ..self })
     }
 }
@@ -399,7 +398,7 @@ mod tests {
             let message = options.clone().with_timeout(wrong).unwrap_err().to_string();
             assert_eq!(
                 message,
-                format!("WRN_SAM_TIMEOUT is {wrong}, a number of seconds from 0.001 on expected")
+                format!("WRN_SAM_TIMEOUT = {wrong}: must be a number of seconds from 0.001 on")
             );
         }
     }
