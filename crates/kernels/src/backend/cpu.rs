@@ -62,8 +62,9 @@ impl Backend for Cpu {
         Ok(weights.iter().map(|&weight| weight.clone()).collect())
     }
 
-    fn store_images(&self, x: Buffer, _: [usize; 4]) -> Result<Storage> {
-        self.store_features(x)
+    fn store_images(&self, x: &Buffer, dims: [usize; 4]) -> Result<Storage> {
+        conv2d::check_len("images", dims.iter().product(), x.len())?;
+        Ok(Storage::Cpu(CpuStorage::F32(x.to_vec())))
     }
 
     fn store_features(&self, x: Buffer) -> Result<Storage> {
@@ -76,7 +77,7 @@ impl Backend for Cpu {
 
     fn normalize(
         &self,
-        x: &mut Buffer,
+        x: &Buffer,
         rows: usize,
         norm: &BatchNormState,
         statistics: BatchStatistics,
@@ -142,6 +143,15 @@ impl Backend for Cpu {
         batch_norm::backward(self, forward, grad, add.map(|add| &**add), &mut dgamma, &mut dbeta)?;
         let tensor = |values| Tensor::from_vec(values, channels, &Device::Cpu);
         Ok([tensor(dgamma)?, tensor(dbeta)?])
+    }
+
+    fn accumulate(&self, sum: &mut Buffer, x: &Buffer) -> Result<()> {
+        const CHUNK: usize = 1 << 14;
+        conv2d::check_len("x", sum.len(), x.len())?;
+        self.for_each_chunk(sum, CHUNK, |index, sum| {
+            sum.iter_mut().zip(&x[index * CHUNK..]).for_each(|(sum, x)| *sum += x);
+        });
+        Ok(())
     }
 
     fn convolve(

@@ -174,15 +174,13 @@ impl Backend for Cuda {
         filters.collect()
     }
 
-    fn store_images(&self, mut x: Images, dims: [usize; 4]) -> Result<Storage> {
+    fn store_images(&self, x: &Images, dims: [usize; 4]) -> Result<Storage> {
         let [batch, height, width, channels] = dims;
         x.check("images", batch * height * width, channels)?;
-        if let Some(addend) = x.addend.take() {
-            self.add(&x, &addend)?;
-        }
+        let from = self.settled(x)?;
         let (slice, to) = self.storage(x.pixels * channels)?;
         let arguments = Pixels {
-            from: x.block.address(),
+            from,
             to,
             pixels: x.pixels as i64,
             channels: channels as i32,
@@ -235,7 +233,7 @@ impl Backend for Cuda {
 
     fn normalize(
         &self,
-        x: &mut Images,
+        x: &Images,
         rows: usize,
         norm: &BatchNormState,
         statistics: BatchStatistics,
@@ -247,8 +245,7 @@ impl Backend for Cuda {
 
     fn activated(&self, _: &Images, activated: &Activated) -> Result<Images> {
         let Images { block, pixels, channels, pitch, .. } = &activated.images;
-        let (pixels, channels, pitch) = (*pixels, *channels, *pitch);
-        Ok(Images { block: block.clone(), pixels, channels, pitch, addend: None })
+        Ok(Images::new(block.clone(), *pixels, *channels, *pitch))
     }
 
     fn backward_normalize(
@@ -264,7 +261,13 @@ impl Backend for Cuda {
         Ok([gradient(0), gradient(x.pitch)])
     }
 
-    /// The sum is left to the batch norm that reads the images next.
+    fn accumulate(&self, sum: &mut Images, x: &Images) -> Result<()> {
+        x.check("x", sum.pixels, sum.channels)?;
+        self.settled(x)?;
+        self.add(sum, &x.block)
+    }
+
+    /// The sum is left to whoever reads the images next: a batch norm does it in passing.
     fn convolve(
         &self,
         shape: &Conv2dShape,
@@ -277,14 +280,12 @@ impl Backend for Cuda {
         shape.check()?;
         filter.check(shape)?;
         x.check("x", inputs, shape.in_channels)?;
-        let mut y = self.new_images("a convolution", outputs, shape.out_channels)?;
-        self.product(Product::Forward, shape, x.address("x")?, filter.address, y.block.address())?;
-        if let Some(add) = add {
-            add.check("add", outputs, shape.out_channels)?;
-            add.address("add")?;
-            y.addend = Some(add.block.clone());
-        }
-        Ok(y)
+        let y = self.new_images("a convolution", outputs, shape.out_channels)?;
+        self.product(Product::Forward, shape, self.settled(x)?, filter.address, y.block.address())?;
+        let Some(add) = add else { return Ok(y) };
+        add.check("add", outputs, shape.out_channels)?;
+        self.settled(add)?;
+        Ok(y.with_addend(add.block.clone()))
     }
 
     fn backward_input(
@@ -300,10 +301,10 @@ impl Backend for Cuda {
         dy.check("dy", outputs, shape.out_channels)?;
         let dx = self.new_images("a convolution", inputs, shape.in_channels)?;
         let to = dx.block.address();
-        self.product(Product::BackwardInput, shape, to, filter.address, dy.address("dy")?)?;
+        self.product(Product::BackwardInput, shape, to, filter.address, self.settled(dy)?)?;
         if let Some(add) = add {
             add.check("add", inputs, shape.in_channels)?;
-            add.address("add")?;
+            self.settled(add)?;
             self.add(&dx, &add.block)?;
         }
         Ok(dx)
@@ -317,7 +318,7 @@ impl Backend for Cuda {
         dy.check("dy", outputs, shape.out_channels)?;
         let block = self.block("a convolution", padded(shape).weight_len(), self.element())?;
         let to = block.address();
-        self.product(Product::BackwardWeight, shape, x.address("x")?, to, dy.address("dy")?)?;
+        self.product(Product::BackwardWeight, shape, self.settled(x)?, to, self.settled(dy)?)?;
         let dims = vec![shape.out_channels, shape.in_channels, shape.kernel, shape.kernel];
         Ok(Gradient { block, skipped: 0, dims, filter: true })
     }

@@ -111,7 +111,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn filters(&self, weights: &[&Tensor]) -> Result<Vec<Self::Filter>>;
 
     /// Images as a tensor's storage of `f32` in the order `[N, H, W, C]`, which are their dimensions.
-    fn store_images(&self, x: Self::Images, dims: [usize; 4]) -> Result<Storage>;
+    fn store_images(&self, x: &Self::Images, dims: [usize; 4]) -> Result<Storage>;
     /// Rows as a tensor's storage of `f32`.
     fn store_features(&self, x: Self::Features) -> Result<Storage>;
     /// All parameters' gradients as tensors of their parameters' shapes.
@@ -120,7 +120,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `relu(norm(x))`, dropped out by `mask` where there is one, for `x` of `rows` pixels.
     fn normalize(
         &self,
-        x: &mut Self::Images,
+        x: &Self::Images,
         rows: usize,
         norm: &BatchNormState,
         statistics: BatchStatistics,
@@ -137,6 +137,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
         grad: &mut Self::Images,
         add: Option<&Self::Images>,
     ) -> Result<[Self::Gradient; 2]>;
+
+    /// `sum += x`, for images of one shape.
+    fn accumulate(&self, sum: &mut Self::Images, x: &Self::Images) -> Result<()>;
 
     /// `conv(x) + add`.
     fn convolve(

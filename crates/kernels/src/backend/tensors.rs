@@ -44,7 +44,7 @@ pub fn conv2d<B: Backend>(
     let y = backend.convolve(&shape, Input::Plain(&images), &filter, None)?;
     let dims = [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels];
     let backward = Convolution { backend: backend.clone(), shape, images, filter };
-    let y = node(backend.store_images(y, dims)?, dims.to_vec(), &[x, w], backward)?;
+    let y = node(backend.store_images(&y, dims)?, dims.to_vec(), &[x, w], backward)?;
     Ok(y.permute((0, 3, 1, 2))?)
 }
 
@@ -94,10 +94,10 @@ pub fn batch_norm_relu<B: Backend>(
         let (expected, found) = (expected_channels.to_string(), channels.to_string());
         return Err(Error::Shape { what: "channels of x", expected, found });
     }
-    let mut images = backend.images(x)?;
-    let activated = backend.normalize(&mut images, rows, norm, statistics, None)?;
+    let images = backend.images(x)?;
+    let activated = backend.normalize(&images, rows, norm, statistics, None)?;
     let dims = [batch, height, width, channels];
-    let output = backend.store_images(backend.activated(&images, &activated)?, dims)?;
+    let output = backend.store_images(&backend.activated(&images, &activated)?, dims)?;
     let y = if statistics == BatchStatistics::Running {
         constant(output, dims.to_vec())?
     } else {
@@ -130,5 +130,5 @@ impl<B: Backend> autograd::Backward for Normalization<B> {
 
 /// Images `[N, H, W, C]` as a tensor `[N, C, H, W]` outside of any graph.
 fn tensor<B: Backend>(backend: &B, images: B::Images, dims: [usize; 4]) -> candle_core::Result<Tensor> {
-    constant(backend.store_images(images, dims)?, dims.to_vec())?.permute((0, 3, 1, 2))
+    constant(backend.store_images(&images, dims)?, dims.to_vec())?.permute((0, 3, 1, 2))
 }

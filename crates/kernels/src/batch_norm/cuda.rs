@@ -31,7 +31,7 @@ fn grid(x: &Images) -> Grid {
 
 pub(crate) fn normalize(
     engine: &Cuda,
-    x: &mut Images,
+    x: &Images,
     norm: &BatchNormState,
     statistics: BatchStatistics,
     mask: Option<dropout::Mask>,
@@ -51,7 +51,7 @@ pub(crate) fn normalize(
     let affine = engine.block(OPERATION, 4 * pitch, size_of::<f32>())?;
     let grid = grid(x);
     let address = x.block.address();
-    let mut addend = x.addend.take();
+    let mut addend = x.take_addend();
     match statistics {
         BatchStatistics::Batch { moves } => {
             let tracked = pointer::<i64>(OPERATION, engine.device(), norm.num_batches_tracked)?;
@@ -143,9 +143,9 @@ pub(crate) fn backward(
     let partials = engine.block(OPERATION, blocks * 2 * pitch, size_of::<f32>())?;
     let sums = engine.block(OPERATION, 2 * pitch, size_of::<f32>())?;
     let arguments = Backward {
-        x: x.address("x")?,
-        grad: grad.address("grad")?,
-        add: add.map_or(Ok(0), |add| add.address("add"))?,
+        x: engine.settled(x)?,
+        grad: engine.settled(grad)?,
+        add: add.map_or(Ok(0), |add| engine.settled(add))?,
         affine: activated.affine.address(),
         partials: partials.address(),
         sums: sums.address(),

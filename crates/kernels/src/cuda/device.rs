@@ -94,7 +94,7 @@ impl Cuda {
     ) -> Result<Images> {
         let pitch = pitch(channels);
         let block = self.block(operation, pixels * pitch, self.element())?;
-        Ok(Images { block, pixels, channels, pitch, addend: None })
+        Ok(Images::new(block, pixels, channels, pitch))
     }
 
     /// The address of a contiguous `f32` tensor of this device.
@@ -133,6 +133,14 @@ impl Cuda {
         unsafe { launch(&self.0.device, module, function, grid, arguments) }
     }
 
+    /// The address of images, once what was left to be added has been.
+    pub(crate) fn settled(&self, images: &Images) -> Result<u64> {
+        if let Some(addend) = images.take_addend() {
+            self.add(images, &addend)?;
+        }
+        Ok(images.block.address())
+    }
+
     /// `to += from`, for images of one shape.
     pub(crate) fn add(&self, to: &Images, from: &Block) -> Result<()> {
         let vectors = to.pixels * to.pitch / 8;
@@ -166,11 +174,25 @@ pub struct Images {
     pub(crate) pixels: usize,
     pub(crate) channels: usize,
     pub(crate) pitch: usize,
-    /// What is still to be added: the next batch norm does it while it reads.
-    pub(crate) addend: Option<Arc<Block>>,
+    /// What is still to be added: a batch norm does it while it reads, [`Cuda::settled`] for all other readers.
+    addend: Mutex<Option<Arc<Block>>>,
 }
 
 impl Images {
+    pub(crate) fn new(block: Arc<Block>, pixels: usize, channels: usize, pitch: usize) -> Self {
+        Self { block, pixels, channels, pitch, addend: Mutex::default() }
+    }
+
+    /// The same with the addition of a block of this shape left to their first reader.
+    pub(crate) fn with_addend(self, addend: Arc<Block>) -> Self {
+        Self { addend: Mutex::new(Some(addend)), ..self }
+    }
+
+    /// What is still to be added, for the caller to do.
+    pub(crate) fn take_addend(&self) -> Option<Arc<Block>> {
+        self.addend.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// That they are of the given shape.
     pub(crate) fn check(&self, what: &'static str, pixels: usize, channels: usize) -> Result<()> {
         if (self.pixels, self.channels) == (pixels, channels) {
@@ -179,14 +201,5 @@ impl Images {
         let describe = |pixels, channels| format!("{pixels} pixels of {channels} channels");
         let (expected, found) = (describe(pixels, channels), describe(self.pixels, self.channels));
         Err(Error::Shape { what, expected, found })
-    }
-
-    /// The address of images to which nothing is to be added.
-    pub(crate) fn address(&self, what: &'static str) -> Result<u64> {
-        if self.addend.is_none() {
-            return Ok(self.block.address());
-        }
-        let expected = "images whose residual sum a batch norm has taken".to_string();
-        Err(Error::Shape { what, expected, found: "a sum still to be taken".to_string() })
     }
 }

@@ -30,7 +30,7 @@ fn pixels(shape: &PoolShape) -> usize {
 pub(crate) fn forward(engine: &Cuda, shape: &PoolShape, x: &Images) -> Result<Arc<Block>> {
     shape.check()?;
     x.check("x", pixels(shape), shape.channels)?;
-    x.address("x")?;
+    engine.settled(x)?;
     let y = engine.block(OPERATION, shape.output_len(), size_of::<f32>())?;
     let threads = shape.output_len() / shape.channels * x.pitch / 8;
     let grid = Grid::over(threads, 128, 4096);

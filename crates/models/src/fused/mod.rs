@@ -99,7 +99,7 @@ impl<B: Backend> Network<'_, B> {
             None => {
                 let Images { values, batch, height, width, channels } = images;
                 let dims = [batch, height, width, channels];
-                (backend.store_images(values, dims)?, dims.to_vec(), None)
+                (backend.store_images(&values, dims)?, dims.to_vec(), None)
             }
         };
         if !mode.is_training() {
@@ -162,13 +162,13 @@ impl<B: Backend> Images<B> {
     /// As `[N, C, H, W]`, a view of channels-last values.
     fn into_tensor(self, backend: &B) -> Result<Tensor> {
         let dims = [self.batch, self.height, self.width, self.channels];
-        let tensor = autograd::constant(backend.store_images(self.values, dims)?, dims.to_vec())?;
+        let tensor = autograd::constant(backend.store_images(&self.values, dims)?, dims.to_vec())?;
         Ok(tensor.permute((0, 3, 1, 2))?)
     }
 
     /// `relu(norm(self))`, dropped out where there is a mask.
     fn normalize(
-        &mut self,
+        &self,
         backend: &B,
         norm: &BatchNorm,
         mask: Option<Mask>,
@@ -181,7 +181,7 @@ impl<B: Backend> Images<B> {
             BatchStatistics::Running
         };
         let rows = self.batch * self.height * self.width;
-        Ok(backend.normalize(&mut self.values, rows, &norm.state(), statistics, mask)?)
+        Ok(backend.normalize(&self.values, rows, &norm.state(), statistics, mask)?)
     }
 }
 
