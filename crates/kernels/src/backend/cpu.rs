@@ -67,7 +67,7 @@ impl Backend for Cpu {
         Ok(Storage::Cpu(CpuStorage::F32(x.to_vec())))
     }
 
-    fn store_features(&self, x: Buffer) -> Result<Storage> {
+    fn store_features(&self, x: &Buffer) -> Result<Storage> {
         Ok(Storage::Cpu(CpuStorage::F32(x.to_vec())))
     }
 

@@ -179,20 +179,15 @@ impl Backend for Cuda {
         x.check("images", batch * height * width, channels)?;
         let from = self.settled(x)?;
         let (slice, to) = self.storage(x.pixels * channels)?;
-        let arguments = Pixels {
-            from,
-            to,
-            pixels: x.pixels as i64,
-            channels: channels as i32,
-            pitch: x.pitch as i32,
-        };
+        let arguments =
+            Pixels { from, to, pixels: x.pixels as i64, channels: channels as i32, pitch: x.pitch as i32 };
         let grid = Grid::over(x.pixels * x.pitch / 8, 256, 8192);
         // SAFETY: images of so many pixels, and as many floats without the padding.
         unsafe { self.launch_typed(&LAYOUT, typed!("layout_pixels"), grid, &arguments) }?;
         Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone())))
     }
 
-    fn store_features(&self, x: Features) -> Result<Storage> {
+    fn store_features(&self, x: &Features) -> Result<Storage> {
         let (slice, to) = self.storage(x.len)?;
         self.copy(&[Parameter { from: x.block.address(), to, ..plain(x.len) }])?;
         Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone())))

@@ -113,7 +113,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Images as a tensor's storage of `f32` in the order `[N, H, W, C]`, which are their dimensions.
     fn store_images(&self, x: &Self::Images, dims: [usize; 4]) -> Result<Storage>;
     /// Rows as a tensor's storage of `f32`.
-    fn store_features(&self, x: Self::Features) -> Result<Storage>;
+    fn store_features(&self, x: &Self::Features) -> Result<Storage>;
     /// All parameters' gradients as tensors of their parameters' shapes.
     fn gradients(&self, gradients: Vec<Self::Gradient>) -> Result<Vec<Tensor>>;
 

@@ -1,6 +1,6 @@
 //! What a network runs with on a GPU.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use candle_core::Tensor;
 use candle_core::cuda_backend::CudaDevice;
@@ -44,6 +44,26 @@ impl Cuda {
             memory,
             convolutions: Mutex::new(convolutions),
         })))
+    }
+
+    /// The engine of this device, precision and choice of plans (see [`with_deterministic`](Self::with_deterministic)) that is
+    /// in use already, or a new one: layers that are not told of each other share a handle, the plans and the memory.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn shared(device: &CudaDevice, precision: Precision, deterministic: bool) -> Result<Self> {
+        type Key = (candle_core::cuda_backend::DeviceId, Precision, bool);
+        static IN_USE: Mutex<Vec<(Key, Weak<Inner>)>> = Mutex::new(Vec::new());
+        let key = (device.id(), precision, deterministic);
+        let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.retain(|(_, engine)| engine.strong_count() > 0);
+        let found = in_use.iter().find(|(found, _)| *found == key);
+        if let Some(engine) = found.and_then(|(_, engine)| engine.upgrade()) {
+            return Ok(Self(engine));
+        }
+        let engine = Self::new(device, precision)?.with_deterministic(deterministic);
+        in_use.push((key, Arc::downgrade(&engine.0)));
+        Ok(engine)
     }
 
     /// With the same plans of convolutions in every run on one kind of GPU with one version of cuDNN, and so the same bits;

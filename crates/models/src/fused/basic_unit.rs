@@ -20,7 +20,7 @@ impl<B: Backend> Tail<B> {
     pub(super) fn forward(
         backend: &B,
         filters: &mut Filters<B>,
-        mut x: Images<B>,
+        x: Images<B>,
         (normalization, dropout, convolution): (&BatchNorm, &Dropout, &Conv2d),
         residual: &Images<B>,
         mode: Mode,
@@ -59,7 +59,7 @@ impl<B: Backend> Layer<B> for BasicUnit {
         &self,
         backend: &B,
         filters: &mut Filters<B>,
-        mut x: Images<B>,
+        x: Images<B>,
         mode: Mode,
     ) -> Result<(Images<B>, Option<BoxedSaved<B>>)> {
         let activated = x.normalize(backend, &self.first_normalization, None, mode)?;

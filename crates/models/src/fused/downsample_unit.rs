@@ -25,7 +25,7 @@ impl<B: Backend> Layer<B> for DownsampleUnit {
         &self,
         backend: &B,
         filters: &mut Filters<B>,
-        mut x: Images<B>,
+        x: Images<B>,
         mode: Mode,
     ) -> Result<(Images<B>, Option<BoxedSaved<B>>)> {
         let activated = x.normalize(backend, &self.input_normalization, None, mode)?;

@@ -63,7 +63,7 @@ impl Head<'_> {
     pub(super) fn forward<B: Backend>(
         &self,
         backend: &B,
-        mut x: Images<B>,
+        x: Images<B>,
         mode: Mode,
     ) -> Result<(B::Features, Option<SavedHead<B>>)> {
         let activated = x.normalize(backend, self.normalization, None, mode)?;

@@ -94,7 +94,7 @@ impl<B: Backend> Network<'_, B> {
         let (output, shape, head) = match self.head {
             Some(head) => {
                 let (features, state) = head.forward(backend, images, mode)?;
-                (backend.store_features(features)?, vec![batch, head.classes()], state)
+                (backend.store_features(&features)?, vec![batch, head.classes()], state)
             }
             None => {
                 let Images { values, batch, height, width, channels } = images;
