@@ -1,25 +1,23 @@
 #!/usr/bin/env python3
 """How the cost of a SAM step grows with batch, width and threads: a Markdown table and an SVG plot.
 
-usage: scaling.py OUT.svg [--ours target/release/examples/throughput] [--steps 3]
+usage: scaling.py OUT.svg [--steps 3]
 
-Build first: cargo build --release --example throughput. Needs matplotlib. Leave the machine otherwise idle.
+Times examples/throughput.rs, which is built first. Needs matplotlib. Leave the machine otherwise idle.
 """
 import argparse
-import json
-import subprocess
-
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+from compare_cpu import build, json_line
 
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 WIDTHS = [1, 2, 4, 6, 8, 10]
 
 
 def flops(depth, width, batch):
-    """Of a SAM step's convolutions: three products, two passes."""
+    """The operations of a SAM step's convolutions: three products in each of two passes."""
     widths, total, size, inputs = [16 * width, 32 * width, 64 * width], 3 * 16 * 9 * 32 * 32, 32, 16
     for group, outputs in enumerate(widths):
         size = 32 >> group
@@ -31,14 +29,13 @@ def flops(depth, width, batch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
-    parser.add_argument("--ours", default="target/release/examples/throughput")
     parser.add_argument("--steps", type=int, default=3)
     args = parser.parse_args()
+    ours = build("throughput")
 
     def measure(depth, width, batch, threads):
-        command = [args.ours, str(depth), str(width), str(batch), "--threads", str(threads), "--steps", str(args.steps)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)["seconds_per_step"]
+        command = [ours, depth, width, batch, "--threads", threads, "--steps", args.steps]
+        return json_line(command)["seconds_per_step"]
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
     print("| network | batch | threads | ms per image | GFLOP/s |\n|---|---|---|---|---|")

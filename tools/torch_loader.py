@@ -1,23 +1,24 @@
 #!/usr/bin/env python3
-"""Time torchvision's way to the reference's augmentation, beside `examples/loader.rs`.
+"""Time the reference augmentation in torchvision: images per second, a JSON line for each number of workers.
 
 usage: torch_loader.py DATA_DIR [--workers 0 1 2 4] [--batch 128] [--epochs 1]
-       torch_loader.py DATA_DIR --compare target/release/examples/loader [--pairs 5]
+       torch_loader.py DATA_DIR --compare [--pairs 5]
 
-DATA_DIR is the folder with train.bin of CIFAR-100's binary version. Each image is a PIL image, as in torchvision's data
-sets; crop with padding 4, flip, to a tensor, normalize, cutout 16x16 with probability 0.5. Prints a JSON line for each
-number of workers. With --compare, runs the best number of workers and our program in turn and prints the ratios.
+DATA_DIR is the folder with train.bin of CIFAR-100's binary version. Needs torch, torchvision and numpy. Each image is a PIL
+image, as in torchvision's data sets; it is cropped with padding 4, flipped, made a tensor and normalized, and a square of
+16x16 is cut out with probability 0.5. With --compare, examples/loader.rs is built, runs in turn with torchvision's best
+number of workers, and the ratios are printed.
 """
 import argparse
 import json
 import pathlib
 import random
 import statistics
-import subprocess
 import time
 
 import numpy
 import torch
+from compare_cpu import build, json_line
 from PIL import Image
 from torchvision import transforms
 
@@ -74,7 +75,7 @@ def main():
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--compare")
+    parser.add_argument("--compare", action="store_true", help="run this project's loader too")
     parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
     data = Cifar100(args.data_dir)
@@ -89,10 +90,10 @@ def main():
     if not args.compare:
         return
     best = max(rates, key=rates.get)
-    command = [args.compare, "--data-dir", args.data_dir, "--batch", str(args.batch), "--epochs", "10"]
+    command = [build("loader"), "--data-dir", args.data_dir, "--batch", args.batch, "--epochs", 10]
     pairs = []
     for _ in range(args.pairs):
-        ours = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        ours = json_line(command)
         pairs.append((theirs(best), ours["images_per_second"], ours["peak_bytes"]))
         print(json.dumps({"workers": best, "torchvision": pairs[-1][0], "ours": pairs[-1][1]}), flush=True)
     ratios = [ours / theirs for theirs, ours, _ in pairs]

@@ -34,13 +34,13 @@ class Run(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.addCleanup(setattr, run, "HERE", run.HERE)
         run.HERE = self.here = pathlib.Path(folder.name)
-        for name in ("bin", "golden", "peer", "data", "results"):
+        for name in ("bin", "golden", "data", "results"):
             (self.here / name).mkdir()
         (self.here / "golden/a.safetensors").touch()
         self.program("devices", 'print("test cuda::a ... ok\\ntest result: ok. 1 passed")')
         self.program("verify", 'print(\'{"file": "a", "ok": true}\')')
         self.steps(0.020, 0.97, 100)
-        (self.here / "peer/sam_step.py").write_text(STEP.format(seconds=0.040, share=1, peak=200))
+        (self.here / "torch_peer.py").write_text(STEP.format(seconds=0.040, share=1, peak=200))
         self.program("cifar100", TRAIN.format(stops=False))
 
     def program(self, name, code):
