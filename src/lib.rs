@@ -59,5 +59,4 @@ pub use wrn_sam_optim as optim;
 pub use wrn_sam_train as train;
 
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages;

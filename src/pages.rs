@@ -1,0 +1,19 @@
+//! The pages for people: their code is compiled and run as documentation tests.
+#![allow(missing_docs)]
+
+#[doc = include_str!("../README.md")]
+pub mod readme {}
+#[doc = include_str!("../crates/data/README.md")]
+pub mod data {}
+#[doc = include_str!("../crates/files/README.md")]
+pub mod files {}
+#[doc = include_str!("../crates/kernels/README.md")]
+pub mod kernels {}
+#[doc = include_str!("../crates/losses/README.md")]
+pub mod losses {}
+#[doc = include_str!("../crates/models/README.md")]
+pub mod models {}
+#[doc = include_str!("../crates/optim/README.md")]
+pub mod optim {}
+#[doc = include_str!("../crates/train/README.md")]
+pub mod train {}
