@@ -17,3 +17,10 @@ pub mod models {}
 pub mod optim {}
 #[doc = include_str!("../crates/train/README.md")]
 pub mod train {}
+
+#[doc = include_str!("../docs/book/src/own-data.md")]
+pub mod own_data {}
+#[doc = include_str!("../docs/book/src/own-network.md")]
+pub mod own_network {}
+#[doc = include_str!("../docs/book/src/sam.md")]
+pub mod sam {}
