@@ -24,7 +24,7 @@ struct Setup {
 impl Setup {
     fn new(depth: usize, width_factor: usize, batch: usize) -> Result<Self, Box<dyn Error>> {
         let device = &Device::Cpu;
-        let config = WideResNetConfig { depth, width_factor, ..WideResNetConfig::default() };
+        let config = WideResNetConfig::new(depth, width_factor);
         let parameters = Parameters::new(17, DType::F32, device);
         let model = WideResNet::new(&config, parameters.var_builder())?;
         // A classifier of zeros, which training begins with, would leave all other gradients zero.

@@ -162,7 +162,7 @@ type Work = Box<dyn FnMut() -> Result<Duration, AnyError>>;
 
 fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
     let (depth, width_factor) = (args.depth, args.width);
-    let network = WideResNetConfig { depth, width_factor, classes: LABELS, ..WideResNetConfig::default() };
+    let network = WideResNetConfig::new(depth, width_factor).with_classes(LABELS);
     let parameters = Parameters::new(17, DType::F32, device);
     let mut model = WideResNet::new(&network, parameters.var_builder())?;
     if args.threads != 0 {

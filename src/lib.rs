@@ -27,7 +27,7 @@
 //! let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
 //! let loader = Loader::new(&cifar.train, augmentation, LoaderConfig { batch_size: 8, ..Default::default() })?;
 //! let parameters = Parameters::new(17, DType::F32, &Device::Cpu);
-//! let config = WideResNetConfig { depth: 10, width_factor: 1, ..Default::default() };
+//! let config = WideResNetConfig::new(10, 1);
 //! let model = WideResNet::new(&config, parameters.var_builder())?;
 //! let sgd = Sgd::new(parameters.trainable(), SgdConfig { momentum: 0.9, ..Default::default() })?;
 //! let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..Default::default() })?;

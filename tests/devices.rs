@@ -99,7 +99,7 @@ fn compare_sam<O: Optimizer>(device: &Device, config: SamConfig, base: impl Fn(V
 
 fn network(device: &Device) -> (Parameters, WideResNet) {
     let parameters = Parameters::new(5, DType::F32, device);
-    let config = WideResNetConfig { depth: 10, width_factor: 2, classes: 20, ..WideResNetConfig::default() };
+    let config = WideResNetConfig::new(10, 2).with_classes(20);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     let weight = parameters.get("f.8_classification.weight").unwrap();
     weight.set(&numbers(9, weight.dims()).to_device(device).unwrap()).unwrap();

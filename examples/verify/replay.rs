@@ -63,13 +63,7 @@ pub fn replay(
     device: &Device,
 ) -> Result<Errors, AnyError> {
     let config = &golden.config;
-    let network = WideResNetConfig {
-        depth: config.depth,
-        width_factor: config.width,
-        dropout: 0.0,
-        in_channels: 3,
-        classes: config.labels,
-    };
+    let network = WideResNetConfig::new(config.depth, config.width).with_classes(config.labels);
     let parameters = Parameters::new(0, dtype, device);
     let model = WideResNet::new(&network, parameters.var_builder())?;
     let model = model.with_precision(precision)?.with_deterministic(deterministic);

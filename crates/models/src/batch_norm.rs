@@ -1,15 +1,20 @@
 use candle_core::{DType, Tensor, Var};
-use candle_nn::VarBuilder;
+use candle_nn::{ModuleT, VarBuilder};
+use wrn_sam_kernels::backend::{BatchNormState, BatchStatistics, batch_norm_relu};
 use wrn_sam_kernels::batch_norm::track;
+use wrn_sam_kernels::{Backend, Cpu};
 
+use crate::compute::{Compute, Placement};
 use crate::error::{Error, Result};
 use crate::init;
 use crate::mode::Mode;
+use crate::pass::{Extent, check_images};
+use crate::plain::relu;
 
 /// Added to the variance, as PyTorch's default.
-pub(crate) const EPSILON: f64 = 1e-5;
+const EPSILON: f64 = 1e-5;
 /// The batch's share in the running statistics, as PyTorch's default.
-pub(crate) const MOMENTUM: f64 = 0.1;
+const MOMENTUM: f64 = 0.1;
 
 /// Batch normalization over [N, C, H, W], a channel at a time (Ioffe and Szegedy, <https://arxiv.org/abs/1502.03167>):
 ///
@@ -25,14 +30,15 @@ pub(crate) const MOMENTUM: f64 = 0.1;
 ///
 /// Parameters `weight` and `bias`, buffers `running_mean` and `running_var`, each of shape `[C]`; and the buffer
 /// `num_batches_tracked`, an I64 scalar that counts every training pass.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BatchNorm {
     pub(crate) name: String,
     pub(crate) weight: Tensor,
     pub(crate) bias: Tensor,
-    pub(crate) running_mean: Var,
-    pub(crate) running_var: Var,
-    pub(crate) num_batches_tracked: Var,
+    running_mean: Var,
+    running_var: Var,
+    num_batches_tracked: Var,
+    placement: Placement,
 }
 
 impl BatchNorm {
@@ -55,7 +61,15 @@ impl BatchNorm {
                 init::ZERO,
                 DType::I64,
             )?)?,
+            placement: Placement::default(),
         })
+    }
+
+    /// On the CPU, runs on the threads and instruction set of `cpu` instead of [`Cpu::shared`]'s.
+    #[must_use]
+    pub fn with_cpu(mut self, cpu: Cpu) -> Self {
+        self.placement.set_cpu(&self.weight, cpu);
+        self
     }
 
     /// Channels of the input.
@@ -63,12 +77,38 @@ impl BatchNorm {
         self.weight.elem_count()
     }
 
-    /// Normalizes `x` [N, C, H, W] of the parameters' float dtype, on their device.
+    /// Normalizes `x` [N, C, H, W] of the parameters' float dtype, on their device, in candle's own operations:
+    /// differentiable in every mode.
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::InputDType`]; [`Error::TooFewValues`] for a training pass over one value per channel.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.check_input(x, mode)?;
+        self.check_input(x)?;
+        self.check_count(Extent::from_tensor(x)?, mode)?;
+        self.forward_plain(x, mode)
+    }
+
+    /// `relu(self.forward(x, mode))`, which in f32 on the CPU, and with the feature `cuda` on a GPU, is one of the project's
+    /// own operations. As such it builds no graph in [`Mode::Eval`], and its output has its channels last in memory.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_relu(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.check_input(x)?;
+        self.check_count(Extent::from_tensor(x)?, mode)?;
+        match self.placement.compute(&self.weight)? {
+            Compute::Cpu(cpu) => self.fused(cpu, x, mode),
+            #[cfg(feature = "cuda")]
+            Compute::Cuda(cuda) => self.fused(cuda, x, mode),
+            Compute::Plain => Ok(relu(&self.forward_plain(x, mode)?)?),
+        }
+    }
+
+    fn fused<B: Backend>(&self, backend: &B, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        Ok(batch_norm_relu(backend, x, &self.state(), Self::statistics(mode))?)
+    }
+
+    pub(crate) fn forward_plain(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let channels = self.channels();
         let column = |values: &Tensor| Ok::<_, Error>(accumulated(values)?.reshape((1, channels, 1))?);
         let input = accumulated(x)?.flatten_from(2)?;
@@ -90,29 +130,51 @@ impl BatchNorm {
         Ok(y.reshape(x.shape())?.to_dtype(x.dtype())?)
     }
 
-    pub(crate) fn check_input(&self, x: &Tensor, mode: Mode) -> Result<()> {
-        let (channels, found) = (self.channels(), x.dims());
-        if found.len() != 4 || found[1] != channels || x.elem_count() == 0 {
-            let (layer, expected) = (self.layer(), format!("[N, {channels}, H, W] with nothing empty"));
-            return Err(Error::InputShape { layer, expected, found: found.to_vec() });
-        }
-        if x.dtype() != self.weight.dtype() {
-            let (layer, expected, found) = (self.layer(), self.weight.dtype(), x.dtype());
-            return Err(Error::InputDType { layer, expected, found });
-        }
-        self.check_count(found, mode)
+    /// That `x` is of images with as many channels, in the parameters' dtype.
+    pub(crate) fn check_input(&self, x: &Tensor) -> Result<()> {
+        check_images(&self.layer(), self.channels(), self.weight.dtype(), x)
     }
 
-    /// That images of shape `dims` have a variance, where the mode needs one.
-    pub(crate) fn check_count(&self, dims: &[usize], mode: Mode) -> Result<()> {
-        if mode.is_training() && dims.iter().product::<usize>() == self.channels() {
-            return Err(Error::TooFewValues { layer: self.layer(), found: dims.to_vec() });
+    /// That images have a variance, where the mode needs one.
+    pub(crate) fn check_count(&self, x: Extent, mode: Mode) -> Result<()> {
+        if mode.is_training() && x.pixels() == 1 {
+            return Err(Error::TooFewValues { layer: self.layer(), found: x.dims().to_vec() });
         }
         Ok(())
     }
 
     fn layer(&self) -> String {
         if self.name.is_empty() { "BatchNorm".to_string() } else { self.name.clone() }
+    }
+
+    /// What the kernels take.
+    pub(crate) fn state(&self) -> BatchNormState<'_> {
+        BatchNormState {
+            weight: &self.weight,
+            bias: &self.bias,
+            running_mean: &self.running_mean,
+            running_var: &self.running_var,
+            num_batches_tracked: &self.num_batches_tracked,
+            epsilon: EPSILON,
+            momentum: MOMENTUM,
+        }
+    }
+
+    /// The statistics that a mode normalizes with.
+    pub(crate) fn statistics(mode: Mode) -> BatchStatistics {
+        match mode {
+            Mode::Train | Mode::TrainFrozenStatistics => {
+                BatchStatistics::Batch { moves: mode.moves_statistics() }
+            }
+            Mode::Eval => BatchStatistics::Running,
+        }
+    }
+}
+
+/// `train` chooses between [`Mode::Train`] and [`Mode::Eval`].
+impl ModuleT for BatchNorm {
+    fn forward_t(&self, x: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        Ok(self.forward(x, Mode::from_train(train))?)
     }
 }
 

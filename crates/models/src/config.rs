@@ -10,13 +10,14 @@ use crate::state_dict;
 /// ```
 /// use wrn_sam_models::WideResNetConfig;
 ///
-/// let config = WideResNetConfig { depth: 16, width_factor: 4, ..Default::default() };
+/// let config = WideResNetConfig::new(16, 4).with_dropout(0.3);
 /// assert_eq!(config.units_per_group(), 2);
 /// assert_eq!(config.widths(), [16, 64, 128, 256]);
-/// let error = WideResNetConfig { depth: 33, ..config }.validate().unwrap_err();
+/// let error = WideResNetConfig::new(33, 4).validate().unwrap_err();
 /// assert_eq!(error.to_string(), "depth = 33: must be 6n + 4 and at least 10; the nearest are 28 and 34");
 /// ```
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct WideResNetConfig {
     /// Layers with weights on the longest path but for the projections: 6n + 4, at least 10, where n is the number
     /// of units in each of the three groups. Default 34.
@@ -34,7 +35,7 @@ pub struct WideResNetConfig {
 impl Default for WideResNetConfig {
     /// WRN-34-10 without dropout, for CIFAR-100: 46.2 million parameters.
     fn default() -> Self {
-        Self { depth: 34, width_factor: 10, dropout: 0.0, in_channels: 3, classes: 100 }
+        Self::new(34, 10)
     }
 }
 
@@ -42,6 +43,32 @@ impl Default for WideResNetConfig {
 const LARGEST: usize = 1 << 16;
 
 impl WideResNetConfig {
+    /// WRN-`depth`-`width_factor` without dropout, for CIFAR-100: 3 channels, 100 classes. [`WideResNet::new`] checks the
+    /// values.
+    ///
+    /// [`WideResNet::new`]: crate::WideResNet::new
+    pub fn new(depth: usize, width_factor: usize) -> Self {
+        Self { depth, width_factor, dropout: 0.0, in_channels: 3, classes: 100 }
+    }
+
+    /// With another [`dropout`](Self::dropout).
+    #[must_use]
+    pub fn with_dropout(self, dropout: f64) -> Self {
+        Self { dropout, ..self }
+    }
+
+    /// With another number of [`in_channels`](Self::in_channels).
+    #[must_use]
+    pub fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
+    }
+
+    /// With another number of [`classes`](Self::classes).
+    #[must_use]
+    pub fn with_classes(self, classes: usize) -> Self {
+        Self { classes, ..self }
+    }
+
     /// Checks every field.
     ///
     /// # Errors

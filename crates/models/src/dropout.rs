@@ -1,6 +1,5 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Tensor;
 use rand_chacha::rand_core::Rng;
 use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::dropout::Mask;
@@ -12,73 +11,83 @@ use crate::random::stream;
 /// Sets each element to zero with probability p in training, and multiplies the others by 1 / (1 - p)
 /// (Srivastava et al., 2014).
 ///
-/// Whether an element is kept depends on (seed, pass, the layer's name, the element's position) alone. The pass
-/// advances by one with every training forward.
-#[derive(Debug)]
+/// Whether an element is kept depends only on (seed, pass, the layer's name, the element's position).
+#[derive(Debug, Clone)]
 pub(crate) struct Dropout {
     probability: f64,
     name: String,
-    position: Mutex<Position>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Position {
-    seed: u64,
-    pass: u64,
 }
 
 impl Dropout {
-    /// At seed 0, pass 0.
     pub(crate) fn new(probability: f64, name: String) -> Result<Self> {
         let holds = (0.0..1.0).contains(&probability);
         OutOfRange::check("dropout", probability, holds, "a probability in [0, 1)")?;
-        Ok(Self { probability, name, position: Mutex::default() })
+        Ok(Self { probability, name })
     }
 
-    /// Sets the seed and the number of the next pass.
-    pub(crate) fn seek(&self, seed: u64, pass: u64) {
-        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = Position { seed, pass };
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
-    /// The mask of this pass, or none where every element is kept as it is.
-    pub(crate) fn next_mask(&self, mode: Mode) -> Option<Mask> {
-        if !mode.is_training() || self.probability == 0.0 {
-            return None;
-        }
-        let Position { seed, pass } = {
-            let mut next = self.position.lock().unwrap_or_else(PoisonError::into_inner);
-            let position = *next;
-            next.pass = position.pass.wrapping_add(1);
-            position
-        };
-        let key = stream(seed, *b"dropout.", &self.name, pass).next_u64();
-        Some(Mask::new(key, self.probability))
+    pub(crate) fn probability(&self) -> f64 {
+        self.probability
+    }
+}
+
+/// What chooses the masks of one pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Masks {
+    pub(crate) mode: Mode,
+    pub(crate) position: Position,
+}
+
+impl Masks {
+    /// The layer's mask, or none where every element is kept as it is.
+    pub(crate) fn mask(&self, dropout: Option<&Dropout>) -> Option<Mask> {
+        let dropout = dropout.filter(|dropout| self.mode.is_training() && dropout.probability > 0.0)?;
+        let Position { seed, pass } = self.position;
+        let key = stream(seed, *b"dropout.", &dropout.name, pass).next_u64();
+        Some(Mask::new(key, dropout.probability))
+    }
+}
+
+/// The seed of the masks, and the number of the next training pass.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Position {
+    pub(crate) seed: u64,
+    pub(crate) pass: u64,
+}
+
+/// The position of a network. A clone is another handle to the same one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Passes(Arc<Mutex<Position>>);
+
+impl Passes {
+    pub(crate) fn seek(&self, position: Position) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
     }
 
-    pub(crate) fn forward_plain(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let Some(mask) = self.next_mask(mode) else { return Ok(x.clone()) };
-        let (n, c, h, w) = x.dims4()?;
-        let mut values = vec![0.0; x.elem_count()];
-        mask.fill(0, &mut values);
-        let mask = Tensor::from_vec(values, (n, h, w, c), x.device())?.permute((0, 3, 1, 2))?;
-        Ok((x * mask.to_dtype(x.dtype())?)?)
+    pub(crate) fn position(&self) -> Position {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
 
-    fn values(dropout: &Dropout, mode: Mode) -> Vec<f32> {
-        let x = Tensor::ones((8, 16, 12, 12), DType::F32, &Device::Cpu).unwrap();
-        dropout.forward_plain(&x, mode).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    fn values(dropout: &Dropout, seed: u64, pass: u64, mode: Mode) -> Vec<f32> {
+        let mut values = vec![1.0; 8 * 16 * 12 * 12];
+        if let Some(mask) = (Masks { mode, position: Position { seed, pass } }).mask(Some(dropout)) {
+            mask.fill(0, &mut values);
+        }
+        values
     }
 
     #[test]
     fn drops_its_share_and_keeps_the_mean() {
         for p in [0.1, 0.3, 0.5, 0.9] {
-            let values = values(&Dropout::new(p, "d".into()).unwrap(), Mode::Train);
+            let values = values(&Dropout::new(p, "d".into()).unwrap(), 0, 0, Mode::Train);
             let scale = (1.0 / (1.0 - p)) as f32;
             assert!(values.iter().all(|&v| v == 0.0 || v == scale));
             let dropped = values.iter().filter(|&&v| v == 0.0).count() as f64 / values.len() as f64;
@@ -89,7 +98,7 @@ mod tests {
 
     #[test]
     fn neighbors_are_independent() {
-        let values = values(&Dropout::new(0.5, "d".into()).unwrap(), Mode::Train);
+        let values = values(&Dropout::new(0.5, "d".into()).unwrap(), 0, 0, Mode::Train);
         for lag in [1, 12, 144, 2304] {
             let pairs = values.iter().zip(&values[lag..]).filter(|(a, b)| a == b).count();
             let share = pairs as f64 / (values.len() - lag) as f64;
@@ -98,23 +107,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_its_seed_number_and_layer() {
-        let dropout = Dropout::new(0.5, "a".into()).unwrap();
-        dropout.seek(17, 0);
-        let passes: Vec<_> = (0..3).map(|_| values(&dropout, Mode::Train)).collect();
-        assert_ne!(passes[0], passes[1]);
-        assert_ne!(passes[1], passes[2]);
-
-        dropout.seek(17, 1);
-        assert_eq!(values(&dropout, Mode::TrainFrozenStatistics), passes[1]);
-        assert_eq!(values(&dropout, Mode::Eval), vec![1.0; passes[0].len()]);
-        assert_eq!(values(&dropout, Mode::Train), passes[2]);
-
-        dropout.seek(18, 0);
-        assert_ne!(values(&dropout, Mode::Train), passes[0]);
-        let other = Dropout::new(0.5, "b".into()).unwrap();
-        other.seek(17, 0);
-        assert_ne!(values(&other, Mode::Train), passes[0]);
+    fn a_mask_is_its_seed_pass_and_layer() {
+        let [a, b] = ["a", "b"].map(|name| Dropout::new(0.5, name.into()).unwrap());
+        let mask = values(&a, 17, 1, Mode::Train);
+        assert_eq!(values(&a, 17, 1, Mode::TrainFrozenStatistics), mask);
+        for other in
+            [values(&a, 17, 0, Mode::Train), values(&a, 18, 1, Mode::Train), values(&b, 17, 1, Mode::Train)]
+        {
+            assert_ne!(other, mask);
+        }
+        assert_eq!(values(&a, 17, 1, Mode::Eval), vec![1.0; mask.len()]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 #![deny(missing_docs)]
 //! Wide ResNets for [candle](candle_core): seeded, exact to PyTorch's, and with its state dicts.
 //!
-//! - [`WideResNet`] is the network that [`WideResNetConfig`] describes; [`BasicUnit`], [`DownsampleUnit`] and
-//!   [`BatchNorm`] are its parts, each usable alone.
+//! - [`WideResNet`] is the network that [`WideResNetConfig`] describes. [`BasicUnit`], [`DownsampleUnit`],
+//!   [`BatchNorm`] and [`Conv2d`] are its parts, for networks of your own.
 //! - [`Mode`] is an argument of every `forward`: it says whether batch statistics are used, and whether the running
 //!   ones move. SAM's second pass uses [`Mode::TrainFrozenStatistics`].
 //! - [`Parameters`] holds the values by name: what to train, what to save.
@@ -16,7 +16,7 @@
 //! use wrn_sam_models::{Mode, Parameters, WideResNet, WideResNetConfig};
 //!
 //! let device = Device::Cpu;
-//! let config = WideResNetConfig { depth: 10, width_factor: 1, classes: 10, ..Default::default() };
+//! let config = WideResNetConfig::new(10, 1).with_classes(10);
 //!
 //! // A model takes its values from a builder. This one draws them from seed 17, the same on every machine.
 //! let parameters = Parameters::new(17, DType::F32, &device);
@@ -44,30 +44,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod basic_unit;
 mod batch_norm;
+mod compute;
 mod config;
-mod conv;
-mod downsample_unit;
+mod conv2d;
+mod description;
 mod dropout;
 mod error;
-mod fused;
+mod head;
 mod init;
 mod mode;
 mod parameters;
+mod pass;
+mod plain;
 mod random;
-mod relu;
+mod recording;
+mod runner;
 mod state_dict;
 mod summary;
+mod tape;
+mod unit;
 mod wide_resnet;
 
-pub use basic_unit::BasicUnit;
 pub use batch_norm::BatchNorm;
 pub use config::WideResNetConfig;
-pub use downsample_unit::DownsampleUnit;
+pub use conv2d::Conv2d;
 pub use error::{Error, Mismatch, Misshapen, Result};
 pub use mode::Mode;
 pub use parameters::{Kind, Parameters};
 pub use summary::{LayerSummary, Summary, summary};
+pub use unit::{BasicUnit, DownsampleUnit};
 pub use wide_resnet::WideResNet;
 pub use wrn_sam_kernels::Precision;

@@ -1,10 +1,18 @@
 use std::fmt;
 
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
 use wrn_sam_kernels::OutOfRange;
 
 use crate::config::WideResNetConfig;
+use crate::conv2d::Conv2d;
+use crate::description::{Description, Step};
 use crate::error::Result;
-use crate::wide_resnet::IMAGE_SIZE;
+use crate::head::Linear;
+use crate::mode::Mode;
+use crate::wide_resnet::WideResNet;
 
 /// One layer of a [`Summary`].
 #[derive(Debug, Clone, PartialEq)]
@@ -13,7 +21,7 @@ pub struct LayerSummary {
     /// The name that its values have in the state dict.
     pub name: String,
     /// What it computes.
-    pub kind: &'static str,
+    pub kind: String,
     /// Its output's shape, the batch first.
     pub output_shape: Vec<usize>,
     /// Trainable numbers.
@@ -82,93 +90,63 @@ impl Summary {
 /// ```
 pub fn summary(config: &WideResNetConfig, batch: usize) -> Result<Summary> {
     config.validate()?;
-    OutOfRange::check("batch", batch, (1..=1 << 20).contains(&batch), "between 1 and 1048576")?;
-    let widths = config.widths();
-    let mut way = Way { batch, channels: config.in_channels, size: IMAGE_SIZE, layers: Vec::new() };
-    way.convolution("f.0_convolution", "Conv2d 3x3", widths[0], 3, 1);
-    for (group, &width) in widths.iter().enumerate().skip(1) {
-        for unit in 0..config.units_per_group() {
-            let prefix = format!("f.{group}_block.block.{unit}");
-            if unit == 0 {
-                let (in_channels, in_size, stride) = (way.channels, way.size, if group == 1 { 1 } else { 2 });
-                way.normalization(&format!("{prefix}.norm_act.0_normalization"));
-                way.convolution(&format!("{prefix}.block.0_convolution"), "Conv2d 3x3", width, 3, stride);
-                way.normalization(&format!("{prefix}.block.1_normalization"));
-                way.dropout(&format!("{prefix}.block.3_dropout"), config.dropout);
-                way.convolution(&format!("{prefix}.block.4_convolution"), "Conv2d 3x3", width, 3, 1);
-                (way.channels, way.size) = (in_channels, in_size);
-                way.convolution(&format!("{prefix}.downsample"), "Conv2d 1x1", width, 1, stride);
-            } else {
-                way.normalization(&format!("{prefix}.block.0_normalization"));
-                way.convolution(&format!("{prefix}.block.2_convolution"), "Conv2d 3x3", width, 3, 1);
-                way.normalization(&format!("{prefix}.block.3_normalization"));
-                way.dropout(&format!("{prefix}.block.5_dropout"), config.dropout);
-                way.convolution(&format!("{prefix}.block.6_convolution"), "Conv2d 3x3", width, 3, 1);
-            }
-        }
-    }
-    way.normalization("f.4_normalization");
-    way.push("f.6_pooling", "AvgPool2d 8x8", vec![batch, widths[3]], 0, 0, 0.0);
-    let (inputs, classes) = (widths[3] as u64, config.classes as u64);
-    let flops = 2.0 * batch as f64 * (inputs * classes) as f64;
-    way.push("f.8_classification", "Linear", vec![batch, config.classes], (inputs + 1) * classes, 0, flops);
-    Ok(Summary { config: config.clone(), batch, layers: way.layers })
+    let holds = (1..=1 << 20).contains(&batch);
+    OutOfRange::check("batch", batch, holds, "between 1 and 1048576")?;
+    let vb = VarBuilder::from_backend(Box::new(Meta), DType::F32, Device::Cpu);
+    let network = WideResNet::new(config, vb)?;
+    let description = Description::new(&network, network.input(batch), Mode::Eval)?;
+    let layers = description.steps.into_iter().map(|(step, output)| layer(&step, output)).collect();
+    Ok(Summary { config: config.clone(), batch, layers })
 }
 
-/// Where the data stands while the layers are listed.
-struct Way {
-    batch: usize,
-    channels: usize,
-    size: usize,
-    layers: Vec<LayerSummary>,
+fn layer(step: &Step, output_shape: Vec<usize>) -> LayerSummary {
+    // With the number of those parameters that each pixel of the output takes.
+    let (name, kind, parameters, buffers, multiplied) = match step {
+        Step::Convolution(Conv2d { name, weight, .. }) => {
+            let (kernel, weights) = (weight.dims()[3], weight.elem_count());
+            (name.as_str(), format!("Conv2d {kernel}x{kernel}"), weights, 0, weights)
+        }
+        Step::BatchNorm(norm) => {
+            let channels = norm.channels();
+            (norm.name.as_str(), "BatchNorm + ReLU".to_string(), 2 * channels, 2 * channels + 1, 0)
+        }
+        Step::Dropout(dropout) => (dropout.name(), "Dropout".to_string(), 0, 0, 0),
+        Step::Pool(pool, x) => (pool.name.as_str(), format!("AvgPool2d {}x{}", x.height, x.width), 0, 0, 0),
+        Step::Linear(Linear { name, weight, bias }) => {
+            let weights = weight.elem_count();
+            (name.as_str(), "Linear".to_string(), weights + bias.elem_count(), 0, weights)
+        }
+    };
+    let pixels: f64 = output_shape[..1].iter().chain(&output_shape[2..]).map(|&size| size as f64).product();
+    LayerSummary {
+        name: name.to_string(),
+        kind,
+        output_shape,
+        parameters: parameters as u64,
+        buffers: buffers as u64,
+        flops: 2.0 * multiplied as f64 * pixels,
+    }
 }
 
-impl Way {
-    fn convolution(
-        &mut self,
-        name: &str,
-        kind: &'static str,
-        out_channels: usize,
-        kernel: u64,
-        stride: usize,
-    ) {
-        let weights = out_channels as u64 * self.channels as u64 * kernel * kernel;
-        self.channels = out_channels;
-        self.size = self.size.div_ceil(stride);
-        let flops = 2.0 * weights as f64 * (self.batch * self.size * self.size) as f64;
-        self.push(name, kind, vec![self.batch, out_channels, self.size, self.size], weights, 0, flops);
+/// Gives parameters that have a shape and no values, as those on PyTorch's meta device: a network of them can be described.
+struct Meta;
+
+impl SimpleBackend for Meta {
+    fn get(&self, shape: Shape, _: &str, _: Init, dtype: DType, _: &Device) -> candle_core::Result<Tensor> {
+        let storage = match dtype {
+            DType::I64 => CpuStorage::I64(Vec::new()),
+            _ => CpuStorage::F32(Vec::new()),
+        };
+        // A variable, so that a buffer is made of it without a copy of its values.
+        Ok(Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), true))
     }
 
-    fn normalization(&mut self, name: &str) {
-        let channels = self.channels as u64;
-        let shape = vec![self.batch, self.channels, self.size, self.size];
-        self.push(name, "BatchNorm + ReLU", shape, 2 * channels, 2 * channels + 1, 0.0);
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("{name} is asked for without its shape")
     }
 
-    /// Without dropout there is no such layer.
-    fn dropout(&mut self, name: &str, probability: f64) {
-        if probability > 0.0 {
-            self.push(name, "Dropout", vec![self.batch, self.channels, self.size, self.size], 0, 0, 0.0);
-        }
-    }
-
-    fn push(
-        &mut self,
-        name: &str,
-        kind: &'static str,
-        output_shape: Vec<usize>,
-        parameters: u64,
-        buffers: u64,
-        flops: f64,
-    ) {
-        self.layers.push(LayerSummary {
-            name: name.to_string(),
-            kind,
-            output_shape,
-            parameters,
-            buffers,
-            flops,
-        });
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
     }
 }
 
@@ -227,7 +205,9 @@ mod tests {
             (10, 2, 1, 20, 304_708, 935),
         ];
         for (depth, width_factor, in_channels, classes, parameters, buffers) in counts {
-            let config = WideResNetConfig { depth, width_factor, dropout: 0.0, in_channels, classes };
+            let config = WideResNetConfig::new(depth, width_factor)
+                .with_in_channels(in_channels)
+                .with_classes(classes);
             let summary = summary(&config, 1).unwrap();
             assert_eq!((summary.parameters(), summary.buffers()), (parameters, buffers), "{config:?}");
         }
@@ -241,13 +221,13 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned() {
-        let config = WideResNetConfig { depth: 10, width_factor: 1, ..Default::default() };
+        let config = WideResNetConfig::new(10, 1);
         let text = summary(&config, 4).unwrap().to_string();
         let table: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
         assert_eq!(table.len(), 1 + 1 + 3 * 5 + 3);
         assert!(table.iter().all(|line| line.len() == table[0].len()), "{text}");
         assert!(text.contains("f.3_block.block.0.downsample") && text.contains("[4, 64, 8, 8]"), "{text}");
-        let dropping = summary(&WideResNetConfig { dropout: 0.3, ..config }, 4).unwrap();
+        let dropping = summary(&config.with_dropout(0.3), 4).unwrap();
         assert_eq!(dropping.layers.iter().filter(|layer| layer.kind == "Dropout").count(), 3);
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(grouped(123), "123");

@@ -188,12 +188,13 @@ fn downsample_units_agree() {
 }
 
 fn small() -> WideResNetConfig {
-    WideResNetConfig { depth: 10, width_factor: 1, dropout: 0.0, in_channels: 3, classes: 7 }
+    WideResNetConfig::new(10, 1).with_classes(7)
 }
 
 #[test]
 fn networks_agree() {
-    for (config, batch) in [(small(), 4), (WideResNetConfig { depth: 16, dropout: 0.2, ..small() }, 3)] {
+    for (config, batch) in [(small(), 4), (WideResNetConfig::new(16, 1).with_dropout(0.2).with_classes(7), 3)]
+    {
         compare(
             &noise(&[batch, 3, 32, 32], 7),
             &|parameters| WideResNet::new(&config, parameters.var_builder()).unwrap(),
@@ -243,7 +244,7 @@ fn the_cpu_refuses_lower_precisions_and_handed_over_gradients_are_not_had_otherw
 
 #[test]
 fn results_are_the_same_for_any_number_of_threads() {
-    let config = WideResNetConfig { dropout: 0.1, ..small() };
+    let config = small().with_dropout(0.1);
     let x = noise(&[5, 3, 32, 32], 8);
     let mut expected: Option<Vec<Vec<f32>>> = None;
     for threads in 1..=3 {

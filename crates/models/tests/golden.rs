@@ -28,7 +28,7 @@ impl Golden {
             let path = folder.join(format!("{name}.safetensors"));
             let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let config = WideResNetConfig { depth, width_factor, classes, ..Default::default() };
+            let config = WideResNetConfig::new(depth, width_factor).with_classes(classes);
             Golden { config, smoothing, tensors }
         };
         FILES.into_iter().map(read).collect()

@@ -12,7 +12,7 @@ use wrn_sam_models::{
 const CPU: Device = Device::Cpu;
 
 fn config(depth: usize, width_factor: usize, classes: usize) -> WideResNetConfig {
-    WideResNetConfig { depth, width_factor, classes, ..Default::default() }
+    WideResNetConfig::new(depth, width_factor).with_classes(classes)
 }
 
 fn build(seed: u64, config: &WideResNetConfig) -> (WideResNet, Parameters) {
@@ -32,9 +32,7 @@ fn write(path: &Path, state: &HashMap<String, Tensor>) {
 
 #[test]
 fn summary_and_store_agree() {
-    for config in
-        [config(10, 1, 10), config(16, 2, 100), WideResNetConfig { in_channels: 1, ..config(22, 1, 3) }]
-    {
+    for config in [config(10, 1, 10), config(16, 2, 100), config(22, 1, 3).with_in_channels(1)] {
         let (_, parameters) = build(0, &config);
         let summary = summary(&config, 2).unwrap();
         assert_eq!(summary.parameters(), parameters.parameter_count() as u64);
@@ -210,9 +208,7 @@ fn a_state_is_a_copy_and_may_be_the_models_own() {
 fn a_configuration_is_read_from_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    for config in
-        [config(10, 1, 10), config(22, 2, 7), WideResNetConfig { in_channels: 1, ..config(16, 1, 100) }]
-    {
+    for config in [config(10, 1, 10), config(22, 2, 7), config(16, 1, 100).with_in_channels(1)] {
         build(0, &config).1.save(&path).unwrap();
         assert_eq!(WideResNetConfig::from_state_dict(&path).unwrap(), config);
     }

@@ -170,8 +170,7 @@ fn every_unit_can_be_built_from_candles_var_map() {
 
 #[test]
 fn a_model_runs_from_plain_tensors() {
-    let config =
-        WideResNetConfig { depth: 10, width_factor: 1, classes: 7, in_channels: 1, ..Default::default() };
+    let config = WideResNetConfig::new(10, 1).with_classes(7).with_in_channels(1);
     let parameters = Parameters::new(4, DType::F32, &CPU);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     let weight = parameters.get("f.8_classification.weight").unwrap();
@@ -188,7 +187,7 @@ fn a_model_runs_from_plain_tensors() {
 
 #[test]
 fn f16_runs_and_resembles_f32() {
-    let config = WideResNetConfig { depth: 10, width_factor: 1, classes: 5, ..Default::default() };
+    let config = WideResNetConfig::new(10, 1).with_classes(5);
     let logits = |dtype| {
         let parameters = Parameters::new(4, dtype, &CPU);
         let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
@@ -207,8 +206,7 @@ fn f16_runs_and_resembles_f32() {
 
 #[test]
 fn dropout_of_a_model_depends_on_seed_and_pass() {
-    let config =
-        WideResNetConfig { depth: 10, width_factor: 1, dropout: 0.3, classes: 5, ..Default::default() };
+    let config = WideResNetConfig::new(10, 1).with_dropout(0.3).with_classes(5);
     let parameters = Parameters::new(4, DType::F32, &CPU);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     let weight = parameters.get("f.8_classification.weight").unwrap();
@@ -226,7 +224,7 @@ fn dropout_of_a_model_depends_on_seed_and_pass() {
 
 #[test]
 fn wrong_inputs_are_named() {
-    let config = WideResNetConfig { depth: 10, width_factor: 1, classes: 5, ..Default::default() };
+    let config = WideResNetConfig::new(10, 1).with_classes(5);
     let parameters = Parameters::new(4, DType::F32, &CPU);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
     for shape in
@@ -264,22 +262,16 @@ fn wrong_configurations_are_named() {
     let base = WideResNetConfig::default;
     let cases = [
         (
-            WideResNetConfig { depth: 33, ..base() },
+            WideResNetConfig::new(33, 10),
             "depth = 33: must be 6n + 4 and at least 10; the nearest are 28 and 34",
         ),
-        (
-            WideResNetConfig { depth: 4, ..base() },
-            "depth = 4: must be 6n + 4 and at least 10; the smallest is 10",
-        ),
-        (
-            WideResNetConfig { depth: 0, ..base() },
-            "depth = 0: must be 6n + 4 and at least 10; the smallest is 10",
-        ),
-        (WideResNetConfig { width_factor: 0, ..base() }, "width_factor = 0: must be between 1 and 65536"),
-        (WideResNetConfig { dropout: 1.0, ..base() }, "dropout = 1: must be a probability in [0, 1)"),
-        (WideResNetConfig { dropout: f64::NAN, ..base() }, "dropout = NaN: must be a probability in [0, 1)"),
-        (WideResNetConfig { in_channels: 0, ..base() }, "in_channels = 0: must be between 1 and 65536"),
-        (WideResNetConfig { classes: 0, ..base() }, "classes = 0: must be between 1 and 65536"),
+        (WideResNetConfig::new(4, 10), "depth = 4: must be 6n + 4 and at least 10; the smallest is 10"),
+        (WideResNetConfig::new(0, 10), "depth = 0: must be 6n + 4 and at least 10; the smallest is 10"),
+        (WideResNetConfig::new(34, 0), "width_factor = 0: must be between 1 and 65536"),
+        (base().with_dropout(1.0), "dropout = 1: must be a probability in [0, 1)"),
+        (base().with_dropout(f64::NAN), "dropout = NaN: must be a probability in [0, 1)"),
+        (base().with_in_channels(0), "in_channels = 0: must be between 1 and 65536"),
+        (base().with_classes(0), "classes = 0: must be between 1 and 65536"),
     ];
     for (config, message) in cases {
         assert_eq!(config.validate().unwrap_err().to_string(), message);
@@ -288,7 +280,7 @@ fn wrong_configurations_are_named() {
         assert!(parameters.named().is_empty());
     }
     for depth in [usize::MAX, usize::MAX - 11] {
-        assert!(WideResNetConfig { depth, ..base() }.validate().is_err());
+        assert!(WideResNetConfig::new(depth, 10).validate().is_err());
     }
     base().validate().unwrap();
 }

@@ -372,13 +372,10 @@ impl Recipe {
 
     /// The network, for so many classes.
     pub fn network(&self, classes: usize) -> WideResNetConfig {
-        WideResNetConfig {
-            depth: self.depth,
-            width_factor: self.width_factor,
-            dropout: self.dropout,
-            in_channels: wrn_sam_data::IMAGE_CHANNELS,
-            classes,
-        }
+        WideResNetConfig::new(self.depth, self.width_factor)
+            .with_dropout(self.dropout)
+            .with_in_channels(wrn_sam_data::IMAGE_CHANNELS)
+            .with_classes(classes)
     }
 
     /// The augmentation of the training images.

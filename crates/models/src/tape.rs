@@ -1,0 +1,178 @@
+//! A pass over a backend's channels-last images. In training it records what its backward pass needs, and all of it is one
+//! node of candle's graph.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{Tensor, TensorId};
+use wrn_sam_kernels::autograd;
+use wrn_sam_kernels::backend::{Backend, Input};
+use wrn_sam_kernels::linear::LinearShape;
+use wrn_sam_kernels::pool::PoolShape;
+
+use crate::batch_norm::BatchNorm;
+use crate::conv2d::Conv2d;
+use crate::description::Description;
+use crate::dropout::{Dropout, Masks};
+use crate::error::Result;
+use crate::head::{AveragePool, Linear};
+use crate::pass::{Extent, Layer, Output, Pass};
+use crate::recording::{Operation, Recording};
+
+/// A pass that is running.
+pub(crate) struct Tape<'a, B: Backend> {
+    backend: &'a B,
+    masks: Masks,
+    /// The convolutions' weights as the backend has prepared them.
+    filters: HashMap<TensorId, Arc<B::Filter>>,
+    recording: Recording<B>,
+}
+
+/// Images, with what is still to be applied to them and the slot of their gradient.
+pub(crate) struct Images<B: Backend> {
+    pub(crate) values: Arc<B::Images>,
+    /// A batch norm and ReLU that the reader of the values applies.
+    activated: Option<Arc<B::Activated>>,
+    extent: Extent,
+    pub(crate) slot: usize,
+}
+
+/// Rows of numbers, with the slot of their gradient.
+pub(crate) struct Features<B: Backend> {
+    pub(crate) values: B::Features,
+    rows: usize,
+    columns: usize,
+    pub(crate) slot: usize,
+}
+
+impl<B: Backend> Clone for Images<B> {
+    fn clone(&self) -> Self {
+        let Self { values, activated, extent, slot } = self;
+        Self { values: values.clone(), activated: activated.clone(), extent: *extent, slot: *slot }
+    }
+}
+
+impl<B: Backend> Images<B> {
+    pub(crate) fn input(&self) -> Input<'_, B> {
+        match &self.activated {
+            Some(activated) => Input::Activated(&*self.values, &**activated),
+            None => Input::Plain(&*self.values),
+        }
+    }
+
+    /// The values for a reader that applies nothing.
+    fn settled(&self, backend: &B) -> Result<Arc<B::Images>> {
+        match &self.activated {
+            Some(activated) => Ok(Arc::new(backend.activated(&self.values, activated)?)),
+            None => Ok(self.values.clone()),
+        }
+    }
+}
+
+impl<'a, B: Backend> Tape<'a, B> {
+    /// Runs `x`, `[N, C, H, W]`, through the layer that `description` describes. The result is a node of candle's graph in a
+    /// training mode, and outside of any graph in evaluation.
+    pub(crate) fn run(
+        backend: &'a B,
+        masks: Masks,
+        layer: &'a impl Layer,
+        description: &Description<'a>,
+        x: &Tensor,
+        hands_over_variables: bool,
+    ) -> Result<Tensor> {
+        let weights: Vec<&Tensor> = description.convolutions().map(|layer| &layer.weight).collect();
+        let filters = backend.filters(&weights)?.into_iter().map(Arc::new);
+        let filters = weights.iter().map(|weight| weight.id()).zip(filters).collect();
+        let extent = Extent::from_tensor(x)?;
+        let mut recording = Recording::new(backend, extent, hands_over_variables);
+        let slot = recording.slot();
+        let images = Images { values: Arc::new(backend.images(x)?), activated: None, extent, slot };
+        let mut tape = Self { backend, masks, filters, recording };
+
+        let y = layer.apply(&mut tape, images)?;
+        let (output, shape) = match &y {
+            Output::Images(y) => {
+                let dims = y.extent.channels_last();
+                (backend.store_images(&*y.settled(backend)?, dims)?, dims.to_vec())
+            }
+            Output::Features(y) => (backend.store_features(&y.values)?, vec![y.rows, y.columns]),
+        };
+        let is_images = matches!(y, Output::Images(_));
+        let slot = match y {
+            Output::Images(y) => y.slot,
+            Output::Features(y) => y.slot,
+        };
+        let y = if masks.mode.is_training() {
+            tape.recording.into_node(output, shape, x, slot)?
+        } else {
+            autograd::constant(output, shape)?
+        };
+        Ok(if is_images { y.permute((0, 3, 1, 2))? } else { y })
+    }
+
+    /// Records an operation and the parameters whose gradients it gives, in this order.
+    fn record<const N: usize>(&mut self, parameters: [&Tensor; N], operation: Operation<B>) {
+        if self.masks.mode.is_training() {
+            self.recording.push(&parameters, operation);
+        }
+    }
+}
+
+impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
+    type Images = Images<B>;
+    type Features = Features<B>;
+
+    fn convolve(
+        &mut self,
+        convolution: &'a Conv2d,
+        x: &Images<B>,
+        add: Option<&Images<B>>,
+    ) -> Result<Images<B>> {
+        let shape = convolution.shape(x.extent);
+        // The description that the filters were prepared from is of these same layers.
+        let filter = self.filters[&convolution.weight.id()].clone();
+        let addend = add.map(|add| add.settled(self.backend)).transpose()?;
+        let values = self.backend.convolve(&shape, x.input(), &filter, addend.as_deref())?;
+        let extent = convolution.output(x.extent);
+        let y = Images { values: Arc::new(values), activated: None, extent, slot: self.recording.slot() };
+        let (x, add) = (x.clone(), add.map(|add| add.slot));
+        self.record([&convolution.weight], Operation::Convolve { shape, filter, x, add, y: y.slot });
+        Ok(y)
+    }
+
+    fn normalize(
+        &mut self,
+        norm: &'a BatchNorm,
+        dropout: Option<&'a Dropout>,
+        x: &Images<B>,
+    ) -> Result<Images<B>> {
+        let statistics = BatchNorm::statistics(self.masks.mode);
+        let (values, rows, mask) = (x.settled(self.backend)?, x.extent.pixels(), self.masks.mask(dropout));
+        let activated = Arc::new(self.backend.normalize(&values, rows, &norm.state(), statistics, mask)?);
+        let slot = self.recording.slot();
+        let (extent, applied) = (x.extent, Some(activated.clone()));
+        let y = Images { values: values.clone(), activated: applied, extent, slot };
+        let operation = Operation::Normalize { values, activated, x: x.slot, y: slot };
+        self.record([&norm.weight, &norm.bias], operation);
+        Ok(y)
+    }
+
+    fn average(&mut self, _: &'a AveragePool, x: &Images<B>) -> Result<Features<B>> {
+        let Extent { batch, channels, height, width } = x.extent;
+        let shape = PoolShape { batch, height, width, channels, window: height };
+        let values = self.backend.pool(&shape, x.input())?;
+        let y = Features { values, rows: batch, columns: channels, slot: self.recording.slot() };
+        self.record([], Operation::Average { shape, x: x.slot, y: y.slot });
+        Ok(y)
+    }
+
+    fn linear(&mut self, linear: &'a Linear, x: Features<B>) -> Result<Features<B>> {
+        let (rows, columns) = (x.rows, linear.outputs());
+        let shape = LinearShape { batch: rows, inputs: x.columns, outputs: columns };
+        let values = self.backend.linear(&shape, &x.values, &linear.weight, &linear.bias)?;
+        let y = Features { values, rows, columns, slot: self.recording.slot() };
+        let operation = Operation::Linear { shape, weight: linear.weight.clone(), x, y: y.slot };
+        self.record([&linear.weight, &linear.bias], operation);
+        Ok(y)
+    }
+}
