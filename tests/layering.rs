@@ -7,8 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each crate may import from this workspace. `train` alone joins data, models, losses and optimizers; of `kernels`
-/// it takes the threads to run them on.
+/// What each crate may import from this workspace. Only `train` joins data, models, losses and optimizers.
 const MAY_IMPORT: [(&str, &[&str]); 8] = [
     ("wrn-sam-data", &["wrn-sam-files", "wrn-sam-kernels"]),
     ("wrn-sam-files", &[]),
@@ -112,7 +111,7 @@ fn imports_run_one_way() {
         for import in &imports[name] {
             assert!(
                 allowed.contains(&import.as_str()),
-                "{name} imports {import}; it may import {allowed:?} alone"
+                "{name} imports {import}; it may import only {allowed:?}"
             );
         }
     }
@@ -136,7 +135,7 @@ fn only_kernels_has_unsafe_code_and_cuda() {
         assert!(page.contains("#![forbid(unsafe_code)]"), "{} does not forbid unsafe code", folder.display());
         for file in sources(&folder.join("src")) {
             for (number, line) in code(&file) {
-                // The models choose between the kernels' backends, of which one is there with the feature alone.
+                // The models choose between the kernels' backends; one of them needs the feature.
                 let cuda = line.contains("feature = \"cuda\"") && !folder.ends_with("models");
                 assert!(!cuda, "{}:{number}: CUDA code belongs in kernels", file.display());
             }
