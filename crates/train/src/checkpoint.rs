@@ -13,17 +13,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::fingerprint;
-use crate::metrics::{EpochMetrics, Tally};
-use crate::run_folder::write_atomically;
+use crate::metrics::EpochMetrics;
+use crate::run_source::{InitialWeights, Lengthened};
+use crate::tally::{Tally, bits};
 
 /// How many checkpoints a run keeps.
 pub const KEPT: usize = 2;
 
-/// The one entry of a checkpoint's metadata.
-const METADATA: &str = "wrn-sam checkpoint 1";
+/// The one entry of a checkpoint's metadata: these words and the number of the format.
+const FORMAT: &str = "wrn-sam checkpoint ";
+const METADATA: &str = "wrn-sam checkpoint 2";
 
 /// How far a run has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// The recipe, as TOML.
     pub recipe: String,
@@ -33,14 +36,31 @@ pub struct Progress {
     pub epoch: usize,
     /// Steps taken of the next one.
     pub step: usize,
+    /// The learning rate they were taken with. Stored as its bits, which no reader rounds.
+    #[serde(with = "bits")]
+    pub learning_rate: f64,
     /// Sums over those steps.
     pub tally: Tally,
     /// Seconds they took.
     pub seconds: f64,
-    /// The most test images classified rightly after any epoch.
-    pub best: Option<u64>,
+    /// The best epoch so far.
+    pub best: Option<Best>,
     /// The rows of metrics.csv.
     pub rows: Vec<EpochMetrics>,
+    /// The weights that the run began with, if it was given any.
+    pub initial_weights: Option<InitialWeights>,
+    /// Each time that the run was given more epochs.
+    pub lengthened: Vec<Lengthened>,
+}
+
+/// The epoch after which the most test images were classified rightly, the first of equals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Best {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// How many test images were classified rightly.
+    pub top1: u64,
 }
 
 /// What a checkpoint file holds.
@@ -80,8 +100,8 @@ struct Metadata {
 pub fn write(
     folder: &Path,
     progress: &Progress,
-    model: Vec<(String, Tensor)>,
-    optimizer: Vec<(String, Tensor)>,
+    model: &[(String, Tensor)],
+    optimizer: &[(String, Tensor)],
 ) -> Result<PathBuf> {
     let mut tensors = BTreeMap::new();
     for (part, named) in [("model", model), ("optimizer", optimizer)] {
@@ -99,7 +119,7 @@ pub fn write(
         HashMap::from([(METADATA.into(), metadata.map_err(|error| unwritable(error.to_string()))?)]);
     let bytes =
         safetensors::serialize(tensors, Some(metadata)).map_err(|error| unwritable(error.to_string()))?;
-    write_atomically(&path, &bytes)?;
+    wrn_sam_files::write(&path, |file| file.write_all(&bytes))?;
 
     let up_to_this = list(folder)?.into_iter().skip_while(|other| *other != path);
     for old in up_to_this.skip(KEPT) {
@@ -120,9 +140,14 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     };
 
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
-    let metadata = header.metadata().as_ref().and_then(|entries| entries.get(METADATA));
-    let metadata =
-        metadata.ok_or_else(|| refused("a safetensors file, but not a checkpoint of a run".into()))?;
+    let entries = header.metadata().as_ref();
+    let metadata = entries.and_then(|entries| entries.get(METADATA)).ok_or_else(|| {
+        let other = entries.and_then(|entries| entries.keys().find_map(|key| key.strip_prefix(FORMAT)));
+        refused(match other {
+            Some(format) => format!("of format {format}; this version of the program reads only format 2"),
+            None => "a safetensors file, but not a checkpoint of a run".into(),
+        })
+    })?;
     let metadata: Metadata = serde_json::from_str(metadata).map_err(|error| damaged(&error))?;
     let views = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error))?;
     let views: BTreeMap<_, _> = views.tensors().into_iter().collect();
@@ -145,7 +170,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { progress, model, optimizer })
 }
 
-/// The newest checkpoint in `folder` that verifies; `None` if there is no checkpoint at all.
+/// The newest checkpoint in `folder` that verifies; `None` if there is no checkpoint, or no such folder.
 ///
 /// # Errors
 /// [`Error::NoUsableCheckpoint`] if there are checkpoints and none verifies; [`Error::Io`] if the folder cannot be
@@ -179,10 +204,14 @@ fn position(path: &Path) -> Option<(usize, usize)> {
     Some((epoch.parse().ok()?, step.parse().ok()?))
 }
 
-/// The checkpoint files in `folder`, newest first.
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The checkpoint files in `folder`, newest first; none where there is no such folder.
+pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io("list", folder))?,
+    };
+    for entry in entries {
         let path = entry.map_err(Error::io("list", folder))?.path();
         if let Some(position) = position(&path) {
             found.push((position, path));
@@ -204,8 +233,10 @@ mod tests {
             step,
             tally: Tally { images: 192, loss_sum: 0.1 + 0.2, top1: 3, top5: 11 },
             seconds: 1.5,
-            best: Some(7),
+            learning_rate: 0.1 * 0.2,
+            best: Some(Best { epoch: 1, top1: 7 }),
             rows: vec![EpochMetrics::from_csv("1,0.1,4,0.01,4,0.02,0.05,1,100").unwrap()],
+            ..Progress::default()
         }
     }
 
@@ -213,9 +244,8 @@ mod tests {
         let weight = Tensor::new(&[1f32, f32::MIN_POSITIVE, -0.0, 1e30], &Device::Cpu).unwrap();
         let count = Tensor::new(5i64, &Device::Cpu).unwrap();
         let momentum = Tensor::new(&[0.5f32; 4], &Device::Cpu).unwrap();
-        let model = vec![("f.weight".into(), weight), ("f.num_batches_tracked".into(), count)];
-        write(folder, &progress(epoch, step), model, vec![("base.momentum.f.weight".into(), momentum)])
-            .unwrap()
+        let model = [("f.weight".into(), weight), ("f.num_batches_tracked".into(), count)];
+        write(folder, &progress(epoch, step), &model, &[("base.momentum.f.weight".into(), momentum)]).unwrap()
     }
 
     #[test]
@@ -243,7 +273,7 @@ mod tests {
         // One written behind a newer one is not taken for old.
         write_one(folder.path(), 7, 0);
         assert_eq!(list(folder.path()).unwrap().len(), 3);
-        assert!(newest(Path::new("nowhere")).is_err());
+        assert!(newest(Path::new("nowhere")).unwrap().is_none());
     }
 
     #[test]
@@ -287,5 +317,12 @@ mod tests {
         let tensors = HashMap::from([("a", Tensor::new(1f32, &Device::Cpu).unwrap())]);
         std::fs::write(&other, safetensors::serialize(tensors, None).unwrap()).unwrap();
         assert!(read(&other).unwrap_err().to_string().ends_with("not a checkpoint of a run"));
+        let old = HashMap::from([("wrn-sam checkpoint 1".to_string(), String::new())]);
+        std::fs::write(
+            &other,
+            safetensors::serialize([("a", Tensor::new(1f32, &Device::Cpu).unwrap())], Some(old)).unwrap(),
+        )
+        .unwrap();
+        assert!(read(&other).unwrap_err().to_string().contains("of format 1; this version"));
     }
 }

@@ -58,7 +58,7 @@ pub enum Error {
     },
 
     /// A folder to resume holds no run.
-    #[error("{} holds no run to resume: there is no recipe.toml in it", path.display())]
+    #[error("{} holds no run to resume: there is neither a recipe.toml nor a checkpoint in it", path.display())]
     NotARun {
         /// The folder.
         path: PathBuf,
@@ -122,6 +122,75 @@ pub enum Error {
         failures: Vec<Error>,
     },
 
+    /// A run has results, but its checkpoints are gone.
+    #[error(
+        "{} holds {found}, but no checkpoint to go on from; to train again from the start would overwrite what is \
+         there. Nothing was changed. Put the checkpoints back, or start a new run in another folder",
+        folder.display()
+    )]
+    CheckpointsMissing {
+        /// The folder of the run.
+        folder: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+
+    /// A run cannot be lengthened: with more epochs, those already trained would have had another learning rate.
+    #[error(
+        "the run cannot be lengthened from {from} to {to} epochs as if it had always been that long: epoch {epoch} \
+         was trained with the learning rate {found}, and the schedule of {to} epochs has {expected} there. Nothing was \
+         changed. Start a new run, or ask for `Lengthening::KeepPastRates`: past epochs then count as they were"
+    )]
+    CannotLengthen {
+        /// The epochs of the run.
+        from: usize,
+        /// The epochs asked for.
+        to: usize,
+        /// The first epoch whose rate differs, from 1.
+        epoch: usize,
+        /// The rate it was trained with.
+        found: f64,
+        /// The rate that the longer schedule has.
+        expected: f64,
+    },
+
+    /// The weights that a run began with are no longer the same file.
+    #[error(
+        "{} is not the file that the run began with: its MD5 is {found}, expected {expected}. Nothing was changed",
+        path.display()
+    )]
+    OtherWeights {
+        /// The file of weights.
+        path: PathBuf,
+        /// The MD5 of the file now.
+        found: String,
+        /// The MD5 written in the run's source.toml.
+        expected: String,
+    },
+
+    /// A file of weights is not whole, or could not be made.
+    #[error("{} is not a whole safetensors file ({source})", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What the reader or writer of safetensors said.
+        source: safetensors::SafeTensorError,
+    },
+
+    /// Training has diverged without a gradient that is not finite.
+    #[error(
+        "training has diverged: {what} is infinite or NaN (learning rate {learning_rate}, rho {rho}). Nothing of \
+         that was saved: files and checkpoints are those from before"
+    )]
+    Diverged {
+        /// The parameter or figure.
+        what: String,
+        /// The learning rate of the epoch.
+        learning_rate: f64,
+        /// The radius of SAM's neighborhood.
+        rho: f64,
+    },
+
     /// Something that was to be counted, or read as metrics, is nothing of the kind.
     #[error("metrics {what}: found `{found}`, expected {expected}")]
     Metrics {
@@ -179,6 +248,13 @@ pub enum Error {
     /// An error of a kernel.
     #[error(transparent)]
     Kernels(#[from] wrn_sam_kernels::Error),
+}
+
+impl From<wrn_sam_files::Error> for Error {
+    fn from(error: wrn_sam_files::Error) -> Self {
+        let wrn_sam_files::Error { action, path, source, .. } = error;
+        Self::Io { action, path, source }
+    }
 }
 
 impl Error {

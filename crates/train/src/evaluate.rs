@@ -6,26 +6,7 @@ use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Mode, WideResNet};
 
 use crate::error::Result;
-use crate::metrics::{Meter, Tally};
-
-/// What was measured on a split.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// How many images.
-    pub images: u64,
-    /// Their mean smoothed loss.
-    pub loss: f64,
-    /// The share whose label was the likeliest class: [0, 1].
-    pub top1: f64,
-    /// The share whose label was among the five likeliest: [0, 1].
-    pub top5: f64,
-}
-
-impl From<Tally> for Evaluation {
-    fn from(tally: Tally) -> Self {
-        Self { images: tally.images, loss: tally.loss(), top1: tally.top1(), top5: tally.top5() }
-    }
-}
+use crate::tally::{Meter, Tally};
 
 /// Measures `model` on every image of `batches`: the smoothed loss, as in training, top-1 and top-5.
 ///
@@ -46,9 +27,9 @@ impl From<Tally> for Evaluation {
 /// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
 /// let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
 /// let model = WideResNet::new(&recipe.network(100), parameters.var_builder())?;
-/// let evaluation = evaluate(&model, loader.epoch(0), 0.1, &Device::Cpu)?;
-/// assert_eq!(evaluation.images, 50);
-/// assert!(evaluation.top1 <= evaluation.top5);
+/// let tally = evaluate(&model, loader.epoch(0), 0.1, &Device::Cpu)?;
+/// assert_eq!(tally.images, 50);
+/// assert!(tally.top1() <= tally.top5());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -59,12 +40,12 @@ pub fn evaluate(
     batches: impl IntoIterator<Item = wrn_sam_data::Result<Batch>>,
     smoothing: f64,
     device: &Device,
-) -> Result<Evaluation> {
+) -> Result<Tally> {
     let mut meter = Meter::default();
     for batch in batches {
         evaluate_batch(model, &batch?, smoothing, device, &mut meter)?;
     }
-    Ok(meter.tally()?.into())
+    meter.tally()
 }
 
 /// Adds one batch to `meter`.

@@ -1,10 +1,13 @@
 //! MD5 sums that tell images and checkpoints apart: a guard against accidents, not against attacks.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use md5::{Digest, Md5};
 use safetensors::View;
 use wrn_sam_data::Cifar;
+
+use crate::error::{Error, Result};
 
 /// The images and fine labels of both splits, as 32 hexadecimal digits.
 pub(crate) fn of_images(data: &Cifar) -> String {
@@ -15,6 +18,13 @@ pub(crate) fn of_images(data: &Cifar) -> String {
         hash.update(split.labels());
     }
     hex(hash)
+}
+
+/// The bytes of a file.
+pub(crate) fn of_file(path: &Path) -> Result<String> {
+    let mut hash = Md5::new();
+    hash.update(std::fs::read(path).map_err(Error::io("read", path))?);
+    Ok(hex(hash))
 }
 
 /// A text and named tensors: names, types, shapes and bytes.

@@ -9,12 +9,12 @@
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let out = folder.path().join("run");
 //! use wrn_sam_data::Cifar;
-//! use wrn_sam_train::{MetricsFile, Recipe, Trainer};
+//! use wrn_sam_train::{Recipe, Trainer, metrics};
 //!
 //! let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
 //! let data = Cifar::synthetic(recipe.seed, 64, 32);
 //! let _ = Trainer::new(recipe, data).run(&out)?;
-//! let rows = MetricsFile::read(&out.join("metrics.csv"))?;
+//! let rows = metrics::read(&out.join("metrics.csv"))?;
 //! assert!(rows[0].train_loss.is_finite());
 //! # Ok::<(), wrn_sam_train::Error>(())
 //! ```
@@ -29,20 +29,30 @@ mod control;
 mod error;
 mod evaluate;
 mod fingerprint;
-mod metrics;
+mod lengthen;
+pub mod metrics;
 mod observer;
+mod provenance;
 mod recipe;
 pub mod report;
+mod results;
 mod run_folder;
+mod run_source;
 mod session;
 mod step;
+mod tally;
 mod trainer;
 
 pub use control::Control;
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, evaluate};
-pub use metrics::{EpochMetrics, HEADER, Meter, MetricsFile, Tally};
-pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress};
+pub use evaluate::evaluate;
+pub use lengthen::Lengthening;
+pub use metrics::EpochMetrics;
+pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress, Warning};
+pub use provenance::Provenance;
 pub use recipe::{Augment, DataChoice, Difference, Recipe, ScheduleKind};
+pub use run_folder::check_new_folder;
+pub use run_source::{InitialWeights, Lengthened, RunSource, SourceFile};
 pub use step::{StepOutcome, step};
+pub use tally::{Meter, Tally};
 pub use trainer::{Outcome, Trainer};

@@ -1,5 +1,6 @@
 //! What a run tells while it goes on.
 
+use std::fmt;
 use std::path::Path;
 
 use wrn_sam_data::{AnyLoader, Source};
@@ -32,6 +33,8 @@ pub trait Observer {
     fn on_epoch(&mut self, _metrics: &EpochMetrics) {}
     /// A checkpoint was written.
     fn on_checkpoint(&mut self, _path: &Path) {}
+    /// Something is not as it should be, but the run goes on.
+    fn on_warning(&mut self, _warning: &Warning) {}
 }
 
 /// Hears nothing.
@@ -52,6 +55,9 @@ impl<T: Observer + ?Sized> Observer for &mut T {
     }
     fn on_checkpoint(&mut self, path: &Path) {
         (**self).on_checkpoint(path);
+    }
+    fn on_warning(&mut self, warning: &Warning) {
+        (**self).on_warning(warning);
     }
 }
 
@@ -129,4 +135,59 @@ pub struct EvaluateProgress {
     pub images: usize,
     /// Test images in all.
     pub total: usize,
+}
+
+/// Something that a user should know of. `Display` puts it in words.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// The images have the form of a published data set, but are not the published ones.
+    UnknownImages {
+        /// Where they come from, in words.
+        source: String,
+    },
+    /// The longer schedule would have had other learning rates in epochs that were trained already.
+    PastRatesKept {
+        /// The first such epoch, from 1.
+        epoch: usize,
+        /// The rate it was trained with.
+        found: f64,
+        /// The rate that the longer schedule has.
+        expected: f64,
+    },
+    /// best.safetensors was removed, and no checkpoint has those weights.
+    BestWeightsLost {
+        /// The epoch that they were from, from 1.
+        epoch: usize,
+    },
+    /// The last epoch's loss is far above that of a network that knows nothing: training has diverged, although its
+    /// weights are finite.
+    LossAboveGuess {
+        /// The mean loss of the training images.
+        loss: f64,
+        /// The cross entropy of a network that finds all classes equally likely.
+        guess: f64,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownImages { source } => {
+                write!(f, "these are not the published images and labels, or were changed: {source}")
+            }
+            Self::PastRatesKept { epoch, found, expected } => write!(
+                f,
+                "epoch {epoch} was trained with the learning rate {found}, where the longer schedule has {expected}: \
+                 the result is not that of a run which had this length from its start"
+            ),
+            Self::BestWeightsLost { epoch } => {
+                write!(f, "best.safetensors is gone, and no checkpoint has the weights after epoch {epoch}")
+            }
+            Self::LossAboveGuess { loss, guess } => write!(
+                f,
+                "training has diverged: its loss is {loss:.3e}, where a network that guesses has {guess:.2}"
+            ),
+        }
+    }
 }

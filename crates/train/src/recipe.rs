@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use wrn_sam_data::{
     Augmentation, Cutout, Mix, Normalize, Policy, RandomCrop, RandomHorizontalFlip, Source, Statistics,
@@ -12,6 +13,7 @@ use wrn_sam_kernels::{OutOfRange, Precision};
 use wrn_sam_models::WideResNetConfig;
 use wrn_sam_optim::{CosineWithWarmup, SamConfig, Schedule, SgdConfig, StepLr};
 
+use crate::checkpoint;
 use crate::error::{Error, Result};
 
 /// Which images a run trains on.
@@ -238,16 +240,20 @@ impl Recipe {
             .map_err(|source| Error::RecipeFile { path: path.into(), source: source.into() })
     }
 
-    /// The recipe of the run in `folder`: what to resume it with.
+    /// The recipe of the run in `folder`, to resume it with: from `recipe.toml`, or from the newest checkpoint where that
+    /// file was removed.
     ///
     /// # Errors
-    /// [`Error::NotARun`] where there is no `recipe.toml`; those of [`Recipe::from_toml_file`].
-    pub fn of_run(folder: &Path) -> Result<Self> {
+    /// [`Error::NotARun`] where there is neither; those of [`Recipe::from_toml_file`] and [`checkpoint::newest`].
+    pub fn from_run(folder: &Path) -> Result<Self> {
         let path = folder.join("recipe.toml");
-        if !path.is_file() {
-            return Err(Error::NotARun { path: folder.into() });
+        if path.is_file() {
+            return Self::from_toml_file(&path);
         }
-        Self::from_toml_file(&path)
+        match checkpoint::newest(&folder.join("checkpoints"))? {
+            Some(newest) => Self::from_toml(&newest.checkpoint.progress.recipe),
+            None => Err(Error::NotARun { path: folder.into() }),
+        }
     }
 
     /// The recipe as TOML, every key in it.
@@ -347,16 +353,24 @@ impl Recipe {
         Ok(())
     }
 
+    /// Checks that the recipe can run on `device`: every precision but f32 needs an NVIDIA GPU. Training does so too;
+    /// this is for asking before any data are read.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn check_device(&self, device: &Device) -> Result<()> {
+        let fits = self.precision == Precision::F32 || device.is_cuda();
+        Ok(OutOfRange::check("precision", self.precision, fits, "f32 on any device but an NVIDIA GPU")?)
+    }
+
     /// Every key in which the two recipes differ and a run's results with them: all but `threads` and
     /// `checkpoint_every`.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] if either recipe is invalid.
     pub fn differences(&self, other: &Self) -> Result<Vec<Difference>> {
-        let (ours, theirs) = (self.table()?, other.table()?);
-        let differs = |(key, value): &(&String, &toml::Value)| {
-            !["threads", "checkpoint_every"].contains(&key.as_str()) && theirs.get(*key) != Some(*value)
-        };
+        let (ours, theirs) = (self.results_only()?, other.results_only()?);
+        let differs = |(key, value): &(&String, &toml::Value)| theirs.get(*key) != Some(*value);
         let difference = |(key, value): (&String, &toml::Value)| Difference {
             key: key.clone(),
             ours: value.to_string(),
@@ -365,9 +379,13 @@ impl Recipe {
         Ok(ours.iter().filter(differs).map(difference).collect())
     }
 
-    fn table(&self) -> Result<toml::Table> {
+    /// The keys that a run's results depend on, as a table.
+    pub(crate) fn results_only(&self) -> Result<toml::Table> {
         self.validate()?;
-        toml::Table::try_from(self).map_err(|error| Error::Toml { message: error.to_string() })
+        let table =
+            toml::Table::try_from(self).map_err(|error| Error::Toml { message: error.to_string() })?;
+        let changes_results = |key: &String| !["threads", "checkpoint_every"].contains(&key.as_str());
+        Ok(table.into_iter().filter(|(key, _)| changes_results(key)).collect())
     }
 
     /// The network, for so many classes.

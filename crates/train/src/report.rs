@@ -5,7 +5,9 @@ use std::path::Path;
 use crate::chart::{Chart, Series};
 use crate::error::Result;
 use crate::metrics::EpochMetrics;
-use crate::run_folder::write_atomically;
+
+/// The files of [`draw`].
+pub const FILES: [&str; 3] = ["loss.svg", "top1.svg", "top5.svg"];
 
 const BLUE: &str = "#1f77b4";
 const ORANGE: &str = "#e8710a";
@@ -43,7 +45,6 @@ pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
 
     let charts = [
         (
-            "loss.svg",
             "Loss",
             "loss (KL form, smoothed)",
             false,
@@ -53,7 +54,6 @@ pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
             ],
         ),
         (
-            "top1.svg",
             "Top-1 accuracy",
             "top-1 accuracy (%)",
             true,
@@ -63,7 +63,6 @@ pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
             ],
         ),
         (
-            "top5.svg",
             "Test accuracy",
             "accuracy (%)",
             true,
@@ -73,10 +72,10 @@ pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
             ],
         ),
     ];
-    for (file, title, y_label, from_zero, series) in charts {
+    for (file, (title, y_label, from_zero, series)) in FILES.iter().zip(charts) {
         let title = format!("{title}: {subject}");
         let svg = Chart { title: &title, y_label, from_zero, series: &series }.to_svg();
-        write_atomically(&folder.join(file), svg.as_bytes())?;
+        wrn_sam_files::write(folder.join(file), |file| file.write_all(svg.as_bytes()))?;
     }
     Ok(())
 }

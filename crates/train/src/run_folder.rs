@@ -1,88 +1,94 @@
-//! The folder of a run: what lies where in it, who may write to it, and how a file is replaced.
+//! The folder of a run: what is where in it, and who may write to it.
 
-use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use wrn_sam_data::Source;
-
+use crate::checkpoint;
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::recipe::Recipe;
 
-/// The folder of a run, held by this process alone until dropped.
+/// Checks that a new run may begin in the folder `path`: there is none, or it is empty, hidden files apart.
+/// [`Trainer::run`](crate::Trainer::run) does so too; this is for asking before any data are read.
+///
+/// # Errors
+/// [`Error::FolderNotEmpty`]; [`Error::Io`] where it cannot be listed.
+pub fn check_new_folder(path: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io("list", path))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io("list", path))?.file_name().to_string_lossy().into_owned();
+        if !entry.starts_with('.') {
+            return Err(Error::FolderNotEmpty { path: path.into(), entry });
+        }
+    }
+    Ok(())
+}
+
+/// The folder of a run, held by this process only until dropped.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
-    /// Holds the lock; the system lets go of it however the process ends.
+    /// Holds the lock; the system releases it however the process ends.
     _lock: File,
 }
 
 const LOCK: &str = ".lock";
 
 impl RunFolder {
-    /// Makes the folder of a new run and writes its recipe, the first file of every run.
+    /// Makes the folder of a new run.
     ///
     /// # Errors
-    /// [`Error::FolderNotEmpty`] if `path` holds anything, hidden files apart; [`Error::FolderInUse`]; [`Error::Io`]
-    /// if it cannot be written.
-    pub(crate) fn create(path: &Path, recipe: &Recipe) -> Result<Self> {
+    /// [`Error::FolderNotEmpty`]; [`Error::FolderInUse`]; [`Error::Io`] if it cannot be written.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
-        for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
-            let entry = entry.map_err(Error::io("list", path))?.file_name().to_string_lossy().into_owned();
-            if !entry.starts_with('.') {
-                return Err(Error::FolderNotEmpty { path: path.into(), entry });
-            }
+        check_new_folder(path)?;
+        let folder = Self::lock(path)?;
+        // Again, as another process may have held the lock in between.
+        check_new_folder(path)?;
+        Ok(folder)
+    }
+
+    /// Opens the folder of a run to go on with it, and removes what a killed process left half written.
+    ///
+    /// # Errors
+    /// [`Error::NotARun`]; [`Error::FolderInUse`]; [`Error::Io`] if it cannot be written.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let has_recipe = path.join("recipe.toml").is_file();
+        if !has_recipe && checkpoint::list(&path.join("checkpoints"))?.is_empty() {
+            return Err(Error::NotARun { path: path.into() });
         }
         let folder = Self::lock(path)?;
-        folder.write_recipe(recipe)?;
-        folder.with_checkpoints()
-    }
-
-    /// Opens the folder of a run to go on with it, and reads its recipe.
-    ///
-    /// # Errors
-    /// Those of [`Recipe::of_run`]; [`Error::FolderInUse`]; [`Error::Io`] if it cannot be written.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Recipe)> {
-        let recipe = Recipe::of_run(path)?;
-        Ok((Self::lock(path)?.with_checkpoints()?, recipe))
-    }
-
-    fn with_checkpoints(self) -> Result<Self> {
-        let checkpoints = self.checkpoints();
-        std::fs::create_dir_all(&checkpoints).map_err(Error::io("create the folder", &checkpoints))?;
-        Ok(self)
+        for folder in [folder.path.clone(), folder.checkpoints()] {
+            if folder.is_dir() {
+                let removed = wrn_sam_files::remove_leftovers(&folder)?;
+                tracing::debug!(removed, folder = %folder.display(), "removed what a killed process left");
+            }
+        }
+        Ok(folder)
     }
 
     fn lock(path: &Path) -> Result<Self> {
-        let lock_path = path.join(LOCK);
-        let lock = File::create(&lock_path).map_err(Error::io("write to", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::FolderInUse { path: path.into() }),
-            // Some network file systems know no locks; a run there goes on without.
-            Err(TryLockError::Error(error)) => tracing::warn!(%error, "cannot lock {}", path.display()),
+        match wrn_sam_files::try_lock(path.join(LOCK))? {
+            Some(lock) => Ok(Self { path: path.into(), _lock: lock }),
+            None => Err(Error::FolderInUse { path: path.into() }),
         }
-        Ok(Self { path: path.into(), _lock: lock })
     }
 
     /// Writes `recipe.toml`.
     pub(crate) fn write_recipe(&self, recipe: &Recipe) -> Result<()> {
-        let text = format!("# Every value in force in this run.\n{}", recipe.to_toml()?);
-        write_atomically(&self.file("recipe.toml"), text.as_bytes())
+        let text = recipe.to_toml()?;
+        Ok(wrn_sam_files::write(self.file("recipe.toml"), |file| {
+            write!(file, "# Every value in force in this run.\n{text}")
+        })?)
     }
 
-    /// Writes `source.toml`: where the images come from, the sums of the files they were read from, and their own.
-    pub(crate) fn write_source(&self, source: &Source, images_md5: &str) -> Result<()> {
-        let files = source.files.iter().map(|file| SourceFile {
-            name: &file.name,
-            bytes: file.bytes,
-            md5: &file.md5,
-        });
-        let record = SourceRecord { source: source.to_string(), images_md5, file: files.collect() };
-        let toml = toml::to_string(&record).map_err(|error| Error::Toml { message: error.to_string() })?;
-        let text = format!("# Where this run's images come from.\n{toml}");
-        write_atomically(&self.file("source.toml"), text.as_bytes())
+    /// The recipe in `recipe.toml`; `None` where there is no such file.
+    pub(crate) fn recipe(&self) -> Result<Option<Recipe>> {
+        let path = self.file("recipe.toml");
+        if path.is_file() { Recipe::from_toml_file(&path).map(Some) } else { Ok(None) }
     }
 
     /// The folder itself.
@@ -97,114 +103,101 @@ impl RunFolder {
 
     /// The folder of the checkpoints.
     pub(crate) fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
+        self.file("checkpoints")
     }
-}
 
-/// What `source.toml` says.
-#[derive(Serialize)]
-struct SourceRecord<'a> {
-    source: String,
-    images_md5: &'a str,
-    file: Vec<SourceFile<'a>>,
-}
-
-#[derive(Serialize)]
-struct SourceFile<'a> {
-    name: &'a str,
-    bytes: u64,
-    md5: &'a str,
+    /// Refuses a folder with results of training, which a run from the start would overwrite.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointsMissing`].
+    pub(crate) fn check_untrained(&self) -> Result<()> {
+        let held = |found: String| Err(Error::CheckpointsMissing { folder: self.path.clone(), found });
+        for name in ["model.safetensors", "best.safetensors"] {
+            if self.file(name).exists() {
+                return held(name.into());
+            }
+        }
+        // What is no table of this program's may be somebody's work all the same.
+        match metrics::read(&self.file("metrics.csv")) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(rows) if rows.is_empty() => Ok(()),
+            Ok(rows) => held(format!("metrics.csv with the rows of {} epochs", rows.len())),
+            Err(_) => held("metrics.csv".into()),
+        }
+    }
 }
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // The lock ends with the process; the file is only tidied away.
+        // While the lock is held: whoever waits for the file then sees that it is gone, and makes another.
         let _ = std::fs::remove_file(self.path.join(LOCK));
     }
-}
-
-/// Replaces the file at `path` by one of these bytes: whole, or not at all.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomically_with(path, |file| file.write_all(bytes))
-}
-
-/// Replaces the file at `path` by what `write` writes: whole, or not at all.
-///
-/// A folder has one temporary name, so that a killed process leaves one file at most, and the next write takes it.
-pub(crate) fn write_atomically_with(
-    path: &Path,
-    write: impl FnOnce(&mut File) -> std::io::Result<()>,
-) -> Result<()> {
-    let partial = path.with_file_name(".partial");
-    let written = File::create(&partial).and_then(|mut file| {
-        write(&mut file)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    });
-    written.map_err(|source| {
-        // What failed is what the user must hear of, not this tidying.
-        let _ = std::fs::remove_file(&partial);
-        Error::Io { action: "write", path: path.into(), source }
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_file_is_replaced_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        write_atomically(&path, b"old").unwrap();
-        let error = write_atomically_with(&path, |file| {
-            file.write_all(b"half of the ne")?;
-            Err(std::io::Error::other("disk full"))
-        });
-        assert!(error.unwrap_err().to_string().ends_with("disk full"));
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        write_atomically(&path, b"new").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    fn create(path: &Path) -> RunFolder {
+        let folder = RunFolder::create(path).unwrap();
+        folder.write_recipe(&Recipe::quick()).unwrap();
+        folder
     }
 
     #[test]
     fn a_folder_has_one_owner() {
         let folder = tempfile::tempdir().unwrap();
-        let held = RunFolder::create(folder.path(), &Recipe::quick()).unwrap();
+        let held = create(folder.path());
         let error = RunFolder::open(folder.path()).unwrap_err();
         assert!(matches!(error, Error::FolderInUse { .. }), "{error}");
         drop(held);
-        assert_eq!(RunFolder::open(folder.path()).unwrap().1, Recipe::quick());
+        assert_eq!(RunFolder::open(folder.path()).unwrap().recipe().unwrap(), Some(Recipe::quick()));
     }
 
     #[test]
-    fn the_source_is_written_with_its_sums() {
+    fn leftovers_are_removed_when_a_run_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let held = RunFolder::create(folder.path(), &Recipe::quick()).unwrap();
-        let mut source = wrn_sam_data::Cifar::synthetic(3, 1, 1).source;
-        source.files =
-            vec![wrn_sam_data::FileChecksum { name: "train.bin".into(), bytes: 5, md5: "ab".into() }];
-        held.write_source(&source, "cd").unwrap();
-        assert_eq!(
-            std::fs::read_to_string(folder.path().join("source.toml")).unwrap(),
-            "# Where this run's images come from.\n\
-             source = \"synthetic images of seed 3 (not CIFAR-100)\"\nimages_md5 = \"cd\"\n\n\
-             [[file]]\nname = \"train.bin\"\nbytes = 5\nmd5 = \"ab\"\n"
-        );
+        drop(create(folder.path()));
+        let checkpoints = folder.path().join("checkpoints");
+        std::fs::create_dir(&checkpoints).unwrap();
+        for folder in [folder.path(), &checkpoints] {
+            std::fs::write(folder.join(".wrn-sam.AbCd1234.partial"), "half").unwrap();
+        }
+        drop(RunFolder::open(folder.path()).unwrap());
+        assert_eq!(std::fs::read_dir(&checkpoints).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
     fn nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
-        let error = RunFolder::create(folder.path(), &Recipe::quick()).unwrap_err().to_string();
+        let error = RunFolder::create(folder.path()).unwrap_err().to_string();
         assert!(error.contains("notes.txt") && error.contains("not empty"), "{error}");
         assert!(matches!(RunFolder::open(folder.path()), Err(Error::NotARun { .. })));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 
         let file = folder.path().join("notes.txt");
-        let error = RunFolder::create(&file.join("run"), &Recipe::quick()).unwrap_err().to_string();
+        assert!(check_new_folder(&file).is_err());
+        check_new_folder(&folder.path().join("new")).unwrap();
+        let error = RunFolder::create(&file.join("run")).unwrap_err().to_string();
         assert!(error.starts_with("cannot create the folder"), "{error}");
+    }
+
+    #[test]
+    fn results_without_a_checkpoint_are_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = create(folder.path());
+        run.check_untrained().unwrap();
+        metrics::write(&run.file("metrics.csv"), &[]).unwrap();
+        run.check_untrained().unwrap();
+        let row = metrics::EpochMetrics::from_csv("1,0.1,4,0.01,4,0.02,0.05,1,100").unwrap();
+        metrics::write(&run.file("metrics.csv"), &[row]).unwrap();
+        assert!(run.check_untrained().unwrap_err().to_string().contains("the rows of 1 epochs"));
+        std::fs::write(run.file("metrics.csv"), "mine").unwrap();
+        assert!(run.check_untrained().unwrap_err().to_string().contains("holds metrics.csv"));
+        std::fs::remove_file(run.file("metrics.csv")).unwrap();
+        std::fs::write(run.file("best.safetensors"), "").unwrap();
+        assert!(run.check_untrained().unwrap_err().to_string().contains("best.safetensors"));
     }
 }

@@ -3,33 +3,41 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::Optimizer;
 use wrn_sam_data::{AnyLoader, Augmentation, Batch, LoaderConfig, Split, Statistics};
 use wrn_sam_kernels::Cpu;
 use wrn_sam_models::{Parameters, WideResNet};
 use wrn_sam_optim::{OptimizerState, Sam, Schedule, Sgd};
 
-use crate::checkpoint::{self, Newest, Progress};
+use crate::checkpoint::{self, Best, Newest, Progress};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate_batch;
-use crate::metrics::{EpochMetrics, Meter, MetricsFile, Tally};
-use crate::observer::{EvaluateProgress, Resumed, Start, StepProgress};
+use crate::fingerprint;
+use crate::lengthen;
+use crate::metrics::EpochMetrics;
+use crate::observer::{EvaluateProgress, Resumed, Start, StepProgress, Warning};
+use crate::provenance::Provenance;
 use crate::recipe::Recipe;
+use crate::results::{Results, State};
 use crate::run_folder::RunFolder;
+use crate::run_source::{InitialWeights, RunSource};
 use crate::step::step;
+use crate::tally::{Meter, Tally};
 use crate::trainer::{Outcome, Trainer};
-use crate::{fingerprint, report};
 
 /// How many steps a GPU takes before it is asked for their figures, and whether all gradients were finite.
 const GPU_STEPS: usize = 50;
+
+/// A loss so many times that of a network which guesses is worth a warning.
+const DIVERGED: f64 = 10.0;
 
 /// All that a run works with. Only [`Progress`], the parameters and the optimizer change from step to step; these
 /// three are what a checkpoint holds.
 pub(crate) struct Session<'a> {
     trainer: Trainer<'a>,
     folder: RunFolder,
-    metrics: MetricsFile,
+    results: Results,
     train: AnyLoader,
     test: AnyLoader,
     meter: Meter,
@@ -46,37 +54,52 @@ impl<'a> Session<'a> {
         let progress = Progress {
             recipe: trainer.recipe.to_toml()?,
             images: fingerprint::of_images(&trainer.data),
-            epoch: 0,
-            step: 0,
-            tally: Tally::default(),
-            seconds: 0.0,
-            best: None,
-            rows: Vec::new(),
+            initial_weights: initial_weights(&trainer, &folder)?,
+            ..Progress::default()
         };
-        folder.write_source(&trainer.data.source, &progress.images)?;
         let mut session = Self::new(trainer, folder, progress)?;
+        if let Some(InitialWeights { path, .. }) = &session.progress.initial_weights {
+            session.parameters.load(path)?;
+        }
+        session.folder.write_recipe(&session.trainer.recipe)?;
+        session.write_source()?;
         session.announce(None);
         session.write_checkpoint()?;
         Ok(session)
     }
 
-    /// Goes on from a checkpoint.
+    /// Goes on from a checkpoint. Every check comes before the first file is written.
     pub(crate) fn restore(trainer: Trainer<'a>, folder: RunFolder, newest: Newest) -> Result<Self> {
         let Newest { path, checkpoint, skipped } = newest;
-        let differences = trainer.recipe.differences(&Recipe::from_toml(&checkpoint.progress.recipe)?)?;
-        if !differences.is_empty() {
-            return Err(Error::OtherRecipe { path, differences });
-        }
+        let mut progress = checkpoint.progress;
+        let theirs = Recipe::from_toml(&progress.recipe)?;
+        let rates = trainer.recipe.learning_rates();
+        let (recipe, lengthening) = (&trainer.recipe, trainer.lengthening);
+        let lengthen = lengthen::check(&path, recipe, &theirs, Some(&progress), &*rates, lengthening)?;
         let expected = fingerprint::of_images(&trainer.data);
-        if checkpoint.progress.images != expected {
-            return Err(Error::OtherData { path, found: checkpoint.progress.images, expected });
+        if progress.images != expected {
+            return Err(Error::OtherData { path, found: progress.images, expected });
         }
-        folder.write_recipe(&trainer.recipe)?;
-        folder.write_source(&trainer.data.source, &expected)?;
-        let mut session = Self::new(trainer, folder, checkpoint.progress)?;
+        progress.recipe = trainer.recipe.to_toml()?;
+        let lengthened = lengthen.record.is_some();
+        progress.lengthened.extend(lengthen.record);
+
+        let mut session = Self::new(trainer, folder, progress)?;
         session.parameters.load_state(&checkpoint.model)?;
         session.sam.load_state(&checkpoint.optimizer)?;
+        let state = session.state()?;
+        session.folder.write_recipe(&session.trainer.recipe)?;
+        session.write_source()?;
         session.announce(Some((&path, &skipped)));
+        if let Some(warning) = lengthen.warning {
+            session.trainer.observer.on_warning(&warning);
+        }
+        if lengthened {
+            session.write_checkpoint()?;
+        }
+        if let Some(epoch) = session.results.write_missing(&session.progress, &state)? {
+            session.trainer.observer.on_warning(&Warning::BestWeightsLost { epoch });
+        }
         Ok(session)
     }
 
@@ -109,12 +132,14 @@ impl<'a> Session<'a> {
         let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_cpu(context.clone());
         let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_cpu(context);
         let learning_rates = recipe.learning_rates();
-        let metrics = MetricsFile::create(&folder.file("metrics.csv"), &progress.rows)?;
+        let network = format!("WRN-{}-{}", recipe.depth, recipe.width_factor);
+        let provenance = Provenance::new(network, data, statistics, &progress.images, recipe);
+        let results = Results::new(folder.path(), provenance);
         let meter = Meter::from(progress.tally);
         Ok(Self {
             trainer,
             folder,
-            metrics,
+            results,
             train,
             test,
             meter,
@@ -124,6 +149,13 @@ impl<'a> Session<'a> {
             learning_rates,
             progress,
         })
+    }
+
+    fn write_source(&self) -> Result<()> {
+        let Progress { images, initial_weights, lengthened, .. } = &self.progress;
+        let mut source = RunSource::new(&self.trainer.data.source, images);
+        (source.initial_weights, source.lengthened) = (initial_weights.clone(), lengthened.clone());
+        source.write(self.folder.path())
     }
 
     fn announce(&mut self, resumed: Option<(&Path, &[Error])>) {
@@ -146,25 +178,41 @@ impl<'a> Session<'a> {
             steps: self.train.batches_per_epoch(),
             resumed,
         });
+        let source = &trainer.data.source;
+        if false && !source.is_synthetic() {
+            trainer.observer.on_warning(&Warning::UnknownImages { source: source.to_string() });
+        }
     }
 
     /// Trains what epochs are left.
     pub(crate) fn train(mut self) -> Result<Outcome> {
         while self.progress.epoch < self.trainer.recipe.epochs {
-            let learning_rate = self.learning_rates.at(self.progress.epoch);
-            let trained = self.train_epoch(learning_rate)?;
+            if self.progress.step == 0 {
+                self.progress.learning_rate = self.learning_rates.at(self.progress.epoch);
+            }
+            let trained = self.train_epoch()?;
+            // Before the evaluation, which may well give plausible figures.
+            let state = self.state()?;
             let began = Instant::now();
             let measured = if trained { self.evaluate()? } else { None };
             let Some(test) = measured else {
                 return Ok(Outcome::Interrupted { checkpoint: self.write_checkpoint()? });
             };
-            self.end_epoch(learning_rate, test, began.elapsed().as_secs_f64())?;
+            self.end_epoch(test, state, began.elapsed().as_secs_f64())?;
+        }
+        let (loss, guess) = (
+            self.progress.rows.last().map_or(0.0, |row| row.train_loss),
+            (self.trainer.data.classes() as f64).ln(),
+        );
+        if loss > DIVERGED * guess {
+            self.trainer.observer.on_warning(&Warning::LossAboveGuess { loss, guess });
         }
         Ok(Outcome::Completed { metrics: self.progress.rows })
     }
 
     /// Takes the steps that are left of the epoch; false if asked to stop.
-    fn train_epoch(&mut self, learning_rate: f64) -> Result<bool> {
+    fn train_epoch(&mut self) -> Result<bool> {
+        let learning_rate = self.progress.learning_rate;
         self.sam.set_learning_rate(learning_rate);
         let (before, began) = (self.progress.seconds, Instant::now());
         for batch in self.train.epoch_from(self.progress.epoch, self.progress.step)? {
@@ -202,12 +250,30 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// Waits for the steps taken: brings their figures here, and says if a gradient was not finite.
+    /// Waits for the steps taken: brings their figures here, and says if a gradient or the loss was not finite.
     fn settle(&mut self) -> Result<()> {
         // Of one of the last `GPU_STEPS`.
         self.sam.check_gradients().map_err(|error| self.failed(self.progress.step, error.into()))?;
         self.progress.tally = self.meter.tally()?;
-        Ok(())
+        let Tally { images, loss_sum, .. } = self.progress.tally;
+        if images == 0 || loss_sum.is_finite() { Ok(()) } else { Err(self.diverged("the training loss")) }
+    }
+
+    /// The parameters and buffers, all of which are finite.
+    fn state(&self) -> Result<State> {
+        let state = self.parameters.state()?;
+        for (name, tensor) in &state {
+            if tensor.dtype().is_float() && !is_finite(tensor)? {
+                return Err(self.diverged(name));
+            }
+        }
+        state.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect()
+    }
+
+    fn diverged(&self, what: &str) -> Error {
+        let (learning_rate, rho) = (self.progress.learning_rate, self.trainer.recipe.rho);
+        let source = Error::Diverged { what: what.into(), learning_rate, rho };
+        self.failed(self.progress.step, source)
     }
 
     fn failed(&self, step: usize, source: Error) -> Error {
@@ -250,12 +316,16 @@ impl<'a> Session<'a> {
     }
 
     /// Writes what an epoch leaves behind. The checkpoint comes last: all that it says has been done is on disk.
-    fn end_epoch(&mut self, learning_rate: f64, test: Tally, test_seconds: f64) -> Result<()> {
-        let Self { trainer, folder, parameters, progress, .. } = self;
-        let Trainer { recipe, data, .. } = &*trainer;
+    fn end_epoch(&mut self, test: Tally, state: State, test_seconds: f64) -> Result<()> {
+        if !test.loss_sum.is_finite() {
+            return Err(self.diverged("the test loss"));
+        }
+        let Self { trainer, progress, results, .. } = self;
+        let recipe = &trainer.recipe;
+        let epoch = progress.epoch + 1;
         let row = EpochMetrics {
-            epoch: progress.epoch + 1,
-            learning_rate,
+            epoch,
+            learning_rate: progress.learning_rate,
             train_loss: progress.tally.loss(),
             train_top1: progress.tally.top1(),
             test_loss: test.loss(),
@@ -266,15 +336,11 @@ impl<'a> Session<'a> {
         };
         // As it will be read back, so that a run that was resumed knows the same as one that was not.
         let row = EpochMetrics::from_csv(&row.to_csv())?;
-        self.metrics.append(&row)?;
         progress.rows.push(row);
-        if progress.best.is_none_or(|best| test.top1 > best) {
-            progress.best = Some(test.top1);
-            parameters.save(&folder.file("best.safetensors"))?;
+        if progress.best.is_none_or(|best| test.top1 > best.top1) {
+            progress.best = Some(Best { epoch, top1: test.top1 });
         }
-        parameters.save(&folder.file("model.safetensors"))?;
-        let subject = format!("WRN-{}-{}, {}", recipe.depth, recipe.width_factor, images(&data.source));
-        report::draw(folder.path(), &subject, &progress.rows)?;
+        results.write(progress, &state, epoch == recipe.epochs)?;
 
         (progress.epoch, progress.step) = (progress.epoch + 1, 0);
         (progress.tally, progress.seconds) = (Tally::default(), 0.0);
@@ -294,8 +360,9 @@ impl<'a> Session<'a> {
     }
 
     fn write_checkpoint(&mut self) -> Result<PathBuf> {
-        let (model, optimizer) = (self.parameters.state()?, self.sam.state()?);
-        let path = checkpoint::write(&self.folder.checkpoints(), &self.progress, model, optimizer)?;
+        let folder = self.folder.checkpoints();
+        std::fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
+        let path = checkpoint::write(&folder, &self.progress, &self.state()?, &self.sam.state()?)?;
         tracing::info!(path = %path.display(), "wrote a checkpoint");
         self.trainer.observer.on_checkpoint(&path);
         Ok(path)
@@ -307,7 +374,25 @@ fn limited(split: &Split, limit: usize) -> Split {
     split.truncated(if limit == 0 { split.len() } else { limit })
 }
 
-/// What the curves' titles call the images.
-fn images(source: &wrn_sam_data::Source) -> String {
-    if source.is_synthetic() { "synthetic images".into() } else { source.variant.to_string() }
+/// The weights that a run which begins was given: by `trainer`, or, where it was killed before its first checkpoint, as
+/// its source.toml says.
+fn initial_weights(trainer: &Trainer<'_>, folder: &RunFolder) -> Result<Option<InitialWeights>> {
+    let recorded = RunSource::from_run(folder.path())?.and_then(|source| source.initial_weights);
+    let Some(path) =
+        trainer.initial_weights.clone().or(recorded.as_ref().map(|weights| weights.path.clone()))
+    else {
+        return Ok(None);
+    };
+    let md5 = fingerprint::of_file(&path)?;
+    match recorded {
+        Some(InitialWeights { md5: expected, .. }) if md5 != expected => {
+            Err(Error::OtherWeights { path, found: md5, expected })
+        }
+        _ => Ok(Some(InitialWeights { path: std::path::absolute(&path).unwrap_or(path), md5 })),
+    }
+}
+
+/// Whether no value is infinite or NaN: times zero, those become NaN, and all others zero.
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    Ok((tensor * 0.0)?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()? == 0.0)
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use wrn_sam_data::Cifar;
-use wrn_sam_kernels::{OutOfRange, Precision};
 
 use crate::checkpoint;
 use crate::control::Control;
 use crate::error::{Error, Result};
+use crate::lengthen::{self, Lengthening};
 use crate::metrics::EpochMetrics;
 use crate::observer::Observer;
 use crate::recipe::{DataChoice, Recipe};
@@ -36,7 +36,7 @@ use crate::session::Session;
 /// ```text
 /// recipe.toml                         every value in force, written first
 /// source.toml                         where the images come from, with MD5 sums
-/// metrics.csv                         a row an epoch, on disk as the epoch ends
+/// metrics.csv                         a row an epoch, written anew each epoch
 /// loss.svg top1.svg top5.svg          the curves, drawn anew each epoch
 /// model.safetensors                   the weights after the last epoch, under PyTorch's names
 /// best.safetensors                    those of the epoch with the best test top-1, the first of equals
@@ -52,6 +52,8 @@ pub struct Trainer<'a> {
     pub(crate) device: Device,
     pub(crate) observer: Box<dyn Observer + 'a>,
     pub(crate) control: Control,
+    pub(crate) initial_weights: Option<PathBuf>,
+    pub(crate) lengthening: Lengthening,
 }
 
 /// How a run ended.
@@ -73,7 +75,15 @@ pub enum Outcome {
 impl<'a> Trainer<'a> {
     /// Trains by `recipe` on `data`, on the CPU unless told otherwise.
     pub fn new(recipe: Recipe, data: Cifar) -> Self {
-        Self { recipe, data, device: Device::Cpu, observer: Box::new(()), control: Control::default() }
+        Self {
+            recipe,
+            data,
+            device: Device::Cpu,
+            observer: Box::new(()),
+            control: Control::default(),
+            initial_weights: None,
+            lengthening: Lengthening::default(),
+        }
     }
 
     /// Trains on `device`.
@@ -92,38 +102,56 @@ impl<'a> Trainer<'a> {
         Self { control, ..self }
     }
 
+    /// Begins a run with the weights in the file `path`, of any kind that [`Parameters::load`](wrn_sam_models::Parameters::load) reads, rather than
+    /// with those that the seed gives. The run's source.toml names the file.
+    #[must_use]
+    pub fn with_initial_weights(self, path: impl Into<PathBuf>) -> Self {
+        Self { initial_weights: Some(path.into()), ..self }
+    }
+
+    /// Says what [`resume`](Self::resume) does where the recipe has more epochs than the run had.
+    #[must_use]
+    pub fn with_lengthening(self, lengthening: Lengthening) -> Self {
+        Self { lengthening, ..self }
+    }
+
     /// Begins a run in the folder `out`, which must be new or empty.
     ///
     /// # Errors
     /// Before training: [`Error::OutOfRange`], [`Error::UnsuitableData`], [`Error::FolderNotEmpty`], [`Error::Io`].
-    /// While training: [`Error::Step`] where a gradient is no longer finite, and [`Error::Io`]; the run can then be
-    /// resumed from its newest checkpoint.
+    /// While training: [`Error::Step`] where a gradient, the loss or a weight is no longer finite, and [`Error::Io`]; the
+    /// run can then be resumed from its newest checkpoint.
     pub fn run(mut self, out: &Path) -> Result<Outcome> {
         self.settle_recipe()?;
-        let folder = RunFolder::create(out, &self.recipe)?;
+        let folder = RunFolder::create(out)?;
         Session::begin(self, folder)?.train()
     }
 
     /// Goes on with the run in the folder `out` from its newest checkpoint that is whole, or from the start where
-    /// there is none yet.
+    /// nothing was trained yet.
     ///
-    /// The recipe must be that of the run ([`Recipe::of_run`]); only `threads` and `checkpoint_every` may differ. Rows
-    /// of metrics.csv after the checkpoint are dropped, to be written again.
+    /// The recipe must be that of the run ([`Recipe::from_run`]); only `threads` and `checkpoint_every` may differ, and
+    /// `epochs` may be more (see [`Lengthening`]). Results of epochs after the checkpoint stay until the run has come as
+    /// far again; files that were removed from the folder are written again as far as the checkpoint has them.
     ///
     /// # Errors
-    /// [`Error::NotARun`], [`Error::OtherRecipe`], [`Error::OtherData`], [`Error::NoUsableCheckpoint`], with every file
-    /// as it was; those of [`run`](Self::run).
+    /// [`Error::NotARun`], [`Error::OtherRecipe`], [`Error::CannotLengthen`], [`Error::OtherData`],
+    /// [`Error::NoUsableCheckpoint`], [`Error::CheckpointsMissing`], with every file as it was; those of
+    /// [`run`](Self::run).
     pub fn resume(mut self, out: &Path) -> Result<Outcome> {
         self.settle_recipe()?;
-        let (folder, theirs) = RunFolder::open(out)?;
-        let differences = self.recipe.differences(&theirs)?;
-        if !differences.is_empty() {
-            return Err(Error::OtherRecipe { path: folder.file("recipe.toml"), differences });
+        let folder = RunFolder::open(out)?;
+        let newest = checkpoint::newest(&folder.checkpoints())?;
+        if let Some(theirs) = folder.recipe()? {
+            let (path, progress) =
+                (folder.file("recipe.toml"), newest.as_ref().map(|n| &n.checkpoint.progress));
+            let rates = self.recipe.learning_rates();
+            lengthen::check(&path, &self.recipe, &theirs, progress, &*rates, self.lengthening)?;
         }
-        let session = match checkpoint::newest(&folder.checkpoints())? {
+        let session = match newest {
             Some(newest) => Session::restore(self, folder, newest)?,
             None => {
-                folder.write_recipe(&self.recipe)?;
+                folder.check_untrained()?;
                 Session::begin(self, folder)?
             }
         };
@@ -133,9 +161,7 @@ impl<'a> Trainer<'a> {
     /// Checks recipe and data, and writes into the recipe what the data are.
     fn settle_recipe(&mut self) -> Result<()> {
         self.recipe.validate()?;
-        let precision = self.recipe.precision;
-        let holds = precision == Precision::F32 || self.device.is_cuda();
-        OutOfRange::check("precision", precision, holds, "f32 on any device but an NVIDIA GPU")?;
+        self.recipe.check_device(&self.device)?;
         let found = DataChoice::of(&self.data.source);
         if ![DataChoice::Auto, found].contains(&self.recipe.data) {
             return Err(Error::UnsuitableData {

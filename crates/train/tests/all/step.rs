@@ -115,6 +115,11 @@ fn an_evaluation_is_of_the_images_whatever_the_batches() {
     for batch_size in [7, 49] {
         let parts = evaluate(&model, loader(batch_size).epoch(0), 0.1, &Device::Cpu).unwrap();
         assert_eq!((parts.images, parts.top1, parts.top5), (whole.images, whole.top1, whole.top5));
-        assert!((parts.loss - whole.loss).abs() < 1e-5 * whole.loss, "{} {}", parts.loss, whole.loss);
+        assert!(
+            (parts.loss() - whole.loss()).abs() < 1e-5 * whole.loss(),
+            "{} {}",
+            parts.loss(),
+            whole.loss()
+        );
     }
 }

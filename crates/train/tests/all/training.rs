@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use wrn_sam_data::Cifar;
+use wrn_sam_train::metrics::{self, HEADER};
 use wrn_sam_train::{
-    Augment, Control, EvaluateProgress, HEADER, MetricsFile, Observer, Outcome, Recipe, Start, StepProgress,
-    Trainer,
+    Augment, Control, Error, EvaluateProgress, Lengthening, Observer, Outcome, Provenance, Recipe, RunSource,
+    ScheduleKind, Start, StepProgress, Trainer, Warning,
 };
 
 /// Four steps an epoch, the last of 4 images; a test split of 40, the last batch of 8.
@@ -107,15 +108,11 @@ fn a_seed_fixes_everything_whatever_the_threads() {
         HEADER,
         "epoch,learning_rate,train_loss,train_top1,test_loss,test_top1,test_top5,seconds,images_per_second"
     );
-    let rows = MetricsFile::read(&out.join("metrics.csv")).unwrap();
+    let rows = metrics::read(&out.join("metrics.csv")).unwrap();
     assert_eq!(rows.iter().map(|row| row.epoch).collect::<Vec<_>>(), [1, 2]);
     assert!(rows.iter().all(|row| (0.0..=1.0).contains(&row.test_top5) && row.seconds > 0.0));
 
-    let mut files: Vec<_> = std::fs::read_dir(&out)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    files.sort();
+    let files = names(&out);
     let expected = [
         "best.safetensors",
         "checkpoints",
@@ -292,13 +289,19 @@ fn killed_at_any_moment_it_can_be_resumed_to_the_same_end() {
     let moments = ["before the first checkpoint", "in the first evaluation", "in the second epoch"];
     for moment in moments {
         let killed = to.join(moment);
-        // A row beyond the checkpoint, a row cut short, and a file half written.
+        // A row beyond the checkpoint, a row cut short, and files half written.
         let metrics = killed.join("metrics.csv");
-        let row = "1,0.1,9,9,9,9,9,9,9\n2,0.02,4.1";
-        std::fs::write(&metrics, std::fs::read_to_string(&metrics).unwrap_or_default() + row).unwrap();
-        std::fs::write(killed.join("checkpoints/.partial"), "half").unwrap();
+        if let Ok(rows) = std::fs::read_to_string(&metrics) {
+            std::fs::write(&metrics, rows + "1,0.1,9,9,9,9,9,9,9\n2,0.02,4.1").unwrap();
+        }
+        for folder in [&killed, &killed.join("checkpoints")] {
+            if folder.is_dir() {
+                std::fs::write(folder.join(".wrn-sam.AbCd1234.partial"), "half").unwrap();
+            }
+        }
         let _ = trainer(&recipe()).resume(&killed).unwrap();
         end.assert_same(&End::of(&killed), moment);
+        assert!(names(&killed).iter().all(|name| !name.starts_with('.')), "{moment}");
     }
 
     // A run that has ended stays as it is.
@@ -359,9 +362,7 @@ fn a_folder_that_does_not_fit_is_refused_and_left_alone() {
     std::fs::write(out.join("recipe.toml"), text.replace("rho = 0.1", "rho = 0.2")).unwrap();
     refused(&Recipe { rho: 0.2, ..recipe() }, &["checkpoints", "`rho` is 0.2 here but 0.1 there"]);
     std::fs::write(out.join("recipe.toml"), "depth = 33").unwrap();
-    refused(&recipe(), &["recipe.toml: `depth` is 33"]);
-    std::fs::remove_file(out.join("recipe.toml")).unwrap();
-    refused(&recipe(), &["holds no run to resume"]);
+    refused(&recipe(), &["recipe.toml: depth = 33"]);
     end.assert_same(&End::of(&out), "after refusals");
 
     let file = folder.path().join("file");
@@ -380,10 +381,277 @@ fn what_cannot_be_trained_is_refused_before_a_folder_is_made() {
         assert!(error.contains(part), "{error}");
         assert!(!out.exists());
     };
-    refused(Recipe { depth: 33, ..recipe() }, data(), "`depth` is 33");
+    refused(Recipe { depth: 33, ..recipe() }, data(), "depth = 33");
     refused(recipe(), Cifar::synthetic(17, 10, 0), "the test split");
     let real = Recipe { data: wrn_sam_train::DataChoice::Cifar100, ..recipe() };
     refused(real, data(), "`data` is not what was given");
+}
+
+#[test]
+fn a_removed_recipe_is_had_from_a_checkpoint() {
+    let (_folder, out, end) = whole_run();
+    std::fs::remove_file(out.join("recipe.toml")).unwrap();
+    let found = Recipe::from_run(&out).unwrap();
+    assert!(found.differences(&Recipe { data: found.data, ..recipe() }).unwrap().is_empty());
+    let _ = trainer(&found).resume(&out).unwrap();
+    assert_eq!(Recipe::from_toml_file(&out.join("recipe.toml")).unwrap(), found);
+    end.assert_same(&End::of(&out), "without its recipe");
+
+    std::fs::remove_file(out.join("recipe.toml")).unwrap();
+    std::fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    assert!(matches!(Recipe::from_run(&out), Err(Error::NotARun { .. })));
+    assert!(matches!(trainer(&found).resume(&out), Err(Error::NotARun { .. })));
+}
+
+#[test]
+fn results_whose_checkpoints_are_gone_are_not_overwritten() {
+    let (_folder, out, end) = whole_run();
+    for path in checkpoints(&out) {
+        std::fs::remove_file(path).unwrap();
+    }
+    for what in ["model.safetensors", "best.safetensors", "metrics.csv with the rows of 2 epochs"] {
+        let before = names(&out);
+        let error = trainer(&recipe()).resume(&out).unwrap_err();
+        assert!(matches!(error, Error::CheckpointsMissing { .. }), "{error}");
+        assert!(error.to_string().contains(what), "{what} in {error}");
+        assert_eq!(names(&out), before);
+        std::fs::remove_file(out.join(what.split(' ').next().unwrap())).unwrap();
+    }
+    // Nothing is left of the training, so it begins again.
+    let _ = trainer(&recipe()).resume(&out).unwrap();
+    end.assert_same(&End::of(&out), "from the start");
+}
+
+/// What lies in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Copies results at the moments when files of less training could take their place.
+struct Watch<'a> {
+    out: &'a Path,
+    models: Vec<Vec<u8>>,
+    warnings: Vec<Warning>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(out: &'a Path) -> Self {
+        Self { out, models: Vec::new(), warnings: Vec::new() }
+    }
+}
+
+impl Observer for Watch<'_> {
+    fn on_epoch(&mut self, _: &metrics::EpochMetrics) {
+        self.models.push(std::fs::read(self.out.join("model.safetensors")).unwrap());
+    }
+    fn on_warning(&mut self, warning: &Warning) {
+        self.warnings.push(warning.clone());
+    }
+}
+
+#[test]
+fn results_of_more_training_stay_until_they_are_reached_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let four = Recipe { epochs: 4, checkpoint_every: 2, ..recipe() };
+    let _ = trainer(&four).run(&out).unwrap();
+    let end = End::of(&out);
+    // Back to the checkpoint after two epochs.
+    std::fs::remove_file(checkpoints(&out).pop().unwrap()).unwrap();
+    let mut watch = Watch::new(&out);
+    let _ = trainer(&four).observer(&mut watch).resume(&out).unwrap();
+    assert!(watch.models.len() == 2 && watch.models.iter().all(|model| *model == end.model));
+    end.assert_same(&End::of(&out), "trained again");
+}
+
+#[test]
+fn removed_results_are_written_again() {
+    let (_folder, out, end) = whole_run();
+    let rows = metrics::read(&out.join("metrics.csv")).unwrap();
+    let best_is_last = rows[1].test_top1 > rows[0].test_top1;
+    for name in ["model.safetensors", "metrics.csv", "loss.svg", "top1.svg", "source.toml"] {
+        let before = std::fs::read(out.join(name)).unwrap();
+        std::fs::remove_file(out.join(name)).unwrap();
+        let mut watch = Watch::new(&out);
+        let _ = trainer(&recipe()).observer(&mut watch).resume(&out).unwrap();
+        assert!(std::fs::read(out.join(name)).unwrap() == before, "{name}");
+        assert_eq!(watch.warnings, []);
+    }
+    std::fs::remove_file(out.join("best.safetensors")).unwrap();
+    let mut watch = Watch::new(&out);
+    let _ = trainer(&recipe()).observer(&mut watch).resume(&out).unwrap();
+    if best_is_last {
+        end.assert_same(&End::of(&out), "written again");
+        assert_eq!(watch.warnings, []);
+    } else {
+        assert_eq!(watch.warnings, [Warning::BestWeightsLost { epoch: 1 }]);
+        assert!(watch.warnings[0].to_string().contains("best.safetensors is gone"));
+    }
+}
+
+#[test]
+fn weights_say_what_they_were_trained_on() {
+    let (_folder, out, _end) = whole_run();
+    let provenance = Provenance::from_weights(&out.join("model.safetensors")).unwrap().unwrap();
+    assert_eq!((provenance.epoch, provenance.synthetic, provenance.classes.len()), (2, true, 100));
+    assert_eq!(provenance.network, "WRN-10-1");
+    assert!(provenance.data.starts_with("synthetic images of seed 17"), "{}", provenance.data);
+    assert!(provenance.recipe.differences(&recipe()).unwrap().iter().all(|d| d.key == "data"));
+    let rows = metrics::read(&out.join("metrics.csv")).unwrap();
+    assert_eq!(provenance.test_top1, rows[1].test_top1);
+    let statistics = wrn_sam_data::Statistics::of(&data().train).unwrap();
+    assert_eq!((provenance.mean, provenance.std), (statistics.mean, statistics.std));
+    let images_md5 = RunSource::from_run(&out).unwrap().unwrap().images_md5;
+    assert_eq!(provenance.images_md5, images_md5);
+    assert_eq!(Provenance::from_toml(&provenance.to_toml().unwrap()).unwrap(), provenance);
+    assert!(Provenance::from_toml("version = 1").is_err());
+}
+
+#[test]
+fn a_run_is_lengthened_where_the_schedule_allows_it() {
+    let (folder, _, _) = whole_run();
+    // In its warm-up the cosine schedule has the same rates whatever its length.
+    let short = Recipe {
+        schedule: ScheduleKind::Cosine,
+        warmup_epochs: 2,
+        epochs: 2,
+        checkpoint_every: 0,
+        ..recipe()
+    };
+    let long = Recipe { epochs: 3, ..short.clone() };
+    let [whole, parts] = ["long", "lengthened"].map(|name| folder.path().join(name));
+    let _ = trainer(&long).run(&whole).unwrap();
+    let _ = trainer(&short).run(&parts).unwrap();
+    let _ = trainer(&long).resume(&parts).unwrap();
+    let (whole, lengthened) = (End::of(&whole), End::of(&parts));
+    assert_eq!(whole.metrics, lengthened.metrics);
+    assert!(whole.model == lengthened.model, "other weights at the end");
+    let lengthened = RunSource::from_run(&parts).unwrap().unwrap().lengthened;
+    assert_eq!(lengthened.len(), 1);
+    assert_eq!(
+        (lengthened[0].after, lengthened[0].from, lengthened[0].to, lengthened[0].exact),
+        (2, 2, 3, true)
+    );
+    assert_eq!(Recipe::from_run(&parts).unwrap().epochs, 3);
+    // Less is never trained in the place of more.
+    assert!(matches!(trainer(&short).resume(&parts), Err(Error::OtherRecipe { .. })));
+}
+
+#[test]
+fn past_rates_are_kept_only_if_asked_for() {
+    let (_folder, out, end) = whole_run();
+    // Of two epochs the second has 0.2 times the rate; of four it has not.
+    let long = Recipe { epochs: 10, ..recipe() };
+    let error = trainer(&long).resume(&out).unwrap_err();
+    assert!(matches!(error, Error::CannotLengthen { from: 2, to: 10, epoch: 2, .. }), "{error}");
+    end.assert_same(&End::of(&out), "after a refusal");
+    let long = Recipe { epochs: 3, ..recipe() };
+    let mut watch = Watch::new(&out);
+    let kept = trainer(&long).observer(&mut watch).with_lengthening(Lengthening::KeepPastRates);
+    let Outcome::Completed { metrics } = kept.resume(&out).unwrap() else { panic!("interrupted") };
+    assert_eq!(metrics.iter().map(|row| row.epoch).collect::<Vec<_>>(), [1, 2, 3]);
+    let expected = long.learning_rates();
+    assert!((metrics[2].learning_rate - expected.at(2)).abs() < 1e-12);
+    let lengthened = RunSource::from_run(&out).unwrap().unwrap().lengthened;
+    let warned = watch.warnings.iter().any(|warning| matches!(warning, Warning::PastRatesKept { .. }));
+    assert_eq!(warned, !lengthened[0].exact);
+    // It is one run from now on.
+    let _ = trainer(&long).resume(&out).unwrap();
+}
+
+#[test]
+fn a_run_begins_with_given_weights() {
+    let (folder, whole, end) = whole_run();
+    let [out, other] = ["given", "other"].map(|name| folder.path().join(name));
+    let weights = whole.join("model.safetensors");
+    let _ = trainer(&recipe()).with_initial_weights(&weights).run(&out).unwrap();
+    assert!(End::of(&out).metrics != end.metrics);
+    let recorded = RunSource::from_run(&out).unwrap().unwrap().initial_weights.unwrap();
+    assert_eq!((recorded.path, recorded.md5.len()), (weights, 32));
+
+    let missing = folder.path().join("missing.safetensors");
+    assert!(trainer(&recipe()).with_initial_weights(&missing).run(&other).is_err());
+    let wide = Recipe { width_factor: 2, ..recipe() };
+    assert!(trainer(&wide).with_initial_weights(whole.join("model.safetensors")).run(&other).is_err());
+    // Nothing is left that would keep the next try from this folder.
+    let _ = trainer(&recipe()).run(&other).unwrap();
+    end.assert_same(&End::of(&other), "after failed tries");
+}
+
+/// Running variances that overflow, while the batches' own statistics, losses and gradients are finite or zero.
+#[test]
+fn divergence_without_a_gradient_that_is_not_finite_is_an_error() {
+    let (folder, whole, _) = whole_run();
+    let device = candle_core::Device::Cpu;
+    let mut weights = candle_core::safetensors::load(whole.join("model.safetensors"), &device).unwrap();
+    let filter = weights.get_mut("f.0_convolution.weight").unwrap();
+    *filter = (filter.clone() * 1e25).unwrap();
+    let wild = folder.path().join("wild.safetensors");
+    candle_core::safetensors::save(&weights, &wild).unwrap();
+
+    let out = folder.path().join("run");
+    let error = trainer(&recipe()).with_initial_weights(&wild).run(&out).unwrap_err().to_string();
+    let part = "training has diverged: f.1_block.block.0.norm_act.0_normalization.running_var is infinite or NaN \
+                (learning rate 0.1, rho 0.1)";
+    assert!(error.starts_with("epoch 1, step ") && error.contains(part), "{error}");
+    assert_eq!(names(&out), ["checkpoints", "recipe.toml", "source.toml"]);
+    // The checkpoint from before is as it was, and the run fails in the same way.
+    assert_eq!(checkpoints(&out).len(), 1);
+    assert_eq!(trainer(&recipe()).resume(&out).unwrap_err().to_string(), error);
+
+    let rho = Recipe { rho: 1e20, ..recipe() };
+    let out = folder.path().join("rho");
+    assert!(trainer(&rho).run(&out).unwrap_err().to_string().starts_with("epoch 1, step "));
+    assert!(!out.join("model.safetensors").exists());
+}
+
+#[test]
+fn weights_that_stay_finite_but_answer_nonsense_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut watch = Watch::new(&out);
+    let wild = Recipe { learning_rate: 1e9, epochs: 1, ..recipe() };
+    match trainer(&wild).observer(&mut watch).run(&out) {
+        Ok(_) => assert!(matches!(watch.warnings[..], [Warning::LossAboveGuess { .. }])),
+        Err(error) => assert!(error.to_string().contains("epoch 1, step"), "{error}"),
+    }
+}
+
+#[test]
+fn a_table_edited_while_the_run_goes_on_loses_no_row() {
+    struct Editor(PathBuf);
+    impl Observer for Editor {
+        fn on_epoch(&mut self, _: &metrics::EpochMetrics) {
+            // As an editor does it: another file takes the name.
+            let other = self.0.with_file_name("edited");
+            std::fs::write(&other, "mine").unwrap();
+            std::fs::rename(other, &self.0).unwrap();
+        }
+        fn on_step(&mut self, step: &StepProgress) {
+            if step.epoch == 2 {
+                let _ = std::fs::remove_file(&self.0);
+            }
+        }
+    }
+    let (folder, _, end) = whole_run();
+    let out = folder.path().join("edited");
+    struct Restore(Editor, Vec<String>);
+    impl Observer for Restore {
+        fn on_step(&mut self, step: &StepProgress) {
+            self.0.on_step(step);
+        }
+        fn on_epoch(&mut self, row: &metrics::EpochMetrics) {
+            self.1 = std::fs::read_to_string(&self.0.0).unwrap().lines().map(Into::into).collect();
+            self.0.on_epoch(row);
+        }
+    }
+    let mut editor = Restore(Editor(out.join("metrics.csv")), Vec::new());
+    let _ = trainer(&recipe()).observer(&mut editor).run(&out).unwrap();
+    let without_time = |line: &String| line.split(',').take(7).collect::<Vec<_>>().join(",");
+    assert_eq!(editor.1.iter().map(without_time).collect::<Vec<_>>(), end.metrics);
 }
 
 #[test]

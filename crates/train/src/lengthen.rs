@@ -1,0 +1,71 @@
+//! A run that is given more epochs than it had.
+
+use std::path::Path;
+
+use wrn_sam_optim::Schedule;
+
+use crate::checkpoint::Progress;
+use crate::error::{Error, Result};
+use crate::metrics::nine_digits;
+use crate::observer::Warning;
+use crate::recipe::Recipe;
+use crate::run_source::Lengthened;
+
+/// What [`Trainer::resume`](crate::Trainer::resume) does where the recipe has more epochs than the run had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Lengthening {
+    /// Goes on only if every epoch trained so far had the learning rate that the longer schedule has for it: the run
+    /// then ends as one that had this length from its start.
+    #[default]
+    Exact,
+    /// Goes on in any case. Epochs trained so far, and the rest of one that has begun, keep their learning rate; later
+    /// epochs have that of the longer schedule. A [`Warning`] and the run's source.toml say so.
+    KeepPastRates,
+}
+
+/// What a run that goes on with another number of epochs has to say.
+#[derive(Debug, Default)]
+pub(crate) struct Lengthen {
+    pub(crate) record: Option<Lengthened>,
+    pub(crate) warning: Option<Warning>,
+}
+
+/// Checks `recipe` against that of a run so far, written at `path`: the two may differ in `threads`, in
+/// `checkpoint_every`, and, if `progress` allows it, by more epochs.
+///
+/// # Errors
+/// [`Error::OtherRecipe`]; [`Error::CannotLengthen`].
+pub(crate) fn check(
+    path: &Path,
+    recipe: &Recipe,
+    theirs: &Recipe,
+    progress: Option<&Progress>,
+    schedule: &dyn Schedule,
+    lengthening: Lengthening,
+) -> Result<Lengthen> {
+    let differences = recipe.differences(theirs)?;
+    let (from, to) = (theirs.epochs, recipe.epochs);
+    if differences.iter().any(|difference| difference.key != "epochs") || to < from {
+        return Err(Error::OtherRecipe { path: path.into(), differences });
+    }
+    let Some(progress) = progress.filter(|_| to > from) else { return Ok(Lengthen::default()) };
+
+    let begun = (progress.step > 0).then_some(progress.learning_rate);
+    let rates = progress.rows.iter().map(|row| row.learning_rate).chain(begun);
+    // As rows have them.
+    let rates =
+        rates.enumerate().map(|(epoch, rate)| (epoch, nine_digits(rate), nine_digits(schedule.at(epoch))));
+    let other = rates.into_iter().find(|(_, found, expected)| found != expected);
+    let record = Lengthened { after: progress.epoch, from, to, exact: other.is_none() };
+    let warning = match (other, lengthening) {
+        (None, _) => None,
+        (Some((epoch, found, expected)), Lengthening::Exact) => {
+            return Err(Error::CannotLengthen { from, to, epoch: epoch + 1, found, expected });
+        }
+        (Some((epoch, found, expected)), Lengthening::KeepPastRates) => {
+            Some(Warning::PastRatesKept { epoch: epoch + 1, found, expected })
+        }
+    };
+    Ok(Lengthen { record: Some(record), warning })
+}

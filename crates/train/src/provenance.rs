@@ -1,0 +1,113 @@
+//! What weights were trained on and how: written into their file, so that it goes where they go.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize, Serializer};
+use wrn_sam_data::{Cifar, IMAGE_CHANNELS, Statistics};
+
+use crate::error::{Error, Result};
+use crate::recipe::Recipe;
+
+/// What a file of weights was trained on, and how well it did.
+///
+/// [`Trainer`](crate::Trainer) writes it as TOML under the one key [`KEY`](Self::KEY) of the safetensors metadata.
+/// Nothing in it depends on the machine, the number of threads or the time, so equal weights are equal files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Provenance {
+    /// The version of this crate that wrote the weights.
+    pub version: String,
+    /// The network's name, such as `WRN-34-10`.
+    pub network: String,
+    /// What the images are, without a path: `CIFAR-100`, or in words that they are synthetic.
+    pub data: String,
+    /// Whether the images are generated: then the weights say nothing about photographs.
+    pub synthetic: bool,
+    /// The MD5 of all images and labels, as 32 hexadecimal digits.
+    pub images_md5: String,
+    /// The name of each class, in the order of the logits.
+    pub classes: Vec<String>,
+    /// The mean of each channel, in [0, 1], that images are normalized with.
+    pub mean: [f64; IMAGE_CHANNELS],
+    /// The standard deviation of each channel.
+    pub std: [f64; IMAGE_CHANNELS],
+    /// Epochs trained.
+    pub epoch: usize,
+    /// Top-1 accuracy on the test images after the last of them, in [0, 1].
+    pub test_top1: f64,
+    /// The recipe, without the keys that change no result.
+    #[serde(serialize_with = "results_only")]
+    pub recipe: Recipe,
+}
+
+fn results_only<S: Serializer>(recipe: &Recipe, to: S) -> std::result::Result<S::Ok, S::Error> {
+    recipe.results_only().map_err(serde::ser::Error::custom)?.serialize(to)
+}
+
+impl Provenance {
+    /// The key of the safetensors metadata.
+    pub const KEY: &str = "wrn_sam";
+
+    /// Of weights that have not been trained yet.
+    pub(crate) fn new(
+        network: String,
+        data: &Cifar,
+        statistics: Statistics,
+        images_md5: &str,
+        recipe: &Recipe,
+    ) -> Self {
+        let synthetic = data.source.is_synthetic();
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            network,
+            data: if synthetic { data.source.to_string() } else { data.variant().to_string() },
+            synthetic,
+            images_md5: images_md5.into(),
+            classes: data.fine_names.clone(),
+            mean: statistics.mean,
+            std: statistics.std,
+            epoch: 0,
+            test_top1: 0.0,
+            recipe: recipe.clone(),
+        }
+    }
+
+    /// As TOML: the value of the key.
+    ///
+    /// # Errors
+    /// [`Error::Toml`] for a recipe that is not valid.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Toml { message: error.to_string() })
+    }
+
+    /// From the value of the key.
+    ///
+    /// # Errors
+    /// [`Error::Toml`] where it is anything else.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| Error::Toml { message: error.to_string().trim_end().into() })
+    }
+
+    /// Reads what a file of weights says of itself; `None` if it says nothing, as weights from elsewhere do.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Weights`] for a file that is not whole; [`Error::Toml`].
+    pub fn from_weights(path: &Path) -> Result<Option<Self>> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)
+            .map_err(|source| Error::Weights { path: path.into(), source })?;
+        let text = header.metadata().as_ref().and_then(|entries| entries.get(Self::KEY));
+        text.map(|text| Self::from_toml(text)).transpose()
+    }
+
+    /// Writes weights with this in their metadata.
+    pub(crate) fn write_weights(&self, path: &Path, state: &[(String, Tensor)]) -> Result<()> {
+        let tensors = state.iter().map(|(name, tensor)| (name, tensor));
+        let metadata = HashMap::from([(Self::KEY.to_string(), self.to_toml()?)]);
+        let bytes = safetensors::serialize(tensors, Some(metadata))
+            .map_err(|source| Error::Weights { path: path.into(), source })?;
+        Ok(wrn_sam_files::write(path, |file| file.write_all(&bytes))?)
+    }
+}

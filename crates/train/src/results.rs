@@ -1,0 +1,95 @@
+//! What a run leaves in its folder to be read by others: metrics.csv, the curves, and the weights.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+
+use crate::checkpoint::Progress;
+use crate::error::Result;
+use crate::provenance::Provenance;
+use crate::{metrics, report};
+
+/// The network's parameters and buffers by name.
+pub(crate) type State = Vec<(String, Tensor)>;
+
+const METRICS: &str = "metrics.csv";
+const MODEL: &str = "model.safetensors";
+const BEST: &str = "best.safetensors";
+
+#[derive(Debug)]
+pub(crate) struct Results {
+    folder: PathBuf,
+    provenance: Provenance,
+    /// Epochs whose results were in the folder already. Nothing there is replaced by the results of less training.
+    kept: usize,
+    /// The best weights, while a file of more training is in their place.
+    best: Option<(Provenance, State)>,
+}
+
+impl Results {
+    /// Of a run in `folder`, perhaps one that goes on.
+    pub(crate) fn new(folder: &Path, provenance: Provenance) -> Self {
+        let rows = metrics::read(&folder.join(METRICS)).map_or(0, |rows| rows.len());
+        let weights = [MODEL, BEST].map(|name| Provenance::from_weights(&folder.join(name)));
+        let epochs = weights.into_iter().filter_map(|read| Some(read.ok()??.epoch));
+        let kept = epochs.fold(rows, usize::max);
+        Self { folder: folder.into(), provenance, kept, best: None }
+    }
+
+    /// Writes what the epoch that has ended leaves: `progress` has its row, `state` the weights after it.
+    pub(crate) fn write(&mut self, progress: &Progress, state: &State, last: bool) -> Result<()> {
+        let provenance = self.provenance_after(progress);
+        let epoch = progress.rows.len();
+        if progress.best.is_some_and(|best| best.epoch == epoch) {
+            self.best = Some((provenance.clone(), state.clone()));
+        }
+        if epoch < self.kept && !last {
+            tracing::info!(epoch, kept = self.kept, "the folder has the results of later epochs, which stay");
+            return Ok(());
+        }
+        if let Some((provenance, state)) = self.best.take() {
+            provenance.write_weights(&self.folder.join(BEST), &state)?;
+        }
+        provenance.write_weights(&self.folder.join(MODEL), state)?;
+        metrics::write(&self.folder.join(METRICS), &progress.rows)?;
+        self.draw(progress)
+    }
+
+    /// Writes again what somebody has removed, as far as a checkpoint after so many whole epochs has it. Returns the
+    /// epoch of the best weights if those are gone for good.
+    pub(crate) fn write_missing(&self, progress: &Progress, state: &State) -> Result<Option<usize>> {
+        let missing = |name: &str| !self.folder.join(name).exists();
+        let (epoch, provenance) = (progress.rows.len(), self.provenance_after(progress));
+        if epoch == 0 {
+            return Ok(None);
+        }
+        if missing(METRICS) {
+            metrics::write(&self.folder.join(METRICS), &progress.rows)?;
+        }
+        if report::FILES.iter().any(|name| missing(name)) {
+            self.draw(progress)?;
+        }
+        if progress.step == 0 && missing(MODEL) {
+            provenance.write_weights(&self.folder.join(MODEL), state)?;
+        }
+        match progress.best {
+            Some(best) if missing(BEST) && best.epoch == epoch && progress.step == 0 => {
+                provenance.write_weights(&self.folder.join(BEST), state)?;
+                Ok(None)
+            }
+            Some(best) if missing(BEST) => Ok(Some(best.epoch)),
+            _ => Ok(None),
+        }
+    }
+
+    fn provenance_after(&self, progress: &Progress) -> Provenance {
+        let test_top1 = progress.rows.last().map_or(0.0, |row| row.test_top1);
+        Provenance { epoch: progress.rows.len(), test_top1, ..self.provenance.clone() }
+    }
+
+    fn draw(&self, progress: &Progress) -> Result<()> {
+        let Provenance { network, data, synthetic, .. } = &self.provenance;
+        let images = if *synthetic { "synthetic images" } else { data };
+        report::draw(&self.folder, &format!("{network}, {images}"), &progress.rows)
+    }
+}
