@@ -1,7 +1,6 @@
 //! Train Wide ResNets with Sharpness-Aware Minimization on CIFAR-100, on [candle].
 //!
-//! This crate re-exports the parts, each of which is a crate of its own and useful alone. In the order in which the data
-//! go through them:
+//! This crate re-exports its parts, each of which is a crate that can be used separately. In the order of the data:
 //!
 //! ```text
 //! bytes → records → augmented batch       data       Cifar, Augmentation, Loader
