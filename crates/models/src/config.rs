@@ -3,7 +3,7 @@ use std::path::Path;
 use wrn_sam_kernels::OutOfRange;
 
 use crate::error::{Error, Result};
-use crate::state_dict;
+use crate::state_dict::WideResNetShapes;
 
 /// A Wide ResNet's hyper-parameters (Zagoruyko and Komodakis, <https://arxiv.org/abs/1605.07146>).
 ///
@@ -108,14 +108,16 @@ impl WideResNetConfig {
         [16, 16 * self.width_factor, 32 * self.width_factor, 64 * self.width_factor]
     }
 
-    /// Reads the hyper-parameters from the names and shapes in a safetensors state dict, so that a saved model can be
-    /// rebuilt from its file alone. The dropout, which leaves no trace there, is 0.
+    /// Reads the hyper-parameters from the names and shapes in a weights file of any kind that
+    /// [`Parameters::load`](crate::Parameters::load) reads, so that a saved model can be rebuilt from its file only. The
+    /// dropout, which leaves no trace there, is 0.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::SafeTensors`] where the file cannot be read; [`Error::NotWideResNet`] where it holds
-    /// something else. That every value is there is checked by [`Parameters::load`](crate::Parameters::load).
-    pub fn from_state_dict(path: &Path) -> Result<Self> {
-        let shapes = state_dict::read_shapes(path)?;
+    /// As [`Parameters::load`](crate::Parameters::load) where the file cannot be read; [`Error::NotWideResNet`] where it
+    /// holds something else. That every value is there is checked by `Parameters::load`.
+    pub fn from_state_dict(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let shapes = WideResNetShapes::read(path)?;
         let reject = |reason| Error::NotWideResNet { path: path.to_path_buf(), reason };
         let dim = |name: &str, axis: usize| {
             let size = shapes.get(name).and_then(|shape| shape.get(axis)).copied();
@@ -123,7 +125,7 @@ impl WideResNetConfig {
         };
         let basic_units = (1..)
             .take_while(|unit| {
-                shapes.contains_key(&format!("f.1_block.block.{unit}.block.2_convolution.weight"))
+                shapes.get(&format!("f.1_block.block.{unit}.block.2_convolution.weight")).is_some()
             })
             .count();
         let config = Self {

@@ -47,12 +47,40 @@ pub enum Error {
     },
 
     /// A state dict is not one of this model; the model was not changed.
-    #[error("{from} does not fit the model, so nothing was loaded:{mismatch}")]
+    #[error("{from} does not fit the model, so nothing was loaded: {mismatch}")]
     StateDict {
         /// Where the state dict comes from: a file's path, or "the state dict" for one in memory.
         from: String,
         /// Every difference.
         mismatch: Mismatch,
+    },
+
+    /// A state dict is of a Wide ResNet that computes another function, so that its values would give wrong answers
+    /// here; the model was not changed.
+    #[error("{from} holds the network of {repository}, which computes another function: {difference}")]
+    OtherNetwork {
+        /// Where the state dict comes from: a file's path, or "the state dict" for one in memory.
+        from: String,
+        /// The repository on GitHub that defines the network, told by its names.
+        repository: &'static str,
+        /// What it does otherwise.
+        difference: &'static str,
+    },
+
+    /// Values are not finite, or variances are negative: whatever is computed from them means nothing.
+    #[error(
+        "{name} holds {value} ({count} of its {of} values are not finite or out of range): the training diverged, or \
+         the file is damaged"
+    )]
+    BadValues {
+        /// The parameter's or buffer's name.
+        name: String,
+        /// The first such value.
+        value: f64,
+        /// How many there are.
+        count: usize,
+        /// How many values the parameter or buffer has.
+        of: usize,
     },
 
     /// A state dict holds no Wide ResNet.
@@ -64,9 +92,28 @@ pub enum Error {
         reason: String,
     },
 
+    /// The file is something else than weights.
+    #[error("{path} is {reason}", path = path.display())]
+    NotWeights {
+        /// The file.
+        path: PathBuf,
+        /// What it is and what to do, as "a Git LFS pointer, not the weights: run `git lfs pull`".
+        reason: String,
+    },
+
+    /// The file is PyTorch's, and no state dict can be read from it.
+    #[error("{path} is a PyTorch file without a state dict that can be read: {reason}", path = path.display())]
+    PyTorch {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, or how it is damaged.
+        reason: String,
+    },
+
     /// The file is not safetensors, or is damaged.
     #[error(
-        "{path} is not a whole safetensors file ({source}): it may be cut short; save or copy it again",
+        "{path} is not a whole safetensors file ({source}): it is cut short, damaged or something else; save or copy \
+         it again",
         path = path.display()
     )]
     SafeTensors {
@@ -96,6 +143,13 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 }
 
+impl From<wrn_sam_files::Error> for Error {
+    fn from(error: wrn_sam_files::Error) -> Self {
+        let wrn_sam_files::Error { action, path, source, .. } = error;
+        Self::Io { action, path, source }
+    }
+}
+
 impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         match error {
@@ -116,13 +170,16 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Every difference between a state dict and the parameters it should fill.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mismatch {
     /// Parameters and buffers of the model that the state dict lacks, in the model's order.
     pub missing: Vec<String>,
     /// Names in the state dict that the model does not have, sorted.
     pub unexpected: Vec<String>,
-    /// Values of another shape or element type, in the model's order.
+    /// Values of another shape, or of an element type that is not converted, in the model's order.
     pub misshapen: Vec<Misshapen>,
+    /// The longest prefix of all names in the state dict that ends with a dot; empty where they share none.
+    pub prefix: String,
 }
 
 /// One value whose shape or element type is not the model's.
@@ -143,15 +200,31 @@ impl Mismatch {
     }
 }
 
+/// So many names of each kind a message lists.
+const LISTED: usize = 5;
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, names) in [("missing", &self.missing), ("unexpected", &self.unexpected)] {
-            for name in names {
-                write!(f, "\n  {what}: {name}")?;
+        let show =
+            |Misshapen { name, expected, found }: &Misshapen| format!("{name} is {found}, not {expected}");
+        let misshapen: Vec<String> = self.misshapen.iter().take(LISTED).map(show).collect();
+        let kinds = [
+            ("missing", self.missing.len(), &self.missing),
+            ("unexpected", self.unexpected.len(), &self.unexpected),
+            ("of another shape or type", self.misshapen.len(), &misshapen),
+        ];
+        let mut separator = "";
+        for (kind, count, names) in kinds.into_iter().filter(|(_, count, _)| *count > 0) {
+            let listed = names[..names.len().min(LISTED)].join(", ");
+            write!(f, "{separator}{count} {kind} ({listed}")?;
+            if count > LISTED {
+                write!(f, " and {} more", count - LISTED)?;
             }
+            f.write_str(")")?;
+            separator = "; ";
         }
-        for Misshapen { name, expected, found } in &self.misshapen {
-            write!(f, "\n  {name}: expected {expected}, found {found}")?;
+        if !self.prefix.is_empty() {
+            write!(f, "; all its names begin with {:?}", self.prefix)?;
         }
         Ok(())
     }

@@ -113,36 +113,59 @@ impl Parameters {
         store.entries.iter().map(|(name, var)| Ok((name.clone(), var.copy()?.detach()))).collect()
     }
 
-    /// Sets all values from a state dict that may lie on any device.
+    /// Sets all values from a state dict, whose tensors may be on any device.
+    ///
+    /// Names that all begin with a prefix, such as `module.` of PyTorch's DataParallel or `_orig_mod.` of torch.compile,
+    /// are taken without it; those of a network of [xternalz/WideResNet-pytorch] as this crate's. f16, bf16, f32 and f64
+    /// are converted to the parameters' element type. `num_batches_tracked` may be of any integer type and of shape `[]`
+    /// or `[1]`; where it is missing, it becomes 0. Values that are not finite are loaded as they are:
+    /// [`check_values`](Self::check_values) finds them.
+    ///
+    /// [xternalz/WideResNet-pytorch]: https://github.com/xternalz/WideResNet-pytorch
     ///
     /// # Errors
-    /// [`Error::StateDict`](crate::Error::StateDict) names every value that is missing, unexpected, or of another
-    /// shape or element type; nothing is changed then.
+    /// [`Error::StateDict`](crate::Error::StateDict) names every value that is missing, unexpected, or of another shape
+    /// or kind of element; [`Error::OtherNetwork`](crate::Error::OtherNetwork) a known network that is not this one.
+    /// Nothing is changed on an error.
     pub fn load_state(&self, state: &HashMap<String, Tensor>) -> Result<()> {
-        state_dict::check("the state dict", &self.named(), &state_dict::described(state))?;
-        state_dict::set(&self.named(), state)
+        state_dict::assign_tensors(&self.named(), state)
     }
 
     /// Writes all values to a safetensors file under their names, which are PyTorch's: a reader there is
-    /// `model.load_state_dict(safetensors.torch.load_file(path))`. Equal values give equal bytes. The file is written
-    /// under a temporary name in the same folder, flushed to the disk and then renamed, so that whatever happens there
-    /// is either the old file or the new one.
+    /// `model.load_state_dict(safetensors.torch.load_file(path))`. Equal values give equal bytes. The file is whole
+    /// under its name, or not there: see [`wrn_sam_files::write`]. [`save_state_dict`](crate::save_state_dict) adds a text.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where the folder is missing, full or not writable; an existing file stays.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        state_dict::save(path, &self.named())
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let values =
+            self.named().into_iter().map(|(name, _, var)| (name, var.into_inner())).collect::<Vec<_>>();
+        state_dict::save_state_dict(path, &values, None)
     }
 
-    /// Sets all values from a safetensors file, of this crate or of PyTorch
-    /// (`safetensors.torch.save_file(model.state_dict(), path)`).
+    /// Sets all values from a file, as [`load_state`](Self::load_state) does. Its first bytes tell what it is:
+    ///
+    /// - safetensors, of this crate or of PyTorch (`safetensors.torch.save_file(model.state_dict(), path)`);
+    /// - PyTorch's own since version 1.6 (`torch.save(model.state_dict(), path)`), usually named `.pth` or `.pt`, which is
+    ///   read as data: nothing in it is executed. A state dict within a checkpoint, as its entry `state_dict`, `model` or
+    ///   `net`, is found.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) and [`Error::SafeTensors`](crate::Error::SafeTensors) where the file cannot be
-    /// read or is damaged; [`Error::StateDict`](crate::Error::StateDict) names every value that is missing,
-    /// unexpected, or of another shape or element type. Nothing is changed on an error.
-    pub fn load(&self, path: &Path) -> Result<()> {
-        state_dict::load(path, &self.named())
+    /// [`Error::Io`](crate::Error::Io) where the file cannot be read; [`Error::NotWeights`](crate::Error::NotWeights)
+    /// where it is something else, such as a Git LFS pointer, and says what;
+    /// [`Error::SafeTensors`](crate::Error::SafeTensors) and [`Error::PyTorch`](crate::Error::PyTorch) where it is
+    /// damaged or holds no state dict. Otherwise as [`load_state`](Self::load_state). Nothing is changed on an error.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
+        state_dict::load(path.as_ref(), &self.named())
+    }
+
+    /// That every value is finite and every running variance at least 0. A diverged training or a damaged file gives
+    /// others, and a network computes nothing meaningful from them.
+    ///
+    /// # Errors
+    /// [`Error::BadValues`](crate::Error::BadValues) names the first tensor with such values.
+    pub fn check_values(&self) -> Result<()> {
+        state_dict::check_values(&self.named())
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {

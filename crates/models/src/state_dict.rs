@@ -1,55 +1,81 @@
-//! State dicts in safetensors files: what is written, and what is checked before anything is changed.
+//! State dicts: what is written, and what is checked before anything is changed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::safetensors::Load;
-use candle_core::{Device, Tensor, Var};
-use safetensors::{Dtype, SafeTensors};
+use candle_core::{DType, Device, Tensor, Var};
+use safetensors::Dtype;
 
 use crate::error::{Error, Mismatch, Misshapen, Result};
+use crate::names::{self, Naming};
 use crate::parameters::Kind;
+use crate::weights::{self, METADATA_KEY, Value, Weights};
 
 type Named = [(String, Kind, Var)];
-type Description = (Dtype, Vec<usize>);
 
-/// Dtype and shape of every tensor.
-pub(crate) fn described(state: &HashMap<String, Tensor>) -> BTreeMap<&str, Description> {
-    state.iter().map(|(name, tensor)| (name.as_str(), describe(tensor))).collect()
-}
+/// A batch norm's counter, which files of old versions of PyTorch and of other programs lack.
+const COUNTER: &str = "num_batches_tracked";
 
-fn describe(tensor: &Tensor) -> Description {
-    (tensor.dtype().into(), tensor.dims().to_vec())
-}
-
-/// Compares what a state dict holds with what the model has, and lists every difference.
-pub(crate) fn check(from: &str, named: &Named, found: &BTreeMap<&str, Description>) -> Result<()> {
+/// Sets every variable from a state dict, or none: what can fail comes before the first change.
+pub(crate) fn assign(from: &str, named: &Named, found: &BTreeMap<String, Value>) -> Result<()> {
+    let expected: Vec<&str> = named.iter().map(|(name, ..)| name.as_str()).collect();
+    let naming = Naming::fitting(&expected, found);
     let mut mismatch = Mismatch::default();
+    let (mut given, mut used) = (Vec::new(), HashSet::new());
     for (name, _, var) in named {
-        let expected = describe(var);
-        match found.get(name.as_str()) {
-            None => mismatch.missing.push(name.clone()),
-            Some(found) if *found == expected => {}
-            Some(found) => {
-                let show = |(dtype, shape): &Description| format!("{dtype:?} {shape:?}");
-                let (expected, found) = (show(&expected), show(found));
+        let theirs = naming.theirs(name);
+        match found.get(&theirs) {
+            Some(value) if fits(name, value, var) => given.push((var, Some(value))),
+            Some(value) => {
+                let show = |dtype: Dtype, shape: &[usize]| format!("{dtype:?} {shape:?}");
+                let (expected, found) =
+                    (show(var.dtype().into(), var.dims()), show(value.dtype(), value.shape()));
                 mismatch.misshapen.push(Misshapen { name: name.clone(), expected, found });
             }
+            None if is_counter(name, var) => given.push((var, None)),
+            None => mismatch.missing.push(name.clone()),
         }
+        used.insert(theirs);
     }
-    let expected: HashSet<&str> = named.iter().map(|(name, ..)| name.as_str()).collect();
-    mismatch
-        .unexpected
-        .extend(found.keys().filter(|name| !expected.contains(*name)).map(|name| name.to_string()));
-    if mismatch.is_empty() { Ok(()) } else { Err(Error::StateDict { from: from.to_string(), mismatch }) }
+    mismatch.unexpected.extend(found.keys().filter(|name| !used.contains(*name)).cloned());
+    if mismatch.is_empty() {
+        return set(given);
+    }
+    if expected.contains(&names::WIDE_RESNET[0])
+        && let Some((repository, difference)) = names::other_network(found)
+    {
+        return Err(Error::OtherNetwork { from: from.to_string(), repository, difference });
+    }
+    mismatch.prefix = names::common_prefix(found).to_string();
+    Err(Error::StateDict { from: from.to_string(), mismatch })
 }
 
-/// Sets every variable from a state dict that [`check`] has passed. What can still fail, the copies to the device,
-/// comes before the first change.
-pub(crate) fn set(named: &Named, state: &HashMap<String, Tensor>) -> Result<()> {
-    // Copied, as a state dict may hold the very variables it is loaded into, which candle refuses.
-    let values = named.iter().map(|(name, _, var)| Ok((var, state[name].to_device(var.device())?.copy()?)));
+/// Whether a value can be converted to a variable's element type and shape: between float types; a counter from any
+/// integer type, as a scalar or as a single element.
+fn fits(name: &str, value: &Value, var: &Var) -> bool {
+    if is_counter(name, var) {
+        let whole = matches!(value.dtype(), Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::U32 | Dtype::U8);
+        return whole && matches!(value.shape(), [] | [1]);
+    }
+    let float = |dtype| matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
+    let dtype = var.dtype().into();
+    value.shape() == var.dims() && (value.dtype() == dtype || float(value.dtype()) && float(dtype))
+}
+
+fn is_counter(name: &str, var: &Var) -> bool {
+    name.rsplit('.').next() == Some(COUNTER) && var.dtype() == DType::I64 && var.dims().is_empty()
+}
+
+fn set(given: Vec<(&Var, Option<&Value>)>) -> Result<()> {
+    let values = given.into_iter().map(|(var, value)| {
+        let value = match value {
+            Some(value) => {
+                value.load()?.to_dtype(var.dtype())?.reshape(var.dims())?.to_device(var.device())?
+            }
+            None => Tensor::zeros(var.dims(), var.dtype(), var.device())?,
+        };
+        Ok((var, value))
+    });
     let values = values.collect::<Result<Vec<_>>>()?;
     for (var, value) in values {
         var.set(&value)?;
@@ -57,46 +83,92 @@ pub(crate) fn set(named: &Named, state: &HashMap<String, Tensor>) -> Result<()> 
     Ok(())
 }
 
+/// Sets every variable from tensors in memory.
+pub(crate) fn assign_tensors(named: &Named, state: &HashMap<String, Tensor>) -> Result<()> {
+    let found = state.iter().map(|(name, tensor)| (name.clone(), Value::Tensor(tensor))).collect();
+    assign("the state dict", named, &found)
+}
+
+/// Sets every variable from a file.
 pub(crate) fn load(path: &Path, named: &Named) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let file = deserialize(path, &bytes)?;
-    let found = file.iter().map(|(name, view)| (name, (view.dtype(), view.shape().to_vec()))).collect();
-    check(&path.display().to_string(), named, &found)?;
-    let state = file.iter().map(|(name, view)| Ok((name.to_string(), view.load(&Device::Cpu)?)));
-    set(named, &state.collect::<Result<_>>()?)
+    let bytes = weights::read(path)?;
+    assign(&path.display().to_string(), named, &Weights::parse(path, &bytes)?.values)
 }
 
-pub(crate) fn save(path: &Path, named: &Named) -> Result<()> {
-    let tensors = named.iter().map(|(name, _, var)| Ok((name, var.to_device(&Device::Cpu)?)));
+/// Writes a state dict to a safetensors file as [`Parameters::save`](crate::Parameters::save) does, with a text of the
+/// caller's, such as what the values were trained on, in its metadata under the key `wrn_sam`.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use wrn_sam_models::{BatchNorm, Parameters, read_metadata, save_state_dict};
+///
+/// let parameters = Parameters::new(0, DType::F32, &Device::Cpu);
+/// BatchNorm::new(3, parameters.var_builder())?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("model.safetensors");
+/// save_state_dict(&path, &parameters.state()?, Some("trained on flowers"))?;
+/// assert_eq!(read_metadata(&path)?.as_deref(), Some("trained on flowers"));
+/// # Ok::<(), wrn_sam_models::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Io`] where the folder is missing, full or not writable; an existing file stays.
+pub fn save_state_dict(
+    path: impl AsRef<Path>,
+    state: &[(String, Tensor)],
+    metadata: Option<&str>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let tensors = state.iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)));
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(tensors, None)
+    let metadata = metadata.map(|text| HashMap::from([(METADATA_KEY.to_string(), text.to_string())]));
+    let bytes = safetensors::serialize(tensors, metadata)
         .map_err(|source| Error::SafeTensors { path: path.to_path_buf(), source })?;
+    Ok(wrn_sam_files::write(path, |file| file.write_all(&bytes))?)
+}
 
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        // As File::create would have it; a temporary file is else readable by its owner alone.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+/// The text that [`save_state_dict`] wrote with the values. None where a file has none, as PyTorch's never have.
+///
+/// # Errors
+/// As [`Parameters::load`](crate::Parameters::load) where the file cannot be read.
+pub fn read_metadata(path: impl AsRef<Path>) -> Result<Option<String>> {
+    let bytes = weights::read(path.as_ref())?;
+    Ok(Weights::parse(path.as_ref(), &bytes)?.metadata)
+}
+
+/// The shapes in a file, found by a Wide ResNet's names.
+pub(crate) struct WideResNetShapes {
+    naming: Naming,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl WideResNetShapes {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let bytes = weights::read(path)?;
+        let values = Weights::parse(path, &bytes)?.values;
+        if let Some((repository, difference)) = names::other_network(&values) {
+            return Err(Error::OtherNetwork { from: path.display().to_string(), repository, difference });
+        }
+        let naming = Naming::fitting(&names::WIDE_RESNET, &values);
+        let shapes = values.into_iter().map(|(name, value)| (name, value.shape().to_vec())).collect();
+        Ok(Self { naming, shapes })
     }
-    let mut file = builder.tempfile_in(&folder).map_err(Error::io("write to", &folder))?;
-    file.write_all(&bytes).map_err(Error::io("write", path))?;
-    file.as_file().sync_all().map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|error| Error::io("write", path)(error.error))?;
+
+    pub(crate) fn get(&self, name: &str) -> Option<&[usize]> {
+        self.shapes.get(&self.naming.theirs(name)).map(Vec::as_slice)
+    }
+}
+
+/// Refuses values that are not finite and variances below 0.
+pub(crate) fn check_values(named: &Named) -> Result<()> {
+    for (name, kind, var) in named.iter().filter(|(.., var)| var.dtype().is_float()) {
+        let values = var.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let least = if *kind == Kind::Buffer && name.ends_with("running_var") { 0.0 } else { f64::MIN };
+        let bad = |value: &&f64| !(value.is_finite() && **value >= least);
+        if let Some(&value) = values.iter().find(bad) {
+            let count = values.iter().filter(bad).count();
+            return Err(Error::BadValues { name: name.clone(), value, count, of: values.len() });
+        }
+    }
     Ok(())
-}
-
-/// The shape of every tensor in a file.
-pub(crate) fn read_shapes(path: &Path) -> Result<HashMap<String, Vec<usize>>> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let file = deserialize(path, &bytes)?;
-    Ok(file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect())
-}
-
-fn deserialize<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes).map_err(|source| Error::SafeTensors { path: path.to_path_buf(), source })
 }

@@ -130,15 +130,12 @@ fn every_difference_is_named_and_nothing_is_changed() {
     state.insert("f.9_more.weight".into(), Tensor::zeros(3, DType::F32, &CPU).unwrap());
     state.insert("a".into(), Tensor::zeros(3, DType::F32, &CPU).unwrap());
     state.insert("f.8_classification.bias".into(), Tensor::zeros(11, DType::F32, &CPU).unwrap());
-    state.insert("f.4_normalization.bias".into(), Tensor::zeros(64, DType::F64, &CPU).unwrap());
+    state.insert("f.4_normalization.bias".into(), Tensor::zeros(64, DType::I64, &CPU).unwrap());
     write(&path, &state);
-    let differences = "does not fit the model, so nothing was loaded:
-  missing: f.0_convolution.weight
-  missing: f.4_normalization.running_var
-  unexpected: a
-  unexpected: f.9_more.weight
-  f.4_normalization.bias: expected F32 [64], found F64 [64]
-  f.8_classification.bias: expected F32 [10], found F32 [11]";
+    let differences = "does not fit the model, so nothing was loaded: \
+        2 missing (f.0_convolution.weight, f.4_normalization.running_var); 2 unexpected (a, f.9_more.weight); \
+        2 of another shape or type (f.4_normalization.bias is I64 [64], not F32 [64], \
+        f.8_classification.bias is F32 [11], not F32 [10])";
     let error = parameters.load(&path).unwrap_err();
     assert_eq!(error.to_string(), format!("{} {differences}", path.display()));
     let Error::StateDict { mismatch, .. } = error else { panic!("{error}") };
@@ -160,7 +157,7 @@ fn broken_files_are_named_and_change_nothing() {
 
     parameters.save(&path).unwrap();
     let whole = std::fs::read(&path).unwrap();
-    for length in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
+    for length in [7, 100, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&path, &whole[..length]).unwrap();
         for error in
             [parameters.load(&path).unwrap_err(), WideResNetConfig::from_state_dict(&path).unwrap_err()]
@@ -174,7 +171,7 @@ fn broken_files_are_named_and_change_nothing() {
 
     let missing = folder.path().join("no/model.safetensors");
     let error = parameters.save(&missing).unwrap_err().to_string();
-    assert!(error.starts_with("cannot write to ") && error.contains("no"), "{error}");
+    assert!(error.starts_with(&format!("cannot write {}: ", missing.display())), "{error}");
 }
 
 #[test]
