@@ -23,7 +23,7 @@ fn unit() -> Parameters {
 }
 
 fn config() -> WideResNetConfig {
-    WideResNetConfig { depth: 16, width_factor: 2, classes: 10, ..Default::default() }
+    WideResNetConfig::new(16, 2).with_classes(10)
 }
 
 fn network(seed: u64) -> (WideResNet, Parameters) {
