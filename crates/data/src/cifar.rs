@@ -38,6 +38,14 @@ impl Variant {
         self.names().len()
     }
 
+    /// The one that this is not.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Cifar10 => Self::Cifar100,
+            Self::Cifar100 => Self::Cifar10,
+        }
+    }
+
     /// The number of superclasses, 0 in CIFAR-10.
     pub fn coarse_classes(self) -> usize {
         self.coarse_names().len()

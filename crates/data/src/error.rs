@@ -27,17 +27,22 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A folder holds nothing of the data set.
-    #[error(
-        "no {variant} in {}: {}; give the folder that its binary or its Python version was unpacked to, or its \
-         .tar.gz",
-        path.display(), crate::source::layout::searched(*variant)
-    )]
+    /// A folder or archive holds nothing of the data set.
+    #[error("no {variant} in {}: {}", path.display(), crate::source::layout::not_found(*variant, path, *other))]
     NoData {
-        /// The folder that was searched.
+        /// The folder or archive that was searched.
         path: PathBuf,
         /// What was searched for.
         variant: Variant,
+        /// The other data set, if it is there.
+        other: Option<Variant>,
+    },
+
+    /// A directory has the name of a file.
+    #[error("{} is a directory, a file expected; move it away or give another folder", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
     },
 
     /// A file of images is absent.

@@ -206,7 +206,6 @@ pub use error::{Error, Result};
 pub use loader::{Batch, Batches, Loader, LoaderConfig, Mixed};
 #[cfg(feature = "download")]
 pub use source::download;
-pub use source::layout::Version;
-pub use source::{Origin, Source};
+pub use source::{Format, Origin, Source};
 pub use split::Split;
 pub use statistics::Statistics;

@@ -386,7 +386,7 @@ impl<R: Read> Machine<R> {
                     return Err("an array's type is not `u1`".into());
                 }
                 if !matches!(self.values[fortran], Value::Int(0)) {
-                    return Err("an array lies in columns, rows expected,".into());
+                    return Err("the array is in Fortran order, C order expected,".into());
                 }
                 self.values[top] = Value::Array(Some((shape, bytes)));
             }

@@ -1,7 +1,7 @@
-//! The official versions in their .tar.gz.
+//! The official files in their .tar.gz.
 //!
-//! An archive is foreign bytes: every entry is checked before a byte of it is used, what is not of the data
-//! set is passed over, and all that decoding can yield is bounded.
+//! An archive is foreign bytes: every entry is checked before a byte of it is used, what is not of the data set is
+//! skipped, and all that decoding can yield is bounded.
 
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path};
@@ -9,82 +9,86 @@ use std::path::{Component, Path};
 use flate2::read::GzDecoder;
 use tar::EntryType;
 
-use super::layout::{Layout, Member, Version, layouts};
-use super::{Origin, Parts};
+use super::Origin;
+use super::layout::{Layout, layouts};
+use super::parts::{MemberFile, Parts};
 use crate::checksum::{FileChecksum, Summed};
-use crate::{Cifar, Error, Result, Variant, binary};
+use crate::{Cifar, Error, Result, Variant};
 
 /// The most bytes that an archive may unpack to; the official ones have up to 187 million.
 const MAX_UNPACKED_BYTES: u64 = 256 << 20;
 
 pub(super) fn read(variant: Variant, reader: impl Read, archive: &Path) -> Result<Cifar> {
     let mut parts = None;
-    let file = visit(variant, reader, archive, |entry| {
-        let parts = parts.get_or_insert_with(|| Parts::new(entry.layout));
-        let path = archive.join(entry.path);
-        if let (Version::Binary, images @ Some(_)) = (entry.layout.version, entry.layout.images(entry.member))
-        {
-            binary::check_size(variant, &path, entry.size, images)?;
-        }
-        parts.add(entry.member, entry.reader, &path)
+    let file = visit(variant, reader, archive, |layout, file| {
+        let (_, parts) = parts.get_or_insert_with(|| (layout, Parts::new(layout)));
+        parts.add(file)
     })?;
-    let parts = parts.ok_or_else(|| Error::NoData { path: archive.into(), variant })?;
-    let layout = parts.layout;
-    let origin = Origin::Archive { path: archive.into(), version: layout.version };
-    parts.finish(&archive.join(layout.folder), origin, vec![file])
+    let (layout, parts) = parts.expect("`visit` fails where there is no file");
+    let origin = Origin::Archive { path: archive.into(), format: layout.format };
+    parts.finish(&archive.join(layout.folder), origin, Some(file))
 }
 
 /// Writes the binary version's files from the archive into the existing folder `target`, and nothing else
 /// anywhere.
 #[cfg(feature = "download")]
 pub(super) fn unpack(variant: Variant, reader: impl Read, archive: &Path, target: &Path) -> Result<()> {
-    let layout = &layouts(variant)[0];
+    let binary = &layouts(variant)[0];
     let mut found = Vec::new();
-    visit(variant, reader, archive, |entry| {
-        if entry.layout != layout {
+    visit(variant, reader, archive, |layout, file| {
+        if layout != binary {
             return Ok(());
         }
-        if layout.images(entry.member).is_some() {
-            binary::check_size(variant, &archive.join(entry.path), entry.size, None)?;
+        if layout.images(file.member).is_some() {
+            crate::binary::check_size(variant, file.path, file.size, None)?;
         }
-        let (_, name) = layout.members.iter().find(|(member, _)| *member == entry.member).expect("a member");
-        let out = target.join(name);
-        let mut file = std::fs::File::create(&out).map_err(Error::io("create", &out))?;
-        io::copy(entry.reader, &mut file)
-            .and_then(|_| file.sync_all())
-            .map_err(Error::io("unpack to", &out))?;
-        found.push(entry.member);
+        let path = target.join(layout.name(file.member));
+        let mut out = std::fs::File::create(&path).map_err(Error::io("create", &path))?;
+        io::copy(file.reader, &mut out)
+            .and_then(|_| out.sync_all())
+            .map_err(Error::io("unpack to", &path))?;
+        found.push(file.member);
         Ok(())
     })?;
-    match layout.image_files().find(|(member, _)| !found.contains(member)) {
-        Some((_, name)) => Err(Error::Missing { path: archive.join(layout.folder).join(name), variant }),
+    match binary.image_files().find(|(member, _)| !found.contains(member)) {
+        Some((_, name)) => Err(Error::Missing { path: archive.join(binary.folder).join(name), variant }),
         None => Ok(()),
     }
 }
 
-/// One of the data set's files in an archive.
-struct Entry<'a> {
-    layout: &'static Layout,
-    member: Member,
-    path: &'a Path,
-    size: u64,
-    reader: &'a mut dyn Read,
-}
-
-/// Calls `take` with each of the data set's files in the archive, all of one version: that of the first.
+/// Calls `take` with each of the data set's files in the archive, at least one, all of one layout: that of the first.
 /// Gives the archive's own sum.
 fn visit(
     variant: Variant,
     reader: impl Read,
     archive: &Path,
-    mut take: impl FnMut(Entry) -> Result<()>,
+    take: impl FnMut(&'static Layout, MemberFile) -> Result<()>,
 ) -> Result<FileChecksum> {
     let damaged = |source| Error::Archive { path: archive.into(), variant, source };
     let mut file = Summed::new(reader);
     let unzipped = GzDecoder::new(BufReader::with_capacity(1 << 16, &mut file));
-    let mut tar = tar::Archive::new(Bounded { inner: unzipped, left: MAX_UNPACKED_BYTES });
-    let mut version: Option<&'static Layout> = None;
+    let mut tar = tar::Archive::new(Stream { inner: unzipped, left: MAX_UNPACKED_BYTES, failure: None });
+    let visited = visit_entries(variant, &mut tar, archive, take);
+    // What a damaged stream seems to hold says nothing: the damage is the error to report.
+    tar.into_inner().check().map_err(damaged)?;
+    visited?;
+    let name = archive.file_name().unwrap_or(archive.as_os_str()).to_string_lossy();
+    file.finish(name).map_err(damaged)
+}
+
+fn visit_entries(
+    variant: Variant,
+    tar: &mut tar::Archive<impl Read>,
+    archive: &Path,
+    mut take: impl FnMut(&'static Layout, MemberFile) -> Result<()>,
+) -> Result<()> {
+    let damaged = |source| Error::Archive { path: archive.into(), variant, source };
+    let member_of = |variant, path: &Path| {
+        layouts(variant).iter().find_map(|layout| Some((layout, layout.member(path)?)))
+    };
+    let mut first: Option<&'static Layout> = None;
     let mut found = Vec::new();
+    let mut other = None;
     // Raw: long names would be gathered in memory, whatever their length, and no file of CIFAR's has one.
     for entry in tar.entries().map_err(damaged)?.raw(true) {
         let mut entry = entry.map_err(damaged)?;
@@ -97,48 +101,60 @@ fn visit(
         let known = match entry.header().entry_type() {
             EntryType::Directory | EntryType::XHeader | EntryType::XGlobalHeader => continue,
             EntryType::GNULongName => continue,
-            EntryType::Regular => layouts(variant)
-                .iter()
-                .filter(|layout| version.is_none_or(|version| version == *layout))
-                .find_map(|layout| Some((layout, layout.member(&path)?))),
+            EntryType::Regular => {
+                member_of(variant, &path).filter(|(layout, _)| first.is_none_or(|first| first == *layout))
+            }
             _ => return Err(refuse("is a link or no plain file")),
         };
         let size = entry.size();
         if size > known.map_or(MAX_UNPACKED_BYTES, |(layout, member)| layout.max_bytes(member)) {
             return Err(refuse("is too large"));
         }
-        let Some((layout, member)) = known else { continue };
-        version = Some(layout);
+        let Some((layout, member)) = known else {
+            other = other.or(member_of(variant.other(), &path).map(|_| variant.other()));
+            continue;
+        };
+        first = Some(layout);
         if found.contains(&member) {
             return Err(refuse("is there twice"));
         }
         found.push(member);
-        take(Entry { layout, member, path: &path, size, reader: &mut entry }).map_err(
-            |error| match error {
-                Error::Io { action: "read", source, .. } => damaged(source),
-                error => error,
-            },
-        )?;
+        take(layout, MemberFile { member, path: &archive.join(&path), size, reader: &mut entry })?;
     }
-    // gzip's checksum lies at the very end, behind what tar reads.
-    io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(damaged)?;
-    let name = archive.file_name().unwrap_or(archive.as_os_str()).to_string_lossy();
-    file.finish(name).map_err(damaged)
+    match first {
+        Some(_) => Ok(()),
+        None => Err(Error::NoData { path: archive.into(), variant, other }),
+    }
 }
 
-/// A reader that fails once it has given more than `left` bytes.
-struct Bounded<R> {
+/// A reader that fails after more than `left` bytes, and remembers the first failure, which a decoder of what it reads
+/// may have taken for something else.
+struct Stream<R> {
     inner: R,
     left: u64,
+    failure: Option<(io::ErrorKind, String)>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Stream<R> {
+    /// Reads to the end, where gzip's checksum is; the first failure, if there was one.
+    fn check(mut self) -> io::Result<()> {
+        if self.failure.is_none() {
+            io::copy(&mut self, &mut io::sink())?;
+        }
+        self.failure.map_or(Ok(()), |(kind, message)| Err(io::Error::new(kind, message)))
+    }
+}
+
+impl<R: Read> Read for Stream<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(count as u64)
-            .ok_or_else(|| io::Error::other(format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes")))?;
-        Ok(count)
+        let read = self.inner.read(buffer).and_then(|count| {
+            self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+                io::Error::other(format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes"))
+            })?;
+            Ok(count)
+        });
+        read.inspect_err(|error| {
+            self.failure.get_or_insert_with(|| (error.kind(), error.to_string()));
+        })
     }
 }

@@ -1,50 +1,77 @@
-//! The official versions in a folder.
+//! The official files in a folder.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::layout::{Layout, Version, layouts};
-use super::{Origin, Parts};
-use crate::checksum::Summed;
-use crate::{Cifar, Error, Result, Variant, binary};
+use super::Origin;
+use super::layout::{Layout, layouts};
+use super::parts::{MemberFile, Parts};
+use crate::{Cifar, Error, Result, Variant};
 
 pub(super) fn read(variant: Variant, dir: &Path) -> Result<Cifar> {
-    let (layout, folder) = locate(variant, dir).ok_or_else(|| Error::NoData { path: dir.into(), variant })?;
+    let (layout, folder) = find(variant, dir)?;
     let mut parts = Parts::new(layout);
-    let mut files = Vec::new();
     for &(member, name) in layout.members {
         let path = folder.join(name);
-        let images = layout.images(member);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match images {
-                Some(_) => return Err(Error::Missing { path, variant }),
-                None => continue,
-            },
-            Err(error) => return Err(Error::io("open", path)(error)),
+        let mut file = match open(&path) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                match layout.images(member) {
+                    Some(_) => return Err(Error::Missing { path, variant }),
+                    None => continue,
+                }
+            }
+            file => file?,
         };
-        if let (Version::Binary, Some(_)) = (layout.version, images) {
-            let size = file.metadata().map_err(Error::io("read", &path))?.len();
-            binary::check_size(variant, &path, size, images)?;
-        }
-        let mut file = Summed::new(file);
-        parts.add(member, &mut file, &path)?;
-        files.push(file.finish(name).map_err(Error::io("read", &path))?);
+        let size = file.metadata().map_err(Error::io("read", &path))?.len();
+        parts.add(MemberFile { member, path: &path, size, reader: &mut file })?;
     }
-    let origin = Origin::Folder { path: folder.clone(), version: layout.version };
-    parts.finish(&folder, origin, files)
+    let origin = Origin::Folder { path: folder.clone(), format: layout.format };
+    parts.finish(&folder, origin, None)
 }
 
-/// `dir` or the official folder in it, whichever has a file of images.
-fn locate(variant: Variant, dir: &Path) -> Option<(&'static Layout, PathBuf)> {
+/// Opens a file, which must not be a folder.
+pub(super) fn open(path: &Path) -> Result<File> {
+    // Where a folder cannot be opened, this is the clearer message.
+    if path.is_dir() {
+        return Err(Error::Directory { path: path.into() });
+    }
+    File::open(path).map_err(Error::io("open", path))
+}
+
+/// The files' layout and folder: `dir`, or the official folder in it.
+fn find(variant: Variant, dir: &Path) -> Result<(&'static Layout, PathBuf)> {
+    // A link that leads nowhere is a missing file.
+    if let Some(found) = locate(variant, dir, |path| path.symlink_metadata().is_ok() && !path.is_dir()) {
+        return Ok(found);
+    }
+    let archive = archive_in(variant, dir);
+    // Folders named `train` and `test` can be anything.
+    let in_the_way =
+        |path: &Path| path.is_dir() && (path.extension().is_some() || path.parent() != Some(dir));
+    if let (Some((layout, folder)), None) = (locate(variant, dir, in_the_way), archive) {
+        let mut paths = layout.image_files().map(|(_, name)| folder.join(name));
+        return Err(Error::Directory { path: paths.find(|path| path.is_dir()).unwrap_or(folder) });
+    }
+    let other = Some(variant.other())
+        .filter(|other| locate(*other, dir, Path::is_file).is_some() || archive_in(*other, dir).is_some());
+    Err(Error::NoData { path: dir.into(), variant, other })
+}
+
+/// `dir` or the official folder in it, whichever has one of the names of images for which `is_fit` holds.
+fn locate(
+    variant: Variant,
+    dir: &Path,
+    is_fit: impl Fn(&Path) -> bool,
+) -> Option<(&'static Layout, PathBuf)> {
     layouts(variant).iter().find_map(|layout| {
-        let has_images = |folder: &PathBuf| {
-            layout
-                .image_files()
-                .any(|(_, name)| folder.join(name).symlink_metadata().is_ok_and(|m| !m.is_dir()))
-        };
+        let has_images = |folder: &PathBuf| layout.image_files().any(|(_, name)| is_fit(&folder.join(name)));
         let folder = [dir.into(), dir.join(layout.folder)].into_iter().find(has_images)?;
         Some((layout, folder))
     })
+}
+
+/// One of the official archives in a folder, under its official name.
+pub(super) fn archive_in(variant: Variant, dir: &Path) -> Option<PathBuf> {
+    layouts(variant).iter().map(|layout| dir.join(layout.archive)).find(|archive| archive.is_file())
 }

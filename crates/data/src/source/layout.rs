@@ -2,16 +2,8 @@
 
 use std::path::{Component, Path};
 
+use super::origin::Format;
 use crate::cifar::{TEST_IMAGES, TRAIN_IMAGES, Variant};
-
-/// In which of the two official forms the files are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// Records of bytes.
-    Binary,
-    /// Pickled dictionaries with numpy arrays.
-    Python,
-}
 
 /// One of a layout's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +23,7 @@ pub(crate) enum Member {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) variant: Variant,
-    pub(crate) version: Version,
+    pub(crate) format: Format,
     /// The folder that the official archive unpacks to.
     pub(crate) folder: &'static str,
     /// The official archive's name.
@@ -43,7 +35,7 @@ pub(crate) struct Layout {
 const CIFAR10: [Layout; 2] = [
     Layout {
         variant: Variant::Cifar10,
-        version: Version::Binary,
+        format: Format::Binary,
         folder: "cifar-10-batches-bin",
         archive: "cifar-10-binary.tar.gz",
         members: &[
@@ -58,7 +50,7 @@ const CIFAR10: [Layout; 2] = [
     },
     Layout {
         variant: Variant::Cifar10,
-        version: Version::Python,
+        format: Format::Python,
         folder: "cifar-10-batches-py",
         archive: "cifar-10-python.tar.gz",
         members: &[
@@ -76,7 +68,7 @@ const CIFAR10: [Layout; 2] = [
 const CIFAR100: [Layout; 2] = [
     Layout {
         variant: Variant::Cifar100,
-        version: Version::Binary,
+        format: Format::Binary,
         folder: "cifar-100-binary",
         archive: "cifar-100-binary.tar.gz",
         members: &[
@@ -88,14 +80,14 @@ const CIFAR100: [Layout; 2] = [
     },
     Layout {
         variant: Variant::Cifar100,
-        version: Version::Python,
+        format: Format::Python,
         folder: "cifar-100-python",
         archive: "cifar-100-python.tar.gz",
         members: &[(Member::Train(0), "train"), (Member::Test, "test"), (Member::Meta, "meta")],
     },
 ];
 
-/// The two layouts of a variant, the binary version's first.
+/// The two layouts of a variant, the binary format's first.
 pub(crate) fn layouts(variant: Variant) -> &'static [Layout; 2] {
     match variant {
         Variant::Cifar10 => &CIFAR10,
@@ -118,6 +110,12 @@ impl Layout {
         }
     }
 
+    /// The file's name.
+    pub(crate) fn name(&self, member: Member) -> &'static str {
+        let file = self.members.iter().find(|(found, _)| *found == member);
+        file.map_or("", |(_, name)| name)
+    }
+
     /// The number of files that the training split is in.
     pub(crate) fn train_parts(&self) -> usize {
         self.image_files().count() - 1
@@ -137,9 +135,9 @@ impl Layout {
     }
 
     fn max_bytes_per_image(&self) -> u64 {
-        match self.version {
-            Version::Binary => self.variant.record_bytes() as u64,
-            Version::Python => MAX_PICKLE_BYTES_PER_IMAGE,
+        match self.format {
+            Format::Binary => self.variant.record_bytes() as u64,
+            Format::Python => MAX_PICKLE_BYTES_PER_IMAGE,
         }
     }
 
@@ -156,13 +154,20 @@ impl Layout {
     }
 }
 
-/// What a search found none of, for [`Error::NoData`](crate::Error::NoData).
-pub(crate) fn searched(variant: Variant) -> String {
+/// Why a search found nothing, and what to do, for [`Error::NoData`](crate::Error::NoData).
+pub(crate) fn not_found(variant: Variant, path: &Path, other: Option<Variant>) -> String {
+    if let Some(other) = other {
+        return format!("it holds {other}; ask for {other}, or give the folder or .tar.gz of {variant}");
+    }
     let [binary, python] = layouts(variant).each_ref().map(|layout| {
         let first = layout.members[0].1;
-        format!("{first} or {}/{first}", layout.folder)
+        format!("{first} or {}/{first} ({} version)", layout.folder, layout.format)
     });
-    format!("neither {binary} (binary version) nor {python} (Python version) is there")
+    let reason = match path.exists() {
+        true => format!("neither {binary} nor {python} is there"),
+        false => "there is no such file or folder".into(),
+    };
+    format!("{reason}; give the folder that its binary or its Python version was unpacked to, or its .tar.gz")
 }
 
 /// The files that belong together with `path`, for [`Error::Missing`](crate::Error::Missing).

@@ -13,7 +13,7 @@ use parquet::data_type::{ByteArrayType, DataType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
-use super::{Origin, Source};
+use super::{Origin, Source, folder};
 use crate::checksum::{FileChecksum, Summed};
 use crate::cifar::{IMAGE_BYTES, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES};
 use crate::{Cifar, Error, Result, Split, Variant, class_names};
@@ -62,21 +62,20 @@ impl Cifar {
 pub(super) fn from_files(variant: Variant, train: &Path, test: &Path, origin: Origin) -> Result<Cifar> {
     let (train, train_file) = read(variant, train, Some(TRAIN_IMAGES))?;
     let (test, test_file) = read(variant, test, Some(TEST_IMAGES))?;
-    let cifar = Cifar {
+    Ok(Cifar {
         train,
         test,
         fine_names: class_names::built_in(variant.names()),
         coarse_names: class_names::built_in(variant.coarse_names()),
-        source: Source { variant, origin, files: vec![train_file, test_file] },
-    };
-    tracing::info!(train = cifar.train.len(), test = cifar.test.len(), "read {}", cifar.source);
-    Ok(cifar)
+        source: Source::new(variant, origin, vec![train_file, test_file]),
+    }
+    .recognized())
 }
 
 /// The images of a file, exactly `images` of them where that is given, and its sum.
 fn read(variant: Variant, path: &Path, images: Option<usize>) -> Result<(Split, FileChecksum)> {
     let fail = |reason: String| Error::Parquet { path: path.into(), variant, reason };
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut file = folder::open(path)?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let sum = Summed::new(&file).finish(name).map_err(Error::io("read", path))?;
     file.rewind().map_err(Error::io("read", path))?;

@@ -4,7 +4,7 @@
 //! bytes that came. It is locked while somebody adds to it, so two processes never write to one; and as all
 //! that it says is in it, not even a system without locks can put one's bytes under another's name.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -53,7 +53,10 @@ impl Partial {
     ///
     /// What is there of the archive with this address and sum is kept; anything else is dropped.
     pub(super) fn open(path: PathBuf, url: &str, md5: &str) -> Result<Self> {
-        let file = lock(&path)?;
+        let file = wrn_sam_files::lock(&path).map_err(|error| {
+            let wrn_sam_files::Error { action, path, source, .. } = error;
+            Error::Io { path, action, source }
+        })?;
         let head = Head { url: url.into(), md5: md5.into(), validator: String::new() };
         let mut partial = Self { path, file, head, received: 0, digest: Md5::new() };
         partial.resume().map_err(Error::io("read", &partial.path))?;
@@ -153,41 +156,6 @@ impl Drop for Partial {
     }
 }
 
-/// The file at `path`, for this process alone until it is closed.
-fn lock(path: &Path) -> Result<File> {
-    loop {
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(Error::io("write to", path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                tracing::info!("waiting for another process to fetch {}", path.display());
-                file.lock().map_err(Error::io("lock", path))?;
-            }
-            // Some network file systems know no locks.
-            Err(TryLockError::Error(error)) => tracing::warn!(%error, "cannot lock {}", path.display()),
-        }
-        if is_still_at(&file, path) {
-            return Ok(file);
-        }
-    }
-}
-
-/// Whether the file was not removed by the process that had it before.
-#[cfg(unix)]
-fn is_still_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let (Ok(ours), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
-    (ours.dev(), ours.ino()) == (there.dev(), there.ino())
-}
-
-/// Elsewhere this is not known; a download to a file that is gone is only not resumed.
-#[cfg(not(unix))]
-fn is_still_at(_: &File, _: &Path) -> bool {
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,5 +205,12 @@ mod tests {
         partial.write(b"abc").unwrap();
         drop(partial);
         assert_eq!(open(dir.path(), "sum").received(), 0);
+
+        let mut partial = Partial::open(path.clone(), "http://there/", "sum").unwrap();
+        partial.restart("").unwrap();
+        partial.write(b"abc").unwrap();
+        drop(partial);
+        assert_eq!(open(dir.path(), "sum").received(), 0);
+        assert!(!path.exists());
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn generate(seed: u64, train_len: usize, test_len: usize) -> Cifar {
         test: split(seed, Purpose::SyntheticTest, test_len),
         fine_names: (0..FINE_CLASSES).map(|label| format!("synthetic_{label:02}")).collect(),
         coarse_names: (0..COARSE_CLASSES).map(|label| format!("synthetic_group_{label:02}")).collect(),
-        source: Source { variant: Variant::Cifar100, origin: Origin::Synthetic { seed }, files: Vec::new() },
+        source: Source::new(Variant::Cifar100, Origin::Synthetic { seed }, Vec::new()),
     }
 }
 

@@ -5,6 +5,8 @@ pub struct Batch {
     /// The module of `_reconstruct`: numpy 1's unless changed.
     pub module: &'static str,
     pub dtype: &'static str,
+    /// Whether the array is said to be in column-major (Fortran) order.
+    pub fortran: bool,
     pub shape: [u32; 2],
     pub data: Vec<u8>,
     /// Keys of lists of labels, and those.
@@ -15,12 +17,19 @@ impl Batch {
     pub fn cifar100(data: Vec<u8>, fine: Vec<u8>, coarse: Vec<u8>) -> Self {
         let shape = [fine.len() as u32, 3072];
         let labels = vec![("fine_labels", fine), ("coarse_labels", coarse)];
-        Self { module: "numpy.core.multiarray", dtype: "u1", shape, data, labels }
+        Self { module: "numpy.core.multiarray", dtype: "u1", fortran: false, shape, data, labels }
     }
 
     pub fn cifar10(data: Vec<u8>, labels: Vec<u8>) -> Self {
         let shape = [labels.len() as u32, 3072];
-        Self { module: "numpy.core.multiarray", dtype: "u1", shape, data, labels: vec![("labels", labels)] }
+        Self {
+            module: "numpy.core.multiarray",
+            dtype: "u1",
+            fortran: false,
+            shape,
+            data,
+            labels: vec![("labels", labels)],
+        }
     }
 
     pub fn pickle(&self) -> Vec<u8> {
@@ -139,7 +148,8 @@ impl Writer {
         self.memoize();
         self.add(b"(K\x03");
         self.string(b"|");
-        self.add(b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89");
+        self.add(b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb");
+        self.add(if batch.fortran { b"\x88" } else { b"\x89" });
         self.string(&batch.data);
         self.add(b"tb");
     }

@@ -15,7 +15,7 @@ fn fixtures() -> &'static HashMap<String, Tensor> {
     static FIXTURES: OnceLock<HashMap<String, Tensor>> = OnceLock::new();
     FIXTURES.get_or_init(|| {
         let mut bytes = Vec::new();
-        let packed: &[u8] = include_bytes!("../testdata/augment.safetensors.gz");
+        let packed: &[u8] = include_bytes!("../../testdata/augment.safetensors.gz");
         flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
         candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap()
     })

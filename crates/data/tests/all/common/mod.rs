@@ -1,5 +1,5 @@
 //! Archives made by hand, a server, and where a copy of the real CIFAR-100 may be.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "features decide what is used")]
 
 pub mod pickle;
 pub mod server;
@@ -54,14 +54,17 @@ pub fn md5(bytes: &[u8]) -> String {
     md5::Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The folder of the real CIFAR-100: `$CIFAR100_DIR`, or beside the repository. Says so where there is none.
+/// The folder with the real CIFAR-100's binary version: `cifar-100-binary` in `$WRN_SAM_EXTRA`. Says so where there is
+/// none.
 pub fn real_cifar100() -> Option<PathBuf> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../data");
-    let dir = std::env::var_os("CIFAR100_DIR").map_or(beside, PathBuf::from);
-    let found =
-        [dir.join("train.bin"), dir.join("cifar-100-binary/train.bin")].iter().any(|path| path.exists());
-    if !found {
-        println!("skipped: no CIFAR-100 in {}; set CIFAR100_DIR to its folder", dir.display());
+    let Some(extra) = std::env::var_os("WRN_SAM_EXTRA") else {
+        println!("skipped: WRN_SAM_EXTRA is not set");
+        return None;
+    };
+    let dir = PathBuf::from(extra).join("cifar-100-binary");
+    if !dir.join("train.bin").exists() {
+        println!("skipped: no train.bin in {}", dir.display());
+        return None;
     }
-    found.then_some(dir)
+    Some(dir)
 }

@@ -1,15 +1,13 @@
 //! Folders and archives: what is right is read, and everything wrong is told apart.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use common::{Entry, RECORD, file, gzip, header, md5, real_cifar100, tar};
+use crate::common::{Entry, RECORD, file, gzip, header, md5, real_cifar100, tar};
 use tar::EntryType;
 use tempfile::TempDir;
-use wrn_sam_data::{COARSE_NAMES, Cifar, FINE_NAMES, Origin, Split, Statistics, Variant::*, Version};
+use wrn_sam_data::{COARSE_NAMES, Cifar, FINE_NAMES, Format, Origin, Split, Statistics, Variant::*};
 
 const TRAIN: u64 = 50_000 * RECORD as u64;
 const TEST: u64 = 10_000 * RECORD as u64;
@@ -46,7 +44,7 @@ fn a_folder_is_read_from_itself_or_its_parent() {
     assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
     assert_eq!((cifar.train.label(49_999), cifar.test.coarse_labels().unwrap()[0]), (99, 19));
     assert_eq!(cifar.test.image(0)[3071], 200);
-    assert_eq!(cifar.source.origin, Origin::Folder { path: dir.path().into(), version: Version::Binary });
+    assert_eq!(cifar.source.origin, Origin::Folder { path: dir.path().into(), format: Format::Binary });
     let files: Vec<_> = cifar.source.files.iter().map(|file| (&file.name[..], file.bytes)).collect();
     assert_eq!(files, [("train.bin", TRAIN), ("test.bin", TEST)]);
     assert_eq!(cifar.source.files[1].md5, md5(&fs::read(dir.path().join("test.bin")).unwrap()));
@@ -60,8 +58,12 @@ fn a_folder_is_read_from_itself_or_its_parent() {
     let cifar = Cifar::open(Cifar100, parent.path()).unwrap();
     assert_eq!(
         cifar.source.to_string(),
-        format!("CIFAR-100 from the folder {} (binary version)", inner.display())
+        format!(
+            "unknown images in the form of CIFAR-100 from the folder {} (binary version)",
+            inner.display()
+        )
     );
+    assert_eq!(cifar.source.location(), Some(inner.clone()));
     assert_eq!((&cifar.coarse_names, cifar.fine_names[0].as_str()), (&coarse, "apple"));
     fs::write(inner.join("fine_label_names.txt"), "apple\n").unwrap();
     let message = Cifar::open(Cifar100, parent.path()).unwrap_err().to_string();
@@ -150,7 +152,8 @@ fn an_archive_is_read_in_memory() {
     for cifar in [Cifar::open(Cifar100, dir.path()).unwrap(), Cifar::open(Cifar100, &path).unwrap()] {
         assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
         assert_eq!((cifar.train.label(5), cifar.test.coarse_labels().unwrap()[9_999]), (42, 19));
-        assert_eq!(cifar.source.origin, Origin::Archive { path: path.clone(), version: Version::Binary });
+        assert_eq!(cifar.source.origin, Origin::Archive { path: path.clone(), format: Format::Binary });
+        assert_eq!((cifar.source.location(), cifar.source.known), (Some(path.clone()), false));
         assert_eq!((cifar.source.files.len(), &cifar.source.files[0].md5), (1, &md5(&bytes)));
         assert_eq!((&cifar.coarse_names, cifar.fine_names[99].as_str()), (&coarse, "worm"));
     }
@@ -168,9 +171,132 @@ fn an_archive_is_read_in_memory() {
     assert!(message.ends_with("; get it again"), "{message}");
 }
 
+/// Damage to the bytes of a .tar.gz is reported as damage, whatever its content then seems to be.
+#[test]
+fn a_damaged_archive_is_called_damaged() {
+    let labels = |coarse: u8, fine: u8| {
+        let record = [&[coarse, fine][..], &[0; RECORD - 2]].concat();
+        [record, vec![0; TRAIN as usize - RECORD]].concat()
+    };
+    let short = vec![0; RECORD];
+    let binary = |bytes: &[u8]| gzip(&tar(&[file("cifar-100-binary/train.bin", bytes)]));
+    let python = |bytes: &[u8]| gzip(&tar(&[file("cifar-100-python/train", bytes)]));
+    let contents = [
+        (binary(&labels(0, 100)), "has the fine label 100 at offset 1"),
+        (binary(&labels(20, 0)), "has the coarse label 20 at offset 0"),
+        (binary(&short), "is cut short in record 1"),
+        (binary(&[]), "is empty"),
+        (python(b"\x80\x02cos\nsystem\nU\x04true\x85R."), "the pickle names os.system"),
+        (python(&short), "has the opcode"),
+        (gzip(&tar(&[file("fine_label_names.txt", b"apple\n")])), "has 1 names, 100 expected"),
+        (gzip(&tar(&[file("../train.bin", &short)])), "leads out of the folder"),
+        (gzip(&tar(&[file("README", b"nothing else")])), "no CIFAR-100 in "),
+        (
+            gzip(
+                b"a tar's header would be here; this is no tar at all, but a text of some length"
+                    .repeat(9)
+                    .as_slice(),
+            ),
+            "is damaged or is no .tar.gz",
+        ),
+    ];
+    for (whole, content) in contents {
+        let message = archive_error(&whole);
+        assert!(message.contains(content), "{message}");
+        let end = whole.len();
+        let wrong_checksum = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[end - at] ^= 1;
+            bytes
+        };
+        // gzip's checksum, its length, and both cut off.
+        for damaged in
+            [wrong_checksum(8), wrong_checksum(1), whole[..end - 8].to_vec(), whole[..end - 3].to_vec()]
+        {
+            let message = archive_error(&damaged);
+            assert!(
+                message.starts_with("DIR/cifar-100-binary.tar.gz is damaged or is no .tar.gz"),
+                "{message}"
+            );
+        }
+    }
+    // Random damage in the middle is never taken for content.
+    let whole = binary(&(0..TRAIN).map(|i| (i * i % 251) as u8 % 20).collect::<Vec<_>>());
+    for at in (100..whole.len() - 8).step_by(whole.len() / 7) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        let message = archive_error(&bytes);
+        assert!(message.contains("is damaged or is no .tar.gz"), "byte {at}: {message}");
+    }
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_file_is_named() {
+    let dir = folder(None, Some(TEST));
+    fs::create_dir(dir.path().join("train.bin")).unwrap();
+    let expected = "DIR/train.bin is a directory, a file expected; move it away or give another folder";
+    assert_eq!(dir_error(&dir), expected);
+    let alone = TempDir::new().unwrap();
+    fs::create_dir(alone.path().join("train.bin")).unwrap();
+    assert_eq!(dir_error(&alone), expected);
+    let official = TempDir::new().unwrap();
+    fs::create_dir_all(official.path().join("cifar-100-python/train")).unwrap();
+    let python = expected.replace("train.bin", "cifar-100-python/train");
+    assert_eq!(dir_error(&official), python);
+    let names = folder(Some(TRAIN), Some(TEST));
+    fs::create_dir(names.path().join("fine_label_names.txt")).unwrap();
+    assert_eq!(dir_error(&names), expected.replace("train.bin", "fine_label_names.txt"));
+    // An archive too; but `open` takes a directory for the folder of the data set.
+    let as_archive = Cifar::from_archive(Cifar100, alone.path()).unwrap_err().to_string();
+    assert!(as_archive.ends_with("is a directory, a file expected; move it away or give another folder"));
+    // Folders with the Python version's short names may be anything.
+    let images = TempDir::new().unwrap();
+    fs::create_dir(images.path().join("train")).unwrap();
+    fs::create_dir(images.path().join("test")).unwrap();
+    assert!(dir_error(&images).starts_with("no CIFAR-100 in DIR: neither "));
+}
+
+#[test]
+fn the_other_data_set_is_hinted_at() {
+    let says = |variant, path: &Path, expected: &str| {
+        let error = Cifar::open(variant, path).unwrap_err();
+        let message = error.to_string().replace(path.to_str().unwrap(), "PATH");
+        assert_eq!(message, expected);
+    };
+    let ten = "no CIFAR-100 in PATH: it holds CIFAR-10; ask for CIFAR-10, or give the folder or .tar.gz of CIFAR-100";
+    let hundred = "no CIFAR-10 in PATH: it holds CIFAR-100; ask for CIFAR-100, or give the folder or .tar.gz of CIFAR-10";
+    for (variant, name, expected) in [
+        (Cifar100, "data_batch_3.bin", ten),
+        (Cifar100, "cifar-10-batches-bin/test_batch.bin", ten),
+        (Cifar100, "cifar-10-batches-py/data_batch_1", ten),
+        (Cifar100, "cifar-10-python.tar.gz", ten),
+        (Cifar10, "train.bin", hundred),
+        (Cifar10, "cifar-100-python/test", hundred),
+        (Cifar10, "cifar-100-binary.tar.gz", hundred),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "anything").unwrap();
+        says(variant, dir.path(), expected);
+    }
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("data.tar.gz");
+    fs::write(&path, gzip(&tar(&[file("cifar-10-batches-bin/test_batch.bin", &[0; 3073])]))).unwrap();
+    says(Cifar100, &path, ten);
+    fs::write(&path, gzip(&tar(&[file("cifar-100-python/meta", b"names"), file("x", b"")]))).unwrap();
+    says(Cifar10, &path, hundred);
+    says(
+        Cifar10,
+        &dir.path().join("nowhere"),
+        "no CIFAR-10 in PATH: there is no such file or folder; give the folder that its binary or its Python version \
+         was unpacked to, or its .tar.gz",
+    );
+}
+
 #[test]
 fn an_archive_of_wrong_content_is_refused() {
-    let none = archive_error(&gzip(&tar(&[file("cifar-10-batches-bin/test_batch.bin", b"something else")])));
+    let none = archive_error(&gzip(&tar(&[file("cifar-100-binary/README", b"something else")])));
     assert!(none.starts_with("no CIFAR-100 in DIR/cifar-100-binary.tar.gz: neither train.bin or"), "{none}");
     let names = COARSE_NAMES.join("\n");
     let missing = archive_error(&gzip(&tar(&[file("coarse_label_names.txt", names.as_bytes())])));
@@ -214,10 +340,38 @@ fn an_archive_that_is_not_safe_is_refused() {
     assert!(bomb.contains("it unpacks to more than 268435456 bytes"), "{bomb}");
 }
 
+/// Data of the right size with wrong content are read, but not taken for CIFAR-100.
+#[test]
+fn a_damaged_copy_of_the_real_cifar100_is_unknown() {
+    let Some(dir) = real_cifar100() else { return };
+    let copy = TempDir::new().unwrap();
+    for name in ["train.bin", "test.bin"] {
+        fs::copy(dir.join(name), copy.path().join(name)).unwrap();
+    }
+    let known = || Cifar::from_dir(Cifar100, copy.path()).unwrap().source.known;
+    assert!(known());
+    let (train, test) = (copy.path().join("train.bin"), copy.path().join("test.bin"));
+    let whole = fs::read(&train).unwrap();
+    let half_zeros = [&whole[..whole.len() / 2], &vec![0; whole.len() / 2]].concat();
+    let mut no_labels = whole.clone();
+    no_labels.chunks_mut(RECORD).for_each(|record| record[1] = 0);
+    let mut one_bit = whole.clone();
+    one_bit[TRAIN as usize / 2] ^= 1;
+    for wrong in [half_zeros, no_labels, one_bit] {
+        fs::write(&train, wrong).unwrap();
+        assert!(!known());
+    }
+    fs::write(&train, whole).unwrap();
+    poke(&test, 0, 19 - fs::read(&test).unwrap()[0]);
+    assert!(!known());
+}
+
 #[test]
 fn the_real_cifar100_has_its_statistics_and_names() {
     let Some(dir) = real_cifar100() else { return };
     let cifar = Cifar::from_dir(Cifar100, &dir).unwrap();
+    assert!(cifar.source.known, "{}", cifar.source);
+    assert!(cifar.source.to_string().starts_with("CIFAR-100 from the folder "));
     let statistics = Statistics::of(&cifar.train).unwrap();
     let close = |found: [f64; 3], expected: [f64; 3]| {
         found.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} for {b}"))
@@ -238,6 +392,7 @@ fn the_real_cifar100_has_its_statistics_and_names() {
             continue;
         }
         let other = Cifar::open(Cifar100, root.join(other)).unwrap();
+        assert!(other.source.known, "{}", other.source);
         for (found, expected) in [(&other.train, &cifar.train), (&other.test, &cifar.test)] {
             assert!(found.images() == expected.images());
             assert_eq!(found.labels(), expected.labels());

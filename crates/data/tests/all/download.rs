@@ -1,7 +1,4 @@
 //! Downloads from a server on this machine: what comes whole is kept, and nothing else.
-#![cfg(feature = "download")]
-
-mod common;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::server::{self, Answer, answer};
-use common::{RECORD, file, gzip, md5, tar};
+use crate::common::server::{self, Answer, answer};
+use crate::common::{RECORD, file, gzip, md5, tar};
 use tempfile::TempDir;
 use wrn_sam_data::download::{DownloadOptions, Progress, download};
 use wrn_sam_data::{Cifar, Error, Variant};
@@ -337,11 +334,60 @@ fn a_connection_that_breaks_is_made_again() {
     let options = DownloadOptions { retries: 2, ..options(serve_each(answers)) };
     succeeds(&TempDir::new().unwrap(), &options);
 
+    // An upper-case MD5 is the same number.
+    let whole = begin(bytes.clone(), bytes.len(), "");
+    let mut upper = self::options(serve_each(vec![whole]));
+    upper.md5.make_ascii_uppercase();
+    succeeds(&TempDir::new().unwrap(), &upper);
+
     // Not for ever.
     let answers =
         vec![begin(bytes.clone(), third, ""), begin(bytes.clone(), half, ""), begin(bytes, half, "")];
     let options = DownloadOptions { retries: 1, ..self::options(serve_each(answers)) };
     assert!(matches!(failure_that_leaves(&[PART], &options), Error::CutOff { .. }));
+}
+
+/// Where nothing came, another try would only ask again for the same: it is an error at once.
+#[test]
+fn a_connection_that_gave_nothing_is_not_made_again() {
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let url = server::serve_all(move |_, stream| {
+        *count.lock().unwrap() += 1;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    });
+    let options = DownloadOptions { retries: 3, ..options(url) };
+    assert!(matches!(failure(&options), Error::CutOff { received: 0, .. }));
+    assert_eq!(*asked.lock().unwrap(), 1);
+}
+
+/// What is there of another file is not taken for the beginning of this one, whatever differs.
+#[test]
+fn a_part_of_something_else_is_not_taken_over() {
+    let (bytes, md5) = archive();
+    let half = bytes.len() / 2;
+    for same_url in [true, false] {
+        let whole = begin(bytes.clone(), bytes.len(), "");
+        let (dir, mut options) = broken("", vec![whole]);
+        if same_url {
+            options.md5 = crate::common::md5(b"another file");
+        } else {
+            options.url = options.url.replace("/cifar", "/other/cifar");
+        }
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        options.progress =
+            Some(Arc::new(move |progress: Progress| sink.lock().unwrap().push(progress.received)));
+        match download(dir.path(), &options) {
+            Ok(_) => assert!(!same_url),
+            Err(error) => assert!(matches!(error, Error::Checksum { found, .. } if found == md5)),
+        }
+        // It began at the first byte: one read gives less than half.
+        assert!(
+            seen.lock().unwrap()[0] <= bytes.len() as u64 && !seen.lock().unwrap().contains(&(half as u64))
+        );
+    }
 }
 
 #[test]
@@ -443,7 +489,8 @@ fn whole_archive() -> (Vec<u8>, String) {
 }
 
 /// The arguments of this test binary that make it a process which downloads.
-const CHILD: [&str; 5] = ["--exact", "child_process", "--ignored", "--nocapture", "--test-threads=1"];
+const CHILD: [&str; 5] =
+    ["--exact", "download::child_process", "--ignored", "--nocapture", "--test-threads=1"];
 
 /// A process that downloads to `dir`, to be run by a shell after `before`.
 #[cfg(unix)]
@@ -550,9 +597,7 @@ fn a_disk_that_fills_is_an_error_and_loses_nothing() {
 fn a_folder_that_cannot_be_written_is_named() {
     let (bytes, _) = archive();
     let options = options(serve_file(bytes.len(), bytes));
-    for (dir, start) in
-        [("/proc/self/fdinfo", "cannot write to "), ("/proc/new", "cannot create /proc/new: ")]
-    {
+    for (dir, start) in [("/proc/self/fdinfo", "cannot open "), ("/proc/new", "cannot create /proc/new: ")] {
         let message = download(Path::new(dir), &options).unwrap_err().to_string();
         assert!(message.starts_with(start), "{message}");
     }

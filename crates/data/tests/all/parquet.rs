@@ -1,7 +1,4 @@
 //! The hub's form: the same images as the binary version's. `testdata/make_parquet_fixtures.py` made both files.
-#![cfg(feature = "hub")]
-
-mod common;
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::server::serve_all;
+use crate::common::server::serve_all;
 use tempfile::TempDir;
 use wrn_sam_data::Variant::{self, Cifar10, Cifar100};
 use wrn_sam_data::{Cifar, Error, Split};
@@ -129,7 +126,7 @@ fn say(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) {
 /// What a process says that asks the hub at `url`, with its cache in `cache`.
 fn ask(url: &str, cache: &Path) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "ask_the_hub", "--ignored", "--nocapture"]);
+    command.args(["--exact", "parquet::ask_the_hub", "--ignored", "--nocapture"]);
     for variable in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "HF_TOKEN", "HF_TOKEN_PATH"] {
         command.env_remove(variable).env_remove(variable.to_lowercase());
     }

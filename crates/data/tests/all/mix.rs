@@ -10,7 +10,7 @@ use wrn_sam_data::{Augmentation, Batch, Cifar, IMAGE_BYTES, Loader, LoaderConfig
 
 fn fixture(name: &str) -> Vec<[f32; IMAGE_BYTES]> {
     let mut bytes = Vec::new();
-    let packed: &[u8] = include_bytes!("../testdata/augment.safetensors.gz");
+    let packed: &[u8] = include_bytes!("../../testdata/augment.safetensors.gz");
     flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
     let channels_last = tensors[name].permute((0, 2, 3, 1)).unwrap();

@@ -1,16 +1,14 @@
 //! The Python version: the same images as the binary one's, and nothing that its pickles name is ever called.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::pickle::{Batch, names};
-use common::{file, gzip, tar};
+use crate::common::pickle::{Batch, names};
+use crate::common::{file, gzip, tar};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use wrn_sam_data::Variant::{self, Cifar10, Cifar100};
-use wrn_sam_data::{COARSE_NAMES, Cifar, FINE_NAMES, Origin, Split, Version};
+use wrn_sam_data::{COARSE_NAMES, Cifar, FINE_NAMES, Format, Origin, Split};
 
 /// `len` images that differ from each other and within.
 fn images(len: usize) -> Vec<u8> {
@@ -110,6 +108,12 @@ fn what_is_wrong_is_told_apart() {
     says(Batch { labels: vec![], ..two() }, "it is no dictionary with the key `fine_labels`");
     says(Batch { shape: [2, 3071], ..two() }, "`data` has not the shape [N, 3072]");
     says(Batch { shape: [3, 3072], ..two() }, "`data` has 6144 bytes, 3 times 3072 expected");
+    // Its bytes in rows would be other images.
+    let fortran = error(&Batch { fortran: true, ..two() }.pickle());
+    assert!(
+        fortran.starts_with("train: the array is in Fortran order, C order expected, at offset "),
+        "{fortran}"
+    );
     assert!(error(&Batch { dtype: "f4", ..two() }.pickle()).contains("an array's type is not `u1`"));
     let ten = Batch::cifar10(images(1), vec![9]).pickle();
     assert!(error(&ten).contains("it is no dictionary with the key `fine_labels`"));
@@ -169,10 +173,11 @@ fn cifar10_is_put_together_from_its_parts() {
         assert_eq!((cifar.test.image(5)[0], cifar.test.len()), (6, 10_000));
     };
     let cifar = Cifar::open(Cifar10, dir.path()).unwrap();
-    assert_eq!(cifar.source.origin, Origin::Folder { path: folder.clone(), version: Version::Python });
+    assert_eq!(cifar.source.origin, Origin::Folder { path: folder.clone(), format: Format::Python });
     assert_eq!(cifar.source.files.len(), 7);
     check(cifar);
-    assert!(Cifar::open(Cifar100, dir.path()).unwrap_err().to_string().starts_with("no CIFAR-100 in "));
+    let hint = Cifar::open(Cifar100, dir.path()).unwrap_err().to_string();
+    assert!(hint.contains("it holds CIFAR-10; ask for CIFAR-10"), "{hint}");
 
     // In the order in which the official archive has them.
     let order = [
@@ -190,7 +195,7 @@ fn cifar10_is_put_together_from_its_parts() {
     let bytes = gzip(&tar(&files.each_ref().map(|(name, bytes)| file(name, bytes))));
     fs::write(&archive, &bytes).unwrap();
     let cifar = Cifar::open(Cifar10, &archive).unwrap();
-    assert_eq!(cifar.source.origin, Origin::Archive { path: archive, version: Version::Python });
+    assert_eq!(cifar.source.origin, Origin::Archive { path: archive, format: Format::Python });
     check(cifar);
     check(Cifar::from_archive_reader(Cifar10, &bytes[..], "memory").unwrap());
 
