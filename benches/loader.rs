@@ -8,7 +8,7 @@ const IMAGES: usize = 12_800;
 
 fn split() -> (Split, Statistics) {
     let train = Cifar::synthetic(17, IMAGES, 0).train;
-    let statistics = Statistics::of(&train).expect("the split has images");
+    let statistics = Statistics::from_split(&train).expect("the split has images");
     (train, statistics)
 }
 
@@ -32,7 +32,7 @@ fn threads(criterion: &mut Criterion) {
         [("reference", Augmentation::reference(statistics)), ("none", Augmentation::none(statistics))]
     {
         for threads in [0, 1, 2] {
-            let config = LoaderConfig { threads, ..LoaderConfig::default() };
+            let config = LoaderConfig::default().with_threads(threads);
             let loader = Loader::new(&train, augmentation.clone(), config).expect("settings in range");
             epochs(criterion, &format!("{name}/{threads} threads"), loader);
         }
@@ -42,7 +42,7 @@ fn threads(criterion: &mut Criterion) {
 fn augmentations(criterion: &mut Criterion) {
     let (train, statistics) = split();
     let basic = || Augmentation::basic(statistics);
-    let policy = |policy| Augmentation::with_policy(policy, statistics);
+    let policy = |policy| Augmentation::from_policy(policy, statistics);
     for (name, augmentation, mix) in [
         ("basic", basic(), None),
         ("AutoAugment", policy(Policy::AutoAugment), None),
@@ -51,11 +51,9 @@ fn augmentations(criterion: &mut Criterion) {
         ("mixup", basic(), Some(Mix::mixup(1.0))),
         ("CutMix", basic(), Some(Mix::cutmix(1.0))),
     ] {
-        let config = LoaderConfig { threads: 2, ..LoaderConfig::default() };
-        let mut loader = Loader::new(&train, augmentation, config).expect("settings in range");
-        if let Some(mix) = mix {
-            loader = loader.with_mix(mix).expect("settings in range");
-        }
+        let config = LoaderConfig::default();
+        let loader = Loader::new(&train, augmentation, config).and_then(|loader| loader.with_mix(mix));
+        let loader = loader.expect("settings in range");
         epochs(criterion, &format!("{name}/2 threads"), loader);
     }
 }

@@ -60,10 +60,10 @@ fn run(args: &Args) -> Result<(), AnyError> {
         Some(folder) => Cifar::open(Variant::Cifar100, folder)?,
         None => Cifar::synthetic(17, limit, TEST_IMAGES),
     };
-    let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
+    let augmentation = Augmentation::reference(Statistics::from_split(&cifar.train)?);
     let read_seconds = began.elapsed().as_secs_f64();
 
-    let config = LoaderConfig { batch_size: args.batch, threads: args.threads, ..LoaderConfig::default() };
+    let config = LoaderConfig::default().with_batch_size(args.batch).with_threads(args.threads);
     let loader = Loader::new(&cifar.train.truncated(limit), augmentation, config)?;
     let epoch = |epoch| loader.epoch(epoch).try_for_each(|batch| batch.map(drop));
     epoch(0)?;

@@ -89,7 +89,7 @@ impl TrainedOn {
             );
             let data = support::synthetic(&recipe);
             return Ok(Self {
-                normalize: Normalize::new(Statistics::of(&data.train)?),
+                normalize: Normalize::new(Statistics::from_split(&data.train)?),
                 names: data.fine_names,
             });
         }

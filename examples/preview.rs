@@ -53,9 +53,9 @@ fn run(args: &Args) -> Result<(), AnyError> {
         Some(folder) => Cifar::open(Variant::Cifar100, folder)?,
         None => Cifar::synthetic(17, 1000.max(count), 0),
     };
-    let statistics = Statistics::of(&cifar.train)?;
+    let statistics = Statistics::from_split(&cifar.train)?;
     let basic = Augmentation::basic(statistics);
-    let policy = |policy| Augmentation { policy: Some(policy), ..Augmentation::none(statistics) };
+    let policy = |policy| Augmentation::none(statistics).with_policy(policy);
     let rows = [
         ("original", Augmentation::none(statistics), None, 1),
         ("crop and flip", basic.clone(), None, 1),
@@ -75,11 +75,12 @@ fn run(args: &Args) -> Result<(), AnyError> {
     );
     let mut top = MARGIN;
     for (title, augmentation, mix, draws) in rows {
-        let config = LoaderConfig { batch_size: count, threads: 0, shuffle: false, seed: args.seed };
-        let mut loader = Loader::new(&cifar.train.truncated(count), augmentation, config)?;
-        if let Some(mix) = mix {
-            loader = loader.with_mix(mix)?;
-        }
+        let config = LoaderConfig::default()
+            .with_batch_size(count)
+            .with_threads(0)
+            .with_shuffle(false)
+            .with_seed(args.seed);
+        let loader = Loader::new(&cifar.train.truncated(count), augmentation, config)?.with_mix(mix)?;
         write(&mut canvas, (MARGIN, top + SIDE / 2), title);
         // Every epoch has other draws of the same images.
         for batch in (0..draws).flat_map(|epoch| loader.epoch(epoch)) {

@@ -15,7 +15,7 @@ use serde::Serialize;
 use wrn_sam::candle::{DType, Device, Tensor};
 use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{
-    AnyLoader, Augmentation, Batch, Cifar, IMAGE_CHANNELS, IMAGE_SIZE, LoaderConfig, Statistics,
+    Augmentation, Batch, Cifar, IMAGE_CHANNELS, IMAGE_SIZE, Loader, LoaderConfig, Statistics,
 };
 use wrn_sam::kernels::{Cpu, Precision};
 use wrn_sam::losses::smooth_cross_entropy;
@@ -217,14 +217,14 @@ fn batches(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<Bat
         return Ok(Box::new(move || Ok(Batch::new(images.clone(), labels.clone()))));
     }
     let images = Cifar::synthetic(17, (16 * batch_size).max(8192), 0).train;
-    let augmentation = Augmentation::reference(Statistics::of(&images)?);
-    let config = LoaderConfig { batch_size, threads: context(args).threads(), shuffle: true, seed: 17 };
-    let loader = AnyLoader::new(&images, augmentation, None, config, device)?;
-    let (mut number, mut epoch) = (0, loader.epoch(0)?);
+    let augmentation = Augmentation::reference(Statistics::from_split(&images)?);
+    let config = LoaderConfig::default().with_batch_size(batch_size).with_threads(context(args).threads());
+    let loader = Loader::new(&images, augmentation, config)?.with_device(device);
+    let (mut number, mut epoch) = (0, loader.epoch(0));
     Ok(Box::new(move || {
         if epoch.len() == 0 {
             number += 1;
-            epoch = loader.epoch(number)?;
+            epoch = loader.epoch(number);
         }
         Ok(epoch.next().ok_or("an epoch has batches")??)
     }))

@@ -23,8 +23,8 @@
 //! use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
 //!
 //! let cifar = Cifar::synthetic(17, 8, 0); // or Cifar::open(Variant::Cifar100, "data")?
-//! let augmentation = Augmentation::reference(Statistics::of(&cifar.train)?);
-//! let loader = Loader::new(&cifar.train, augmentation, LoaderConfig { batch_size: 8, ..Default::default() })?;
+//! let augmentation = Augmentation::reference(Statistics::from_split(&cifar.train)?);
+//! let loader = Loader::new(&cifar.train, augmentation, LoaderConfig::default().with_batch_size(8))?;
 //! let parameters = Parameters::new(17, DType::F32, &Device::Cpu);
 //! let config = WideResNetConfig::new(10, 1);
 //! let model = WideResNet::new(&config, parameters.var_builder())?;

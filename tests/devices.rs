@@ -6,9 +6,7 @@ mod devices;
 use devices::on_every_device;
 use wrn_sam::candle::{DType, Device, Tensor, Var};
 use wrn_sam::candle_nn::Optimizer;
-use wrn_sam::data::{
-    AnyLoader, Augmentation, Batch, Cifar, DeviceLoader, Loader, LoaderConfig, Mix, Policy, Statistics,
-};
+use wrn_sam::data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Maker, Mix, Policy, Statistics};
 use wrn_sam::kernels::backend::{self, Backend, BatchNormState, BatchStatistics};
 use wrn_sam::kernels::{Cpu, backward};
 use wrn_sam::losses::smooth_cross_entropy;
@@ -280,55 +278,54 @@ on_every_device! {
     /// The same bits as on the CPU.
     fn augmented_batches(device: &Device) {
         let split = Cifar::synthetic(3, 150, 0).train;
-        let augmentation = Augmentation::reference(Statistics::of(&split).unwrap());
-        let config = LoaderConfig { batch_size: 64, threads: 0, shuffle: true, seed: 11 };
-        let on = |device: &Device, dtype| {
-            let loader = DeviceLoader::new(&split, &augmentation, config, dtype, device).unwrap();
-            loader.epoch(4).unwrap().collect::<Result<Vec<Batch>, _>>().unwrap()
-        };
-        let expected = on(&Device::Cpu, DType::F32);
-        for (found, expected) in on(device, DType::F32).iter().zip(&expected) {
+        let augmentation = Augmentation::reference(Statistics::from_split(&split).unwrap());
+        let config = LoaderConfig::default().with_batch_size(64).with_seed(11);
+        let loader = Loader::new(&split, augmentation, config).unwrap().with_maker(Maker::Kernel).unwrap();
+        let on = |device| loader.clone().with_device(device).epoch(4).map(Result::unwrap);
+        for (found, expected) in on(device).zip(on(&Device::Cpu)) {
+            assert!(found.images.device().same_device(device));
             assert_close("images", &found.images, &expected.images, 0.0);
             assert_close("labels", &found.labels, &expected.labels, 0.0);
-        }
-        if device.is_cuda() {
-            for (found, expected) in on(device, DType::BF16).iter().zip(&expected) {
-                assert_close("bf16 images", &found.images, &expected.images, 1.0 / 256.0);
-            }
         }
     }
 
     /// Made where there are kernels for it, said so, and on the device in any case.
-    fn batches_of_any_loader(device: &Device) {
+    fn batches_of_any_maker(device: &Device) {
         let split = Cifar::synthetic(3, 150, 0).train;
-        let statistics = Statistics::of(&split).unwrap();
-        let config = LoaderConfig { batch_size: 64, threads: 2, shuffle: true, seed: 11 };
+        let statistics = Statistics::from_split(&split).unwrap();
+        let config = LoaderConfig::default().with_batch_size(64).with_seed(11);
         let reference = Augmentation::reference(statistics);
-        let copied = "made by 2 threads of the CPU and copied to the device, which has kernels for crop, flip and cutout alone";
-        for (augmentation, mix, made) in [
-            (reference.clone(), None, "made on the device"),
-            (Augmentation::with_policy(Policy::TrivialAugment, statistics), None, copied),
-            (reference, Some(Mix::mixup(0.2)), copied),
+        let policy = Augmentation::from_policy(Policy::TrivialAugment, statistics);
+        for (augmentation, mix, missing) in [
+            (reference.clone(), None, None),
+            (policy, None, Some("a policy of operations")),
+            (reference, Some(Mix::mixup(0.2)), Some("mixing")),
         ] {
-            let made = if device.is_cpu() { "made by 2 threads of the CPU" } else { made };
-            let loader = AnyLoader::new(&split, augmentation.clone(), mix, config, device).unwrap();
-            assert_eq!(loader.to_string(), made);
-            let host = Loader::new(&split, augmentation, config).unwrap();
-            let host = match mix {
-                Some(mix) => host.with_mix(mix).unwrap(),
-                None => host,
+            let host = Loader::new(&split, augmentation, config).unwrap().with_mix(mix).unwrap();
+            let loader = host.clone().with_device(device);
+            let said = match (device.is_cpu(), missing) {
+                (true, _) => "made by 2 threads of the CPU".into(),
+                (_, None) => "made on the device".into(),
+                (_, Some(what)) => {
+                    format!("made by 2 threads of the CPU and copied to the device, which has no kernel for {what}")
+                }
             };
-            assert_eq!((loader.len(), loader.batches_per_epoch()), (150, 3));
-            let epoch = loader.epoch_from(4, 1).unwrap();
+            assert_eq!(loader.to_string(), said);
+            let epoch = loader.epoch_from(4, 1);
             assert_eq!(epoch.len(), 2);
             for (batch, expected) in epoch.zip(host.epoch_from(4, 1)) {
                 let (batch, expected) = (batch.unwrap(), expected.unwrap());
                 assert!(batch.images.device().same_device(device));
                 assert_close("labels", &batch.labels, &expected.labels, 0.0);
                 assert_eq!(batch.mixed.is_some(), mix.is_some());
-                if matches!(loader, AnyLoader::Cpu { .. }) {
+                if loader.maker() == Maker::Threads {
                     assert_close("images", &batch.images, &expected.images, 0.0);
                 }
+            }
+            // The threads' batches can be had on every device.
+            let threads = loader.with_maker(Maker::Threads).unwrap();
+            for (batch, expected) in threads.epoch(4).zip(host.epoch(4)) {
+                assert_close("images", &batch.unwrap().images, &expected.unwrap().images, 0.0);
             }
         }
     }

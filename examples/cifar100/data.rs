@@ -1,7 +1,6 @@
 //! Which images a run gets: CIFAR from the disk, else from the network, else synthetic ones, saying which.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use wrn_sam::data::download::DownloadOptions;
 use wrn_sam::data::{Cifar, Error, Variant};
@@ -66,13 +65,10 @@ fn hub(variant: Variant) -> Result<Cifar, AnyError> {
 fn fetch(folder: &Path, options: DownloadOptions) -> wrn_sam::data::Result<Cifar> {
     let bar = progress::download_bar();
     let told = bar.clone();
-    let options = DownloadOptions {
-        progress: Some(Arc::new(move |progress| {
-            told.set_length(progress.total.unwrap_or(progress.received));
-            told.set_position(progress.received);
-        })),
-        ..options
-    };
+    let options = options.with_progress(move |progress| {
+        told.set_length(progress.total.unwrap_or(progress.received));
+        told.set_position(progress.received);
+    });
     let fetched = Cifar::download(folder, &options);
     bar.finish_and_clear();
     fetched

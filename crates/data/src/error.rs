@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::Variant;
 
-/// A [`std::result::Result`] with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+/// A [`std::result::Result`] with this crate's [`Error`], unless another is named.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Every way in which loading, fetching or batching images can fail.
 #[derive(Debug, thiserror::Error)]
@@ -304,6 +304,13 @@ pub enum Error {
     /// A setting is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
+
+    /// A device's kernel was to make batches that it cannot make.
+    #[error("the device has no kernel for {what}; let threads of the CPU make the batches")]
+    NoKernel {
+        /// What is asked of it.
+        what: &'static str,
+    },
 
     /// A split without images, where at least one is needed.
     #[error("the split has no images, at least one expected")]

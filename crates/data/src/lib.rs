@@ -64,13 +64,13 @@
 //!
 //! # Statistics
 //!
-//! Networks want inputs around zero. [`Statistics::of`] computes the mean and unbiased standard deviation of
+//! Networks want inputs around zero. [`Statistics::from_split`] computes the mean and unbiased standard deviation of
 //! each channel of pixels in `[0, 1]`, exactly; both splits are normalized by the training split's.
 //!
 //! ```
 //! # use wrn_sam_data::{Cifar, Statistics};
 //! # let cifar = Cifar::synthetic(17, 1000, 200);
-//! let statistics = Statistics::of(&cifar.train)?;
+//! let statistics = Statistics::from_split(&cifar.train)?;
 //! println!("red: {:.4} ± {:.4}", statistics.mean[0], statistics.std[0]);
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
@@ -83,7 +83,7 @@
 //!
 //! ```
 //! # use wrn_sam_data::{Cifar, Statistics};
-//! # let statistics = Statistics::of(&Cifar::synthetic(17, 1000, 200).train)?;
+//! # let statistics = Statistics::from_split(&Cifar::synthetic(17, 1000, 200).train)?;
 //! use wrn_sam_data::{Augmentation, Cutout};
 //!
 //! let mut augmentation = Augmentation::reference(statistics);
@@ -94,16 +94,16 @@
 //!
 //! A [`Policy`] draws further [`Operation`]s for each image, between flip and normalization: AutoAugment's for CIFAR,
 //! RandAugment, or TrivialAugment (wide). Each operation equals torchvision's on a Pillow image bit for bit.
-//! [`Augmentation::with_policy`] is a policy as its paper trains on CIFAR.
+//! [`Augmentation::from_policy`] is a policy as its paper trains on CIFAR.
 //!
 //! ```
 //! # use wrn_sam_data::{Cifar, Statistics};
 //! # let train = Cifar::synthetic(17, 1000, 200).train;
-//! # let statistics = Statistics::of(&train)?;
+//! # let statistics = Statistics::from_split(&train)?;
 //! use rand::SeedableRng;
 //! use wrn_sam_data::{Augmentation, IMAGE_BYTES, Policy};
 //!
-//! let augmentation = Augmentation::with_policy(Policy::AutoAugment, statistics);
+//! let augmentation = Augmentation::from_policy(Policy::AutoAugment, statistics);
 //! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(17);
 //! let draw = augmentation.sample(&mut rng); // what happens to one image: plain data
 //! assert!(draw.operations.len() <= 2); // such as [Rotate(-6.7), TranslateX(14.5)]
@@ -122,10 +122,10 @@
 //! ```
 //! # use wrn_sam_data::{Augmentation, Cifar, Statistics};
 //! # let cifar = Cifar::synthetic(17, 1000, 200);
-//! # let statistics = Statistics::of(&cifar.train)?;
+//! # let statistics = Statistics::from_split(&cifar.train)?;
 //! use wrn_sam_data::{Loader, LoaderConfig};
 //!
-//! let config = LoaderConfig { batch_size: 128, threads: 2, shuffle: true, seed: 17 };
+//! let config = LoaderConfig::default();
 //! let train = Loader::new(&cifar.train, Augmentation::reference(statistics), config)?;
 //! for epoch in 0..2 {
 //!     for batch in train.epoch(epoch) {
@@ -135,7 +135,7 @@
 //!     }
 //! }
 //!
-//! let config = LoaderConfig { batch_size: 100, shuffle: false, ..config };
+//! let config = config.with_batch_size(100).with_shuffle(false);
 //! let test = Loader::new(&cifar.test, Augmentation::none(statistics), config)?;
 //! assert_eq!(test.batches_per_epoch(), 2);
 //! # Ok::<(), wrn_sam_data::Error>(())
@@ -152,7 +152,7 @@
 //! ```
 //! # use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
 //! # let cifar = Cifar::synthetic(17, 300, 0);
-//! # let statistics = Statistics::of(&cifar.train)?;
+//! # let statistics = Statistics::from_split(&cifar.train)?;
 //! use wrn_sam_data::Mix;
 //!
 //! let loader = Loader::new(&cifar.train, Augmentation::basic(statistics), LoaderConfig::default())?;
@@ -166,8 +166,8 @@
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! A [`DeviceLoader`] makes the batches on an NVIDIA GPU, with the reference's augmentation and without policies or
-//! mixing. An [`AnyLoader`] is the one of the two that suits a device and what is asked, and says which.
+//! [`Loader::with_device`] gives batches on an NVIDIA GPU, made there by a kernel where it can, else by threads of the
+//! CPU: [`Loader::maker`] says which.
 //!
 //! # Features
 //!
@@ -175,17 +175,18 @@
 //! - `hub`: `Cifar::from_hub` and `from_parquet`, and `candle_datasets::vision::Dataset::try_from(&cifar)` for
 //!   programs written against that crate, through which both come with a large tree of dependencies.
 
-mod any_loader;
 mod augment;
+mod batch;
 mod binary;
 #[cfg(feature = "hub")]
 mod candle_datasets;
 mod checksum;
 mod cifar;
 mod class_names;
-mod device_loader;
 mod error;
 mod loader;
+mod loader_config;
+mod on_device;
 mod pickle;
 mod prefetch;
 mod python;
@@ -194,16 +195,16 @@ mod source;
 mod split;
 mod statistics;
 
-pub use any_loader::{AnyBatches, AnyLoader};
 pub use augment::{
     Augmentation, Cutout, Draw, Mix, MixDraw, Normalize, Operation, Policy, RandomCrop, RandomHorizontalFlip,
 };
+pub use batch::{Batch, Mixed};
 pub use checksum::FileChecksum;
 pub use cifar::{Cifar, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant};
 pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
-pub use device_loader::{DeviceBatches, DeviceLoader};
 pub use error::{Error, Result};
-pub use loader::{Batch, Batches, Loader, LoaderConfig, Mixed};
+pub use loader::{Batches, Loader, Maker};
+pub use loader_config::LoaderConfig;
 #[cfg(feature = "download")]
 pub use source::download;
 pub use source::{Format, Origin, Source};

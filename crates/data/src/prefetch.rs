@@ -62,6 +62,11 @@ impl<T: Send + 'static> Prefetch<T> {
         Self { shared, workers }
     }
 
+    /// Ends the iteration; what is being made is not waited for.
+    pub(crate) fn stop(&self) {
+        self.shared.stop();
+    }
+
     /// How many items are still to come.
     pub(crate) fn remaining(&self) -> usize {
         self.shared.lock().wanted.len()

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::cifar::{IMAGE_BYTES, TRAIN_IMAGES, Variant};
 use crate::class_names;
-use crate::pickle::{Done, Id, Pickle, Value};
+use crate::pickle::{Id, Pickle, PickleValue};
 use crate::source::layout::MAX_PICKLE_BYTES_PER_IMAGE;
 use crate::{Error, Result, Split};
 
@@ -81,7 +81,7 @@ pub(crate) fn read_names(
         let mut found = Vec::new();
         for (index, &id) in list(&pickle, key).map_err(fail)?.iter().enumerate() {
             match pickle.get(id) {
-                Value::Bytes(name) => found.push(String::from_utf8_lossy(name).into_owned()),
+                PickleValue::Bytes(name) => found.push(String::from_utf8_lossy(name).into_owned()),
                 _ => return Err(fail(format!("`{key}`[{index}] is no name"))),
             }
         }
@@ -96,33 +96,33 @@ pub(crate) fn read_names(
     })
 }
 
-fn list<'a>(pickle: &'a Pickle, key: &str) -> Done<&'a [Id]> {
+fn list<'a>(pickle: &'a Pickle, key: &str) -> Result<&'a [Id], String> {
     match pickle.entry(key).map(|id| pickle.get(id)) {
-        Some(Value::List(items)) => Ok(items),
+        Some(PickleValue::List(items)) => Ok(items),
         Some(_) => Err(format!("`{key}` is no list")),
         None => Err(format!("it is no dictionary with the key `{key}`")),
     }
 }
 
-fn labels(pickle: &Pickle, key: &str, classes: usize) -> Done<Vec<u8>> {
+fn labels(pickle: &Pickle, key: &str, classes: usize) -> Result<Vec<u8>, String> {
     let label = |(index, id): (usize, &Id)| match *pickle.get(*id) {
-        Value::Int(label) if (0..classes as i64).contains(&label) => Ok(label as u8),
-        Value::Int(label) => Err(format!("`{key}`[{index}] is {label}, 0 to {} allowed", classes - 1)),
+        PickleValue::Int(label) if (0..classes as i64).contains(&label) => Ok(label as u8),
+        PickleValue::Int(label) => Err(format!("`{key}`[{index}] is {label}, 0 to {} allowed", classes - 1)),
         _ => Err(format!("`{key}`[{index}] is no integer")),
     };
     list(pickle, key)?.iter().enumerate().map(label).collect()
 }
 
 /// The number of rows of `data`, and its bytes.
-fn array(pickle: &Pickle) -> Done<(usize, Id)> {
+fn array(pickle: &Pickle) -> Result<(usize, Id), String> {
     let (shape, bytes) = match pickle.entry("data").map(|id| pickle.get(id)) {
-        Some(Value::Array(Some((shape, bytes)))) => (pickle.get(*shape), *bytes),
+        Some(PickleValue::Array(Some((shape, bytes)))) => (pickle.get(*shape), *bytes),
         Some(_) => return Err("`data` is no array".into()),
         None => return Err("it is no dictionary with the key `data`".into()),
     };
-    if let Value::Tuple(dims) = shape
+    if let PickleValue::Tuple(dims) = shape
         && let [rows, row] = dims[..]
-        && let (&Value::Int(rows), Value::Int(3072)) = (pickle.get(rows), pickle.get(row))
+        && let (&PickleValue::Int(rows), PickleValue::Int(3072)) = (pickle.get(rows), pickle.get(row))
         && rows >= 0
     {
         Ok((rows as usize, bytes))

@@ -1,5 +1,7 @@
 //! The mean and standard deviation of each channel.
 
+use wrn_sam_kernels::OutOfRange;
+
 use crate::{Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
 
 /// Mean and unbiased standard deviation of each channel (red, green, blue), for pixels scaled to `[0, 1]`.
@@ -7,7 +9,7 @@ use crate::{Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
 /// ```
 /// use wrn_sam_data::{Cifar, Statistics};
 ///
-/// let statistics = Statistics::of(&Cifar::synthetic(17, 200, 0).train)?;
+/// let statistics = Statistics::from_split(&Cifar::synthetic(17, 200, 0).train)?;
 /// assert!(statistics.mean.iter().all(|mean| (0.3..0.7).contains(mean)));
 /// # Ok::<(), wrn_sam_data::Error>(())
 /// ```
@@ -26,7 +28,7 @@ impl Statistics {
     ///
     /// # Errors
     /// [`Error::EmptySplit`] where there are no pixels.
-    pub fn of(split: &Split) -> Result<Self> {
+    pub fn from_split(split: &Split) -> Result<Self> {
         if split.is_empty() {
             return Err(Error::EmptySplit);
         }
@@ -50,6 +52,22 @@ impl Statistics {
         }
         Ok(Self { mean, std })
     }
+
+    /// Checks that pixels can be normalized by them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a mean that is not finite, and for a standard deviation that is not finite and above
+    /// zero, as that of a channel of one color.
+    pub fn validate(&self) -> Result<()> {
+        for mean in self.mean {
+            OutOfRange::check("a channel's mean", mean, mean.is_finite(), "a finite number")?;
+        }
+        for std in self.std {
+            let usable = std.is_finite() && std > 0.0;
+            OutOfRange::check("a channel's standard deviation", std, usable, "a finite number above 0")?;
+        }
+        Ok(())
+    }
 }
 
 const PLANE: usize = IMAGE_SIZE * IMAGE_SIZE;
@@ -69,7 +87,7 @@ mod tests {
     #[test]
     fn of_nothing_is_an_error() {
         assert_eq!(
-            Statistics::of(&split(vec![])).unwrap_err().to_string(),
+            Statistics::from_split(&split(vec![])).unwrap_err().to_string(),
             "the split has no images, at least one expected"
         );
     }
@@ -78,7 +96,7 @@ mod tests {
     fn of_one_color() {
         let mut image = vec![51; IMAGE_BYTES];
         image[2 * PLANE..].fill(255);
-        let statistics = Statistics::of(&split(image)).unwrap();
+        let statistics = Statistics::from_split(&split(image)).unwrap();
         assert_eq!(statistics, Statistics { mean: [0.2, 0.2, 1.0], std: [0.0; 3] });
     }
 
@@ -88,7 +106,7 @@ mod tests {
         #[test]
         fn equal_the_definition(bytes in prop::collection::vec(any::<u8>(), 64), images in 1..4_usize) {
             let pixels: Vec<u8> = bytes.iter().copied().cycle().take(images * IMAGE_BYTES).collect();
-            let statistics = Statistics::of(&split(pixels.clone())).unwrap();
+            let statistics = Statistics::from_split(&split(pixels.clone())).unwrap();
             for channel in 0..IMAGE_CHANNELS {
                 let values: Vec<f64> = pixels
                     .chunks(PLANE)

@@ -20,8 +20,8 @@ use crate::tally::{Meter, Tally};
 /// use wrn_sam_train::{Recipe, evaluate};
 ///
 /// let data = Cifar::synthetic(17, 100, 50);
-/// let plain = Augmentation::none(Statistics::of(&data.train)?);
-/// let config = LoaderConfig { batch_size: 32, threads: 1, shuffle: false, seed: 0 };
+/// let plain = Augmentation::none(Statistics::from_split(&data.train)?);
+/// let config = LoaderConfig::default().with_batch_size(32).with_threads(1).with_shuffle(false).with_seed(0);
 /// let loader = Loader::new(&data.test, plain, config)?;
 ///
 /// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };

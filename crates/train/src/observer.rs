@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use wrn_sam_data::{AnyLoader, Source};
+use wrn_sam_data::{Loader, Source};
 
 use crate::error::Error;
 use crate::metrics::EpochMetrics;
@@ -70,7 +70,7 @@ pub struct Start<'a> {
     /// Where the images come from.
     pub source: &'a Source,
     /// What makes the batches of the training images; it says where.
-    pub loader: &'a AnyLoader,
+    pub loader: &'a Loader,
     /// The run's folder.
     pub folder: &'a Path,
     /// Trainable values of the network.

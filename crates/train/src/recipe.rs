@@ -6,8 +6,7 @@ use std::path::Path;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use wrn_sam_data::{
-    Augmentation, Cutout, Mix, Normalize, Policy, RandomCrop, RandomHorizontalFlip, Source, Statistics,
-    Variant,
+    Augmentation, Cutout, Mix, Policy, RandomCrop, RandomHorizontalFlip, Source, Statistics, Variant,
 };
 use wrn_sam_kernels::{OutOfRange, Precision};
 use wrn_sam_models::WideResNetConfig;
@@ -398,28 +397,29 @@ impl Recipe {
 
     /// The augmentation of the training images.
     pub fn augmentation(&self, statistics: Statistics) -> Augmentation {
-        Augmentation {
-            crop: RandomCrop { padding: self.crop_padding },
-            flip: RandomHorizontalFlip { p: self.flip_probability },
-            policy: match self.augment {
-                Augment::Basic | Augment::Cutout => None,
-                Augment::AutoAugment => Some(Policy::AutoAugment),
-                Augment::RandAugment => Some(Policy::RandAugment {
-                    operations: self.randaugment_operations,
-                    magnitude: self.randaugment_magnitude,
-                }),
-                Augment::TrivialAugment => Some(Policy::TrivialAugment),
-            },
-            normalize: Normalize::new(statistics),
-            cutout: (self.augment != Augment::Basic && self.cutout_probability > 0.0)
-                .then_some(Cutout { size: self.cutout_size, p: self.cutout_probability }),
-        }
+        let policy = match self.augment {
+            Augment::Basic | Augment::Cutout => None,
+            Augment::AutoAugment => Some(Policy::AutoAugment),
+            Augment::RandAugment => Some(Policy::RandAugment {
+                operations: self.randaugment_operations,
+                magnitude: self.randaugment_magnitude,
+            }),
+            Augment::TrivialAugment => Some(Policy::TrivialAugment),
+        };
+        let cutout = (self.augment != Augment::Basic && self.cutout_probability > 0.0)
+            .then_some(Cutout { size: self.cutout_size, p: self.cutout_probability });
+        Augmentation::none(statistics)
+            .with_crop(RandomCrop { padding: self.crop_padding })
+            .with_flip(RandomHorizontalFlip { p: self.flip_probability })
+            .with_policy(policy)
+            .with_cutout(cutout)
     }
 
     /// How a batch's images are mixed, if they are.
     pub fn mix(&self) -> Option<Mix> {
         let Self { mixup_alpha, cutmix_alpha, mix_probability: p, .. } = *self;
-        (p > 0.0 && (mixup_alpha > 0.0 || cutmix_alpha > 0.0)).then_some(Mix { mixup_alpha, cutmix_alpha, p })
+        (p > 0.0 && (mixup_alpha > 0.0 || cutmix_alpha > 0.0))
+            .then_some(Mix::new(mixup_alpha, cutmix_alpha).with_p(p))
     }
 
     /// The base optimizer.

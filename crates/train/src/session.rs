@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Optimizer;
-use wrn_sam_data::{AnyLoader, Augmentation, Batch, LoaderConfig, Split, Statistics};
+use wrn_sam_data::{Augmentation, Batch, Loader, LoaderConfig, Split, Statistics};
 use wrn_sam_kernels::Cpu;
 use wrn_sam_models::{Parameters, WideResNet};
 use wrn_sam_optim::{OptimizerState, Sam, Schedule, Sgd};
@@ -38,8 +38,8 @@ pub(crate) struct Session<'a> {
     trainer: Trainer<'a>,
     folder: RunFolder,
     results: Results,
-    train: AnyLoader,
-    test: AnyLoader,
+    train: Loader,
+    test: Loader,
     meter: Meter,
     parameters: Parameters,
     model: WideResNet,
@@ -110,19 +110,16 @@ impl<'a> Session<'a> {
             threads => Cpu::new(threads),
         };
         // Those of the whole split, so that a limit on the images does not change how a pixel is seen.
-        let statistics = Statistics::of(&data.train)?;
-        let config = LoaderConfig {
-            batch_size: recipe.batch_size,
-            threads: context.threads(),
-            shuffle: true,
-            seed: recipe.seed,
-        };
+        let statistics = Statistics::from_split(&data.train)?;
+        let config = LoaderConfig::default()
+            .with_batch_size(recipe.batch_size)
+            .with_threads(context.threads())
+            .with_seed(recipe.seed);
         let (images, augmentation) =
             (limited(&data.train, recipe.train_limit), recipe.augmentation(statistics));
-        let train = AnyLoader::new(&images, augmentation, recipe.mix(), config, device)?;
-        let (images, config) =
-            (limited(&data.test, recipe.test_limit), LoaderConfig { shuffle: false, ..config });
-        let test = AnyLoader::new(&images, Augmentation::none(statistics), None, config, device)?;
+        let train = Loader::new(&images, augmentation, config)?.with_mix(recipe.mix())?.with_device(device);
+        let (images, config) = (limited(&data.test, recipe.test_limit), config.with_shuffle(false));
+        let test = Loader::new(&images, Augmentation::none(statistics), config)?.with_device(device);
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
         let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
@@ -215,7 +212,7 @@ impl<'a> Session<'a> {
         let learning_rate = self.progress.learning_rate;
         self.sam.set_learning_rate(learning_rate);
         let (before, began) = (self.progress.seconds, Instant::now());
-        for batch in self.train.epoch_from(self.progress.epoch, self.progress.step)? {
+        for batch in self.train.epoch_from(self.progress.epoch, self.progress.step) {
             let stops = self.trainer.control.stops();
             if stops || self.trainer.control.take_checkpoint() {
                 self.settle()?;
@@ -294,7 +291,7 @@ impl<'a> Session<'a> {
     /// Measures the test split; `None` if asked to stop.
     fn evaluate(&mut self) -> Result<Option<Tally>> {
         let (mut meter, mut images) = (Meter::default(), 0);
-        for batch in self.test.epoch_from(0, 0)? {
+        for batch in self.test.epoch(0) {
             if self.trainer.control.stops() {
                 return Ok(None);
             }

@@ -1,5 +1,7 @@
 //! Mixup and CutMix: images mixed with others of their batch, and their labels with them.
 
+use std::ops::Range;
+
 use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution};
 use wrn_sam_kernels::OutOfRange;
@@ -22,7 +24,7 @@ use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
 /// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Mix, Statistics};
 ///
 /// let train = Cifar::synthetic(17, 256, 0).train;
-/// let augmentation = Augmentation::basic(Statistics::of(&train)?);
+/// let augmentation = Augmentation::basic(Statistics::from_split(&train)?);
 /// let loader = Loader::new(&train, augmentation, LoaderConfig::default())?.with_mix(Mix::cutmix(1.0))?;
 /// for batch in loader.epoch(0) {
 ///     let mixed = batch?.mixed.expect("every batch is mixed");
@@ -32,6 +34,7 @@ use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
 /// # Ok::<(), wrn_sam_data::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Mix {
     /// Mixup's α: 0 for no mixup, up to 1000. The paper's CIFAR runs have 1, ImageNet's 0.2.
     pub mixup_alpha: f64,
@@ -42,14 +45,25 @@ pub struct Mix {
 }
 
 impl Mix {
+    /// Mixup or CutMix of every batch; an α of 0 leaves one of them out.
+    pub fn new(mixup_alpha: f64, cutmix_alpha: f64) -> Self {
+        Self { mixup_alpha, cutmix_alpha, p: 1.0 }
+    }
+
     /// Mixup of every batch.
     pub fn mixup(alpha: f64) -> Self {
-        Self { mixup_alpha: alpha, cutmix_alpha: 0.0, p: 1.0 }
+        Self::new(alpha, 0.0)
     }
 
     /// CutMix of every batch.
     pub fn cutmix(alpha: f64) -> Self {
-        Self { mixup_alpha: 0.0, cutmix_alpha: alpha, p: 1.0 }
+        Self::new(0.0, alpha)
+    }
+
+    /// With a probability that a batch is mixed.
+    #[must_use]
+    pub fn with_p(self, p: f64) -> Self {
+        Self { p, ..self }
     }
 
     /// Checks every setting's range.
@@ -83,7 +97,7 @@ impl Mix {
 }
 
 /// The random choices for one batch, drawn by [`Mix::sample`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum MixDraw {
     /// Mixup.
     Mixup {
@@ -92,10 +106,10 @@ pub enum MixDraw {
     },
     /// CutMix.
     CutMix {
-        /// The first row of the partner's box and the one after its last, 0 to 32.
-        rows: (usize, usize),
-        /// The first column of the partner's box and the one after its last, 0 to 32.
-        columns: (usize, usize),
+        /// The rows of the partner's box, within 0 to 32.
+        rows: Range<usize>,
+        /// The columns of the partner's box, within 0 to 32.
+        columns: Range<usize>,
     },
 }
 
@@ -105,18 +119,17 @@ impl MixDraw {
         let half = (0.5 * (1.0 - lambda).max(0.0).sqrt() * IMAGE_SIZE as f64) as usize;
         let mut side = || {
             let middle = rng.random_range(0..IMAGE_SIZE);
-            (middle.saturating_sub(half), IMAGE_SIZE.min(middle + half))
+            middle.saturating_sub(half)..IMAGE_SIZE.min(middle + half)
         };
         Self::CutMix { columns: side(), rows: side() }
     }
 
     /// The weight of an image's own label, 0 to 1; that of its partner's is the rest.
     pub fn lambda(&self) -> f64 {
-        match *self {
-            Self::Mixup { lambda } => lambda,
+        match self {
+            Self::Mixup { lambda } => *lambda,
             Self::CutMix { rows, columns } => {
-                let area = rows.1.saturating_sub(rows.0) * columns.1.saturating_sub(columns.0);
-                1.0 - area as f64 / (IMAGE_SIZE * IMAGE_SIZE) as f64
+                1.0 - (rows.len() * columns.len()) as f64 / (IMAGE_SIZE * IMAGE_SIZE) as f64
             }
         }
     }
@@ -139,18 +152,18 @@ impl MixDraw {
     }
 
     fn mix(&self, image: &mut [f32; IMAGE_BYTES], partner: &[f32; IMAGE_BYTES]) {
-        match *self {
+        match self {
             Self::Mixup { lambda } => {
-                let (own, others) = (lambda as f32, (1.0 - lambda) as f32);
+                let (own, others) = (*lambda as f32, (1.0 - lambda) as f32);
                 for (value, partner) in image.iter_mut().zip(partner) {
                     *value = partner * others + *value * own;
                 }
             }
             Self::CutMix { rows, columns } => {
                 let channels = ROW / IMAGE_SIZE;
-                let columns = channels * columns.0..channels * columns.1;
+                let columns = channels * columns.start..channels * columns.end;
                 let images = image.as_chunks_mut::<ROW>().0.iter_mut().zip(partner.as_chunks::<ROW>().0);
-                for (row, partner) in images.take(rows.1).skip(rows.0) {
+                for (row, partner) in images.take(rows.end).skip(rows.start) {
                     row[columns.clone()].copy_from_slice(&partner[columns.clone()]);
                 }
             }
@@ -162,4 +175,44 @@ impl MixDraw {
 fn beta(alpha: f64, rng: &mut impl Rng) -> f64 {
     // It refuses what is not above 0, which does not come here, and NaN, which `validate` refuses.
     Beta::new(alpha, alpha).map_or(1.0, |beta| beta.sample(rng))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// As in torchvision: of the box's half side, `int(0.5 * sqrt(1 - lam) * W)`, only whole pixels count, and its middle
+    /// is uniform over all pixels; the rest is clipped.
+    #[test]
+    fn a_box_has_the_side_that_the_paper_gives_it_rounded_down() {
+        // The half side before rounding is 15.6, 14.3, 12.9, 11.3, 9.6, 8 (exactly), 5.06, 3.6, 1.6 and 0.5.
+        for (lambda, half) in [
+            (0.05, 15),
+            (0.2, 14),
+            (0.35, 12),
+            (0.5, 11),
+            (0.64, 9),
+            (0.75, 8),
+            (0.9, 5),
+            (0.95, 3),
+            (0.99, 1),
+            (0.999, 0),
+            (1.0, 0),
+        ] {
+            let mut rng = ChaCha8Rng::seed_from_u64(7);
+            let mut middles = rng.clone();
+            for _ in 0..100 {
+                let draw = MixDraw::boxed(lambda, &mut rng);
+                let mut side = || {
+                    let middle = middles.random_range(0..32_usize);
+                    middle.saturating_sub(half)..32.min(middle + half)
+                };
+                let (columns, rows) = (side(), side());
+                assert_eq!(draw, MixDraw::CutMix { rows, columns }, "{lambda}");
+            }
+        }
+    }
 }

@@ -110,7 +110,7 @@ pub struct Cutout {
 /// use wrn_sam_data::{Augmentation, Cifar, IMAGE_BYTES, Statistics};
 ///
 /// let train = Cifar::synthetic(17, 100, 0).train;
-/// let augmentation = Augmentation::reference(Statistics::of(&train)?);
+/// let augmentation = Augmentation::reference(Statistics::from_split(&train)?);
 /// let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
 ///
 /// let draw = augmentation.sample(&mut rng);
@@ -119,6 +119,7 @@ pub struct Cutout {
 /// # Ok::<(), wrn_sam_data::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Augmentation {
     /// Where the image is cut.
     pub crop: RandomCrop,
@@ -193,12 +194,12 @@ impl Augmentation {
         }
     }
 
-    /// A policy as its paper trains on CIFAR with it: padding 4, flip 0.5, the policy, and a 16x16 cutout always.
-    pub fn with_policy(policy: Policy, statistics: Statistics) -> Self {
+    /// A policy as its paper trains on CIFAR with it: padding 4, flip 0.5, the policy, and always a 16x16 cutout.
+    pub fn from_policy(policy: Policy, statistics: Statistics) -> Self {
         Self { policy: Some(policy), cutout: Some(Cutout { size: 16, p: 1.0 }), ..Self::basic(statistics) }
     }
 
-    /// Normalization alone, as for evaluation.
+    /// Only normalization, as for evaluation.
     pub fn none(statistics: Statistics) -> Self {
         Self {
             crop: RandomCrop { padding: 0 },
@@ -209,13 +210,36 @@ impl Augmentation {
         }
     }
 
+    /// With another crop.
+    #[must_use]
+    pub fn with_crop(self, crop: RandomCrop) -> Self {
+        Self { crop, ..self }
+    }
+
+    /// With another flip.
+    #[must_use]
+    pub fn with_flip(self, flip: RandomHorizontalFlip) -> Self {
+        Self { flip, ..self }
+    }
+
+    /// With a policy's operations, or without any for `None`.
+    #[must_use]
+    pub fn with_policy(self, policy: impl Into<Option<Policy>>) -> Self {
+        Self { policy: policy.into(), ..self }
+    }
+
+    /// With another cutout, or without any for `None`.
+    #[must_use]
+    pub fn with_cutout(self, cutout: impl Into<Option<Cutout>>) -> Self {
+        Self { cutout: cutout.into(), ..self }
+    }
+
     /// Checks every setting's range.
     ///
     /// # Errors
     /// [`Error::OutOfRange`](crate::Error::OutOfRange) for padding above 32, a probability outside `[0, 1]`, a policy's
-    /// number out of its range, a
-    /// cutout of size 0, a mean that is not finite, or a standard deviation that is not finite and above zero (as that
-    /// of a channel of one color).
+    /// number out of its range, a cutout of size 0, and
+    /// what [`Statistics::validate`] refuses.
     pub fn validate(&self) -> Result<()> {
         let probability = |name, p: f64| OutOfRange::check(name, p, (0.0..=1.0).contains(&p), "0 to 1");
         OutOfRange::check("crop padding", self.crop.padding, self.crop.padding <= IMAGE_SIZE, "0 to 32")?;
@@ -227,15 +251,7 @@ impl Augmentation {
             OutOfRange::check("cutout size", cutout.size, cutout.size > 0, "at least 1")?;
             probability("cutout probability", cutout.p)?;
         }
-        let Statistics { mean, std } = self.normalize.statistics;
-        for mean in mean {
-            OutOfRange::check("a channel's mean", mean, mean.is_finite(), "a finite number")?;
-        }
-        for std in std {
-            let usable = std.is_finite() && std > 0.0;
-            OutOfRange::check("a channel's standard deviation", std, usable, "a finite number above 0")?;
-        }
-        Ok(())
+        self.normalize.statistics.validate()
     }
 
     /// Draws the random choices for one image. The draws are independent of each other and always in the same

@@ -10,8 +10,6 @@ pub(crate) mod layout;
 mod origin;
 #[cfg(feature = "hub")]
 mod parquet;
-#[cfg(feature = "download")]
-mod partial;
 mod parts;
 mod published;
 mod synthetic;

@@ -86,9 +86,7 @@ fn read(variant: Variant, path: &Path, images: Option<usize>) -> Result<(Split, 
     Ok((decoded.map_err(fail)??, sum))
 }
 
-type Done<T> = std::result::Result<T, String>;
-
-fn decode(variant: Variant, file: File, images: Option<usize>) -> Done<Result<Split>> {
+fn decode(variant: Variant, file: File, images: Option<usize>) -> Result<Result<Split>, String> {
     let file = SerializedFileReader::new(file).map_err(|error| error.to_string())?;
     let (label_column, coarse_column) = variant.label_columns();
     let (mut bytes, mut labels, mut coarse_labels) = (Vec::new(), Vec::new(), Vec::new());
@@ -127,8 +125,8 @@ fn each<T: DataType>(
     column: &str,
     first: usize,
     most: usize,
-    mut take: impl FnMut(T::T) -> Done<()>,
-) -> Done<()> {
+    mut take: impl FnMut(T::T) -> Result<(), String>,
+) -> Result<(), String> {
     let columns = group.metadata().columns();
     let index = columns.iter().position(|found| found.column_path().string() == column);
     let index = index.ok_or_else(|| format!("there is no column `{column}`"))?;
@@ -172,7 +170,7 @@ fn each<T: DataType>(
 }
 
 /// The label as a byte.
-fn class(label: i64, classes: usize) -> Done<u8> {
+fn class(label: i64, classes: usize) -> Result<u8, String> {
     match u8::try_from(label) {
         Ok(small) if usize::from(small) < classes => Ok(small),
         _ => Err(format!("is {label}, 0 to {} allowed", classes - 1)),
@@ -180,7 +178,7 @@ fn class(label: i64, classes: usize) -> Done<u8> {
 }
 
 /// Decodes a PNG, whose pixels come row by row with three bytes each, to planes of rows.
-fn append_image(png: &[u8], planes: &mut Vec<u8>) -> Done<()> {
+fn append_image(png: &[u8], planes: &mut Vec<u8>) -> Result<(), String> {
     let image = image::load_from_memory_with_format(png, ImageFormat::Png)
         .map_err(|error| format!("is no PNG: {error}"))?
         .into_rgb8();

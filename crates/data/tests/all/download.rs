@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::common::server::{self, Answer, answer};
 use crate::common::{RECORD, file, gzip, md5, tar};
 use tempfile::TempDir;
-use wrn_sam_data::download::{DownloadOptions, Progress, download};
+use wrn_sam_data::download::{DownloadOptions, DownloadProgress, download};
 use wrn_sam_data::{Cifar, Error, Variant};
 
 /// What a broken download leaves.
@@ -85,15 +85,17 @@ fn archive() -> (Vec<u8>, String) {
     (bytes, md5)
 }
 
-fn options(url: String) -> DownloadOptions {
-    DownloadOptions {
-        url,
-        md5: archive().1,
-        connect_timeout: Duration::from_millis(1500),
-        stall_timeout: Duration::from_millis(300),
-        retries: 0,
-        ..DownloadOptions::new(Variant::Cifar100)
-    }
+fn options(url: impl Into<String>) -> DownloadOptions {
+    let mut options = DownloadOptions::new(Variant::Cifar100).with_url(url, archive().1);
+    options.connect_timeout = Duration::from_millis(1500);
+    options.stall_timeout = Duration::from_millis(300);
+    options.with_retries(0)
+}
+
+/// A server of an archive, which is what is asked for.
+fn serve_as(bytes: Vec<u8>) -> DownloadOptions {
+    let md5 = md5(&bytes);
+    options("").with_url(serve_file(bytes.len(), bytes), md5)
 }
 
 /// The error of a download into a folder with a file in it, which must be all that is in it afterwards.
@@ -137,7 +139,8 @@ fn an_archive_is_fetched_checked_and_unpacked() {
     assert_eq!(names(&folder), ["test.bin", "train.bin"]);
     assert_eq!(fs::read(folder.join("train.bin")).unwrap(), [1; 3 * RECORD]);
     let total = Some(bytes.len() as u64);
-    assert_eq!(seen.lock().unwrap().last(), Some(&Progress { received: bytes.len() as u64, total }));
+    let last = *seen.lock().unwrap().last().unwrap();
+    assert_eq!((last.received, last.total), (bytes.len() as u64, total));
 
     // It is not CIFAR-100's size, so it is not taken for CIFAR-100, and not overwritten either.
     let message = download(&dir, &options).unwrap_err().to_string();
@@ -161,7 +164,7 @@ fn what_is_already_whole_is_not_fetched() {
         let file = fs::File::create(folder.join(name)).unwrap();
         file.set_len(records * RECORD as u64).unwrap();
     }
-    assert_eq!(download(dir.path(), &options("http://127.0.0.1:1/nothing".into())).unwrap(), folder);
+    assert_eq!(download(dir.path(), &options("http://127.0.0.1:1/nothing")).unwrap(), folder);
 }
 
 #[test]
@@ -257,15 +260,14 @@ fn a_file_that_is_too_large_is_refused() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
         let _ = stream.write_all(&[0; 5000]);
     });
-    let options = DownloadOptions { max_bytes: 4999, ..options(url) };
+    let options = options(url).with_max_bytes(4999);
     assert!(matches!(failure(&options), Error::DownloadTooLarge { limit: 4999, .. }));
 }
 
 #[test]
 fn an_archive_of_another_content_is_not_kept() {
     let bytes = gzip(&tar(&[file("cifar-100-binary/train.bin", &[0; RECORD])]));
-    let md5 = md5(&bytes);
-    let options = DownloadOptions { md5, ..options(serve_file(bytes.len(), bytes)) };
+    let options = serve_as(bytes);
     let message = failure(&options).to_string();
     assert!(message.contains("test.bin is missing"), "{message}");
 }
@@ -311,7 +313,8 @@ fn a_broken_download_is_gone_on_with() {
         succeeds(&dir, &options);
         let (total, seen) = (bytes.len() as u64, seen.lock().unwrap());
         assert!(seen[0].received > half as u64);
-        assert_eq!(seen.last(), Some(&Progress { received: total, total: Some(total) }));
+        let last = seen.last().unwrap();
+        assert_eq!((last.received, last.total), (total, Some(total)));
     }
 }
 
@@ -331,7 +334,7 @@ fn a_connection_that_breaks_is_made_again() {
     };
     let answers: Vec<Answer> =
         vec![begin(bytes.clone(), third, ""), Box::new(part), go_on(bytes.clone(), half, "")];
-    let options = DownloadOptions { retries: 2, ..options(serve_each(answers)) };
+    let options = options(serve_each(answers)).with_retries(2);
     succeeds(&TempDir::new().unwrap(), &options);
 
     // An upper-case MD5 is the same number.
@@ -343,7 +346,7 @@ fn a_connection_that_breaks_is_made_again() {
     // Not for ever.
     let answers =
         vec![begin(bytes.clone(), third, ""), begin(bytes.clone(), half, ""), begin(bytes, half, "")];
-    let options = DownloadOptions { retries: 1, ..self::options(serve_each(answers)) };
+    let options = self::options(serve_each(answers)).with_retries(1);
     assert!(matches!(failure_that_leaves(&[PART], &options), Error::CutOff { .. }));
 }
 
@@ -357,7 +360,7 @@ fn a_connection_that_gave_nothing_is_not_made_again() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
         let _ = stream.shutdown(std::net::Shutdown::Both);
     });
-    let options = DownloadOptions { retries: 3, ..options(url) };
+    let options = options(url).with_retries(3);
     assert!(matches!(failure(&options), Error::CutOff { received: 0, .. }));
     assert_eq!(*asked.lock().unwrap(), 1);
 }
@@ -378,7 +381,7 @@ fn a_part_of_something_else_is_not_taken_over() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&seen);
         options.progress =
-            Some(Arc::new(move |progress: Progress| sink.lock().unwrap().push(progress.received)));
+            Some(Arc::new(move |progress: DownloadProgress| sink.lock().unwrap().push(progress.received)));
         match download(dir.path(), &options) {
             Ok(_) => assert!(!same_url),
             Err(error) => assert!(matches!(error, Error::Checksum { found, .. } if found == md5)),
@@ -464,7 +467,7 @@ fn two_threads_fetch_once() {
         thread::sleep(Duration::from_millis(150));
         let _ = stream.write_all(second);
     });
-    let options = DownloadOptions { md5: whole_archive().1, ..options(serve_each(vec![slow])) };
+    let options = self::options("").with_url(serve_each(vec![slow]), whole_archive().1);
     let dir = TempDir::new().unwrap();
     thread::scope(|scope| {
         let both = [0; 2].map(|_| scope.spawn(|| download(dir.path(), &options).unwrap()));
@@ -515,7 +518,7 @@ fn child_process() {
         return;
     };
     let options = match DownloadOptions::from_env(Variant::Cifar100) {
-        Ok(options) => DownloadOptions { url, md5, retries: 0, ..options },
+        Ok(options) => options.with_url(url, md5).with_retries(0),
         Err(error) => return println!("ERROR {error}"),
     };
     match download(Path::new(&dir), &options) {
@@ -544,7 +547,7 @@ fn two_processes_fetch_once() {
         thread::sleep(Duration::from_millis(250));
         let _ = stream.write_all(second);
     });
-    let options = DownloadOptions { md5, ..options(serve_each(vec![slow])) };
+    let options = self::options("").with_url(serve_each(vec![slow]), md5);
     let dir = TempDir::new().unwrap();
     let piped = |mut command: Command| command.stdout(Stdio::piped()).spawn().unwrap();
     let both = [0; 2].map(|_| piped(child("exec", dir.path(), &options)));
@@ -563,7 +566,7 @@ fn a_disk_that_fills_is_an_error_and_loses_nothing() {
     // While unpacking, and at once. The unit is 512 or 1024 bytes.
     for blocks in [10_000, 1] {
         let whole = begin(bytes.clone(), bytes.len(), "");
-        let options = DownloadOptions { md5: md5.clone(), ..options(serve_each(vec![whole])) };
+        let options = self::options("").with_url(serve_each(vec![whole]), &md5);
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("precious"), "kept").unwrap();
         // Without its handler the signal would end the process; ignored, the write fails.
@@ -612,8 +615,7 @@ fn an_archive_that_is_not_safe_is_not_unpacked() {
         let mut all = vec![file("cifar-100-binary/train.bin", &[1; RECORD])];
         all.extend(entries);
         let bytes = gzip(&tar(&all));
-        let md5 = md5(&bytes);
-        let options = DownloadOptions { md5, ..options(serve_file(bytes.len(), bytes)) };
+        let options = serve_as(bytes);
         let message = failure(&options).to_string();
         assert!(message.contains(part), "{message}");
     }
@@ -660,7 +662,7 @@ fn proxies_of_the_environment_are_heeded() {
     let proxy = serve_each(vec![refuse]);
     let proxy = proxy.strip_suffix("/cifar-100-binary.tar.gz").unwrap();
     let dir = TempDir::new().unwrap();
-    let mut asked = child("exec", dir.path(), &options("https://nowhere.invalid/file".into()));
+    let mut asked = child("exec", dir.path(), &options("https://nowhere.invalid/file"));
     let message = said(asked.env("HTTPS_PROXY", proxy).output().unwrap());
     assert!(message.contains("ERROR cannot reach https://nowhere.invalid/file"), "{message}");
     assert!(heads.lock().unwrap()[0].starts_with("connect nowhere.invalid:443 "), "{heads:?}");

@@ -46,13 +46,18 @@ fn synthetic() -> &'static Cifar {
 
 fn reference(threads: usize, seed: u64) -> Loader {
     let train = &synthetic().train;
-    let augmentation = Augmentation::reference(Statistics::of(train).unwrap());
-    Loader::new(train, augmentation, LoaderConfig { batch_size: 16, threads, shuffle: true, seed }).unwrap()
+    let augmentation = Augmentation::reference(Statistics::from_split(train).unwrap());
+    Loader::new(
+        train,
+        augmentation,
+        LoaderConfig::default().with_batch_size(16).with_threads(threads).with_seed(seed),
+    )
+    .unwrap()
 }
 
 #[test]
 fn without_shuffling_images_come_in_order_and_the_last_batch_is_kept() {
-    let config = LoaderConfig { batch_size: 4, shuffle: false, ..LoaderConfig::default() };
+    let config = LoaderConfig::default().with_batch_size(4).with_shuffle(false);
     let loader = Loader::new(&numbered(10), plain(), config).unwrap();
     assert_eq!((loader.len(), loader.batches_per_epoch(), loader.epoch(0).len()), (10, 3, 3));
     let batches: Vec<Batch> = loader.epoch(0).map(Result::unwrap).collect();
@@ -106,23 +111,15 @@ fn an_epoch_left_in_the_middle_leaves_nothing_behind() {
 }
 
 #[test]
-fn wrong_settings_are_named() {
-    let split = numbered(3);
-    let config = LoaderConfig { batch_size: 0, ..LoaderConfig::default() };
-    let message = Loader::new(&split, plain(), config).unwrap_err().to_string();
-    assert_eq!(message, "batch_size = 0: must be at least 1");
-    let message = Loader::new(&split.truncated(0), plain(), LoaderConfig::default()).unwrap_err().to_string();
-    assert_eq!(message, "the split has no images, at least one expected");
-    let mut augmentation = plain();
-    augmentation.flip.p = 2.0;
-    let message = Loader::new(&split, augmentation, LoaderConfig::default()).unwrap_err().to_string();
-    assert_eq!(message, "flip probability = 2: must be 0 to 1");
+fn an_empty_split_is_refused() {
+    let error = Loader::new(&numbered(3).truncated(0), plain(), LoaderConfig::default()).unwrap_err();
+    assert_eq!(error.to_string(), "the split has no images, at least one expected");
 }
 
 #[test]
 fn places_in_the_order_are_uniform() {
     // How often image 0 comes in each tenth of the epoch.
-    let config = LoaderConfig { batch_size: 3, threads: 0, ..LoaderConfig::default() };
+    let config = LoaderConfig::default().with_batch_size(3).with_threads(0);
     let loader = Loader::new(&numbered(30), plain(), config).unwrap();
     let mut counts = [0; 10];
     for epoch in 0..1000 {
@@ -145,7 +142,7 @@ proptest! {
         seed: u64,
         epoch in 0..1000_usize,
     ) {
-        let config = LoaderConfig { batch_size, threads, shuffle, seed };
+        let config = LoaderConfig::default().with_batch_size(batch_size).with_threads(threads).with_shuffle(shuffle).with_seed(seed);
         let loader = Loader::new(&numbered(len), plain(), config).unwrap();
         let batches: Vec<Batch> = loader.epoch(epoch).map(Result::unwrap).collect();
         prop_assert_eq!(batches.len(), loader.batches_per_epoch());

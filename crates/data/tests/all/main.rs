@@ -3,14 +3,15 @@
 mod augment;
 mod common;
 mod corpus;
-mod device_loader;
 #[cfg(feature = "download")]
 mod download;
 mod loader;
 mod mix;
+mod on_device;
 mod operations;
 #[cfg(feature = "hub")]
 mod parquet;
 mod python;
+mod ranges;
 mod sources;
 mod synthetic;

@@ -71,14 +71,14 @@ fn nothing_is_called() {
         let message = error(call);
         assert!(
             message.starts_with(
-                "train: the pickle names os.system, which CIFAR's do not and is never called, at offset"
+                "train: the pickle names os.system, which no file of CIFAR does; it was not called, at offset"
             ),
             "{message}"
         );
     }
     for (bytes, part) in [
         (&b"\x80\x02cnumpy\nndarray\n)R."[..], "the pickle makes something that is no array at offset 18"),
-        (b"\x80\x02i", "has the opcode `i`, which CIFAR's have not, at offset 2"),
+        (b"\x80\x02i", "has the opcode `i`, which no file of CIFAR has, at offset 2"),
         (b"\x80\x05.", "the pickle has protocol 5, 2 to 4 expected at offset 0"),
         (b"\x80\x02K\x01K\x02R.", "the pickle calls something that is no function"),
     ] {

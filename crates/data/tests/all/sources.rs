@@ -372,7 +372,7 @@ fn the_real_cifar100_has_its_statistics_and_names() {
     let cifar = Cifar::from_dir(Cifar100, &dir).unwrap();
     assert!(cifar.source.known, "{}", cifar.source);
     assert!(cifar.source.to_string().starts_with("CIFAR-100 from the folder "));
-    let statistics = Statistics::of(&cifar.train).unwrap();
+    let statistics = Statistics::from_split(&cifar.train).unwrap();
     let close = |found: [f64; 3], expected: [f64; 3]| {
         found.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} for {b}"))
     };

@@ -132,7 +132,7 @@ fn a_recipe_gives_the_augmentation_it_names() {
         ("trivialaugment", Policy::TrivialAugment),
     ] {
         let toml = format!("augment = '{name}'\ncutout_probability = 1");
-        same(of(&toml), Augmentation::with_policy(policy, statistics));
+        same(of(&toml), Augmentation::from_policy(policy, statistics));
     }
     let policy = of("augment = 'randaugment'\nrandaugment_operations = 1\nrandaugment_magnitude = 14").policy;
     assert_eq!(policy, Some(Policy::RandAugment { operations: 1, magnitude: 14 }));
@@ -140,7 +140,7 @@ fn a_recipe_gives_the_augmentation_it_names() {
     let mix = |toml| Recipe::from_toml(toml).unwrap().mix();
     assert_eq!(mix(""), None);
     assert_eq!(mix("mixup_alpha = 0.2"), Some(Mix::mixup(0.2)));
-    assert_eq!(mix("cutmix_alpha = 1.0\nmix_probability = 0.5"), Some(Mix { p: 0.5, ..Mix::cutmix(1.0) }));
+    assert_eq!(mix("cutmix_alpha = 1.0\nmix_probability = 0.5"), Some(Mix::cutmix(1.0).with_p(0.5)));
     assert_eq!(mix("cutmix_alpha = 1.0\nmix_probability = 0"), None);
 }
 

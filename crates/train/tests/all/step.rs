@@ -16,8 +16,8 @@ fn network() -> (Recipe, Parameters, WideResNet) {
 
 fn loader(batch_size: usize) -> Loader {
     let data = Cifar::synthetic(17, 50, 50);
-    let plain = Augmentation::none(Statistics::of(&data.train).unwrap());
-    let config = LoaderConfig { batch_size, threads: 0, shuffle: false, seed: 17 };
+    let plain = Augmentation::none(Statistics::from_split(&data.train).unwrap());
+    let config = LoaderConfig::default().with_batch_size(batch_size).with_threads(0).with_shuffle(false);
     Loader::new(&data.test, plain, config).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn a_mixed_batchs_loss_is_the_weighted_sum() {
         let outcome = step(&model, &mut sam, batch, 0.1).unwrap();
         (outcome.loss.to_vec1().unwrap(), outcome.grad_norm.to_scalar().unwrap(), weights(&parameters))
     };
-    let with = |lambda| Batch { mixed: Some(Mixed { labels: rolled.clone(), lambda }), ..batch.clone() };
+    let with = |lambda| batch.clone().with_mixed(Mixed { labels: rolled.clone(), lambda });
     let own = losses(&batch);
     assert!(losses(&with(1.0)) == own, "with all the weight on its own labels a batch is as if not mixed");
     let others = losses(&with(0.0));

@@ -1,101 +1,20 @@
-//! A reader of the few pickle opcodes that CIFAR's files use: protocol 2 as Python 2 writes it, and the same
-//! objects in protocols 3 and 4 as Python 3 does. (The format: Python's `pickletools`.)
-//!
-//! A pickle is a program for a stack machine, and may name any function to call. Here nothing is called: of
-//! functions, three names are known, and what they would do is done to plain values. Values lie in one list
-//! and refer to each other by their place in it, so that neither depth nor cycles matter; the number of
-//! opcodes and of bytes is bounded.
+//! The stack machine that reads a pickle.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Take};
 
+use super::{Global, Id, PickleValue};
+use crate::Result;
+
 /// The most opcodes; CIFAR-100's training split has 200,000.
 const MAX_OPCODES: usize = 1 << 20;
-/// Rows of images are the largest thing there is; a name is at most this long.
+/// The most bytes of a name.
 const MAX_NAME_BYTES: usize = 256;
 
-/// A value, or what is wrong.
-pub(crate) type Done<T> = std::result::Result<T, String>;
-
-/// The place of a value.
-pub(crate) type Id = usize;
-
-#[derive(Debug)]
-pub(crate) enum Value {
-    None,
-    Int(i64),
-    /// Python 2's `str`, and Python 3's `bytes` or `str`.
-    Bytes(Vec<u8>),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    Global(Global),
-    /// A numpy type; only `u1` comes so far.
-    DType,
-    /// A numpy array, from where its state is known: shape and bytes.
-    Array(Option<(Id, Id)>),
-}
-
-/// The names that may stand where pickle names functions and classes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Global {
-    Reconstruct,
-    NdArray,
-    DType,
-}
-
-/// What a pickle holds.
-#[derive(Debug)]
-pub(crate) struct Pickle {
-    values: Vec<Value>,
-    root: Id,
-}
-
-impl Pickle {
-    /// Reads a pickle that is all the reader has, and has no more than `max_bytes`.
-    ///
-    /// # Errors
-    /// What is wrong, and at which offset.
-    pub(crate) fn read(reader: impl Read, max_bytes: u64) -> Done<Self> {
-        let mut machine = Machine {
-            // One more, to tell a pickle of the largest size from a larger one.
-            reader: BufReader::with_capacity(1 << 16, reader).take(max_bytes + 1),
-            max_bytes,
-            values: Vec::new(),
-            stack: Vec::new(),
-            marks: Vec::new(),
-            memo: HashMap::new(),
-        };
-        let mut at = 0;
-        let root = machine.run(&mut at).map_err(|reason| format!("{reason} at offset {at}"))?;
-        Ok(Self { values: machine.values, root })
-    }
-
-    pub(crate) fn get(&self, id: Id) -> &Value {
-        &self.values[id]
-    }
-
-    /// The bytes of a value, moved out, if it is of bytes.
-    pub(crate) fn take_bytes(&mut self, id: Id) -> Option<Vec<u8>> {
-        match &mut self.values[id] {
-            Value::Bytes(bytes) => Some(std::mem::take(bytes)),
-            _ => None,
-        }
-    }
-
-    /// The value under `key`, if the pickle is a dictionary that has it.
-    pub(crate) fn entry(&self, key: &str) -> Option<Id> {
-        let Value::Dict(pairs) = self.get(self.root) else { return None };
-        let is_key = |id: Id| matches!(self.get(id), Value::Bytes(bytes) if bytes == key.as_bytes());
-        // As in Python, the last of equal keys holds.
-        pairs.iter().rev().find(|(found, _)| is_key(*found)).map(|(_, value)| *value)
-    }
-}
-
-struct Machine<R> {
+pub(super) struct Machine<R> {
     reader: Take<BufReader<R>>,
     max_bytes: u64,
-    values: Vec<Value>,
+    values: Vec<PickleValue>,
     stack: Vec<Id>,
     /// The heights of the stack that were marked.
     marks: Vec<usize>,
@@ -103,8 +22,30 @@ struct Machine<R> {
 }
 
 impl<R: Read> Machine<R> {
+    pub(super) fn new(reader: R, max_bytes: u64) -> Self {
+        Self {
+            // One more, to tell a pickle of the largest size from a larger one.
+            reader: BufReader::with_capacity(1 << 16, reader).take(max_bytes + 1),
+            max_bytes,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        }
+    }
+
+    /// Runs to the end and gives the last value; an error says at which offset.
+    pub(super) fn run_to_end(&mut self) -> Result<Id, String> {
+        let mut at = 0;
+        self.run(&mut at).map_err(|reason| format!("{reason} at offset {at}"))
+    }
+
+    pub(super) fn into_values(self) -> Vec<PickleValue> {
+        self.values
+    }
+
     /// Runs to the end and gives the last value; `at` is the offset of the opcode under way.
-    fn run(&mut self, at: &mut u64) -> Done<Id> {
+    fn run(&mut self, at: &mut u64) -> Result<Id, String> {
         for _ in 0..MAX_OPCODES {
             *at = self.offset();
             if *at > self.max_bytes {
@@ -118,20 +59,20 @@ impl<R: Read> Machine<R> {
                 },
                 // Python 3 says where it flushed its buffer.
                 b'\x95' => drop(self.array::<8>()?),
-                b'N' => self.push(Value::None),
-                b'\x88' => self.push(Value::Int(1)),
-                b'\x89' => self.push(Value::Int(0)),
+                b'N' => self.push(PickleValue::None),
+                b'\x88' => self.push(PickleValue::Int(1)),
+                b'\x89' => self.push(PickleValue::Int(0)),
                 b'J' => {
                     let int = i32::from_le_bytes(self.array()?);
-                    self.push(Value::Int(int.into()));
+                    self.push(PickleValue::Int(int.into()));
                 }
                 b'K' => {
                     let [int] = self.array()?;
-                    self.push(Value::Int(int.into()));
+                    self.push(PickleValue::Int(int.into()));
                 }
                 b'M' => {
                     let int = u16::from_le_bytes(self.array()?);
-                    self.push(Value::Int(int.into()));
+                    self.push(PickleValue::Int(int.into()));
                 }
                 b'\x8a' => self.long()?,
                 // Strings with one byte of length, four, and eight.
@@ -147,16 +88,16 @@ impl<R: Read> Machine<R> {
                     let length = u64::from_le_bytes(self.array()?);
                     self.bytes(length)?;
                 }
-                b')' => self.push(Value::Tuple(Vec::new())),
+                b')' => self.push(PickleValue::Tuple(Vec::new())),
                 b'\x85'..=b'\x87' => {
                     let items = self.pop_many(usize::from(opcode - b'\x84'))?;
-                    self.push(Value::Tuple(items));
+                    self.push(PickleValue::Tuple(items));
                 }
                 b't' => {
                     let items = self.pop_mark()?;
-                    self.push(Value::Tuple(items));
+                    self.push(PickleValue::Tuple(items));
                 }
-                b']' => self.push(Value::List(Vec::new())),
+                b']' => self.push(PickleValue::List(Vec::new())),
                 b'a' => {
                     let item = self.pop()?;
                     self.top_list()?.push(item);
@@ -165,7 +106,7 @@ impl<R: Read> Machine<R> {
                     let items = self.pop_mark()?;
                     self.top_list()?.extend(items);
                 }
-                b'}' => self.push(Value::Dict(Vec::new())),
+                b'}' => self.push(PickleValue::Dict(Vec::new())),
                 b's' => {
                     let items = self.pop_many(2)?;
                     self.set_items(&items)?;
@@ -202,7 +143,7 @@ impl<R: Read> Machine<R> {
                 b'.' => return self.stop(),
                 _ => {
                     let shown = opcode.escape_ascii();
-                    return Err(format!("the pickle has the opcode `{shown}`, which CIFAR's have not,"));
+                    return Err(format!("the pickle has the opcode `{shown}`, which no file of CIFAR has,"));
                 }
             }
         }
@@ -221,7 +162,7 @@ impl<R: Read> Machine<R> {
         if self.reader.limit() == 0 { self.too_long() } else { "the pickle ends too early".into() }
     }
 
-    fn array<const N: usize>(&mut self) -> Done<[u8; N]> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         let mut bytes = [0; N];
         self.reader.read_exact(&mut bytes).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => self.ends(),
@@ -230,7 +171,7 @@ impl<R: Read> Machine<R> {
         Ok(bytes)
     }
 
-    fn bytes(&mut self, length: u64) -> Done<()> {
+    fn bytes(&mut self, length: u64) -> Result<(), String> {
         if length > self.reader.limit() {
             return Err(format!("the pickle has a string of {length} bytes, more than it may have in all,"));
         }
@@ -241,12 +182,12 @@ impl<R: Read> Machine<R> {
             return Err(self.ends());
         }
         bytes.shrink_to_fit();
-        self.push(Value::Bytes(bytes));
+        self.push(PickleValue::Bytes(bytes));
         Ok(())
     }
 
     /// A line of a name, without its end.
-    fn line(&mut self) -> Done<Vec<u8>> {
+    fn line(&mut self) -> Result<Vec<u8>, String> {
         let mut line = Vec::new();
         let mut limited = self.reader.by_ref().take(MAX_NAME_BYTES as u64);
         limited.read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
@@ -254,7 +195,7 @@ impl<R: Read> Machine<R> {
     }
 
     /// An integer of up to eight bytes, the lowest first, in two's complement.
-    fn long(&mut self) -> Done<()> {
+    fn long(&mut self) -> Result<(), String> {
         let [length] = self.array()?;
         if length > 8 {
             return Err(format!("an integer has {length} bytes, at most 8 expected,"));
@@ -265,68 +206,68 @@ impl<R: Read> Machine<R> {
         }
         let unused = 64 - 8 * u32::from(length);
         let value = if length == 0 { 0 } else { i64::from_le_bytes(bytes) << unused >> unused };
-        self.push(Value::Int(value));
+        self.push(PickleValue::Int(value));
         Ok(())
     }
 
-    fn push(&mut self, value: Value) {
+    fn push(&mut self, value: PickleValue) {
         self.stack.push(self.values.len());
         self.values.push(value);
     }
 
     /// Nothing below a mark is taken.
-    fn pop_many(&mut self, count: usize) -> Done<Vec<Id>> {
+    fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let rest = self.stack.len().checked_sub(count).filter(|rest| *rest >= floor);
         Ok(self.stack.split_off(rest.ok_or("the pickle takes a value that is not there")?))
     }
 
-    fn pop(&mut self) -> Done<Id> {
+    fn pop(&mut self) -> Result<Id, String> {
         Ok(self.pop_many(1)?[0])
     }
 
-    fn pop_mark(&mut self) -> Done<Vec<Id>> {
+    fn pop_mark(&mut self) -> Result<Vec<Id>, String> {
         let mark = self.marks.pop().ok_or("the pickle takes a mark that is not there")?;
         Ok(self.stack.split_off(mark))
     }
 
-    fn top(&self) -> Done<Id> {
+    fn top(&self) -> Result<Id, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let top = self.stack[floor..].last();
         top.copied().ok_or_else(|| "the pickle takes a value that is not there".into())
     }
 
-    fn top_list(&mut self) -> Done<&mut Vec<Id>> {
+    fn top_list(&mut self) -> Result<&mut Vec<Id>, String> {
         let top = self.top()?;
         match &mut self.values[top] {
-            Value::List(items) => Ok(items),
+            PickleValue::List(items) => Ok(items),
             _ => Err("the pickle appends to something that is no list".into()),
         }
     }
 
-    fn set_items(&mut self, items: &[Id]) -> Done<()> {
+    fn set_items(&mut self, items: &[Id]) -> Result<(), String> {
         let top = self.top()?;
-        let (Value::Dict(pairs), (found, [])) = (&mut self.values[top], items.as_chunks::<2>()) else {
+        let (PickleValue::Dict(pairs), (found, [])) = (&mut self.values[top], items.as_chunks::<2>()) else {
             return Err("the pickle sets items of something that is no dictionary".into());
         };
         pairs.extend(found.iter().map(|[key, value]| (*key, *value)));
         Ok(())
     }
 
-    fn remember(&mut self, key: u32) -> Done<()> {
+    fn remember(&mut self, key: u32) -> Result<(), String> {
         let top = self.top()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
-    fn recall(&mut self, key: u32) -> Done<()> {
+    fn recall(&mut self, key: u32) -> Result<(), String> {
         let id =
             self.memo.get(&key).ok_or_else(|| format!("the pickle recalls value {key}, never stored,"))?;
         self.stack.push(*id);
         Ok(())
     }
 
-    fn global(&mut self, module: &[u8], name: &[u8]) -> Done<()> {
+    fn global(&mut self, module: &[u8], name: &[u8]) -> Result<(), String> {
         let global = match (module, name) {
             // The second since numpy 2.
             (b"numpy.core.multiarray" | b"numpy._core.multiarray", b"_reconstruct") => Global::Reconstruct,
@@ -335,17 +276,18 @@ impl<R: Read> Machine<R> {
             _ => {
                 let (module, name) = (module.escape_ascii(), name.escape_ascii());
                 return Err(format!(
-                    "the pickle names {module}.{name}, which CIFAR's do not and is never called,"
+                    "the pickle names {module}.{name}, which no file of CIFAR does; it was not called,"
                 ));
             }
         };
-        self.push(Value::Global(global));
+        self.push(PickleValue::Global(global));
         Ok(())
     }
 
-    fn stack_global(&mut self) -> Done<()> {
+    fn stack_global(&mut self) -> Result<(), String> {
         let names = self.pop_many(2)?;
-        let [Value::Bytes(module), Value::Bytes(name)] = [&self.values[names[0]], &self.values[names[1]]]
+        let [PickleValue::Bytes(module), PickleValue::Bytes(name)] =
+            [&self.values[names[0]], &self.values[names[1]]]
         else {
             return Err("the pickle names something with no name".into());
         };
@@ -355,17 +297,18 @@ impl<R: Read> Machine<R> {
     }
 
     /// `numpy.dtype('u1', …)` and `_reconstruct(numpy.ndarray, (0,), b'b')`: an array without state.
-    fn reduce(&mut self) -> Done<()> {
+    fn reduce(&mut self) -> Result<(), String> {
         let call = self.pop_many(2)?;
-        let (Value::Global(global), Value::Tuple(arguments)) = (&self.values[call[0]], &self.values[call[1]])
+        let (PickleValue::Global(global), PickleValue::Tuple(arguments)) =
+            (&self.values[call[0]], &self.values[call[1]])
         else {
             return Err("the pickle calls something that is no function".into());
         };
         let first = arguments.first().map(|id| &self.values[*id]);
         let value = match (global, first) {
-            (Global::DType, Some(Value::Bytes(name))) if name == b"u1" => Value::DType,
+            (Global::DType, Some(PickleValue::Bytes(name))) if name == b"u1" => PickleValue::DType,
             (Global::DType, _) => return Err("an array's type is not `u1`".into()),
-            (Global::Reconstruct, Some(Value::Global(Global::NdArray))) => Value::Array(None),
+            (Global::Reconstruct, Some(PickleValue::Global(Global::NdArray))) => PickleValue::Array(None),
             _ => return Err("the pickle makes something that is no array".into()),
         };
         self.push(value);
@@ -373,29 +316,29 @@ impl<R: Read> Machine<R> {
     }
 
     /// Gives an array its state `(version, shape, dtype, is_fortran, bytes)`; a dtype's says nothing new.
-    fn build(&mut self) -> Done<()> {
+    fn build(&mut self) -> Result<(), String> {
         let state = self.pop()?;
         let top = self.top()?;
         match (&self.values[top], &self.values[state]) {
-            (Value::DType, Value::Tuple(_)) => {}
-            (Value::Array(None), Value::Tuple(state)) => {
+            (PickleValue::DType, PickleValue::Tuple(_)) => {}
+            (PickleValue::Array(None), PickleValue::Tuple(state)) => {
                 let &[_, shape, dtype, fortran, bytes] = &state[..] else {
                     return Err(format!("an array's state has {} values, 5 expected,", state.len()));
                 };
-                if !matches!(self.values[dtype], Value::DType) {
+                if !matches!(self.values[dtype], PickleValue::DType) {
                     return Err("an array's type is not `u1`".into());
                 }
-                if !matches!(self.values[fortran], Value::Int(0)) {
+                if !matches!(self.values[fortran], PickleValue::Int(0)) {
                     return Err("the array is in Fortran order, C order expected,".into());
                 }
-                self.values[top] = Value::Array(Some((shape, bytes)));
+                self.values[top] = PickleValue::Array(Some((shape, bytes)));
             }
             _ => return Err("the pickle gives a state to something that has none".into()),
         }
         Ok(())
     }
 
-    fn stop(&mut self) -> Done<Id> {
+    fn stop(&mut self) -> Result<Id, String> {
         let root = self.pop()?;
         if !self.stack.is_empty() || !self.marks.is_empty() {
             return Err("the pickle leaves values behind".into());

@@ -21,21 +21,21 @@ const MAGIC: &str = "wrn-sam partial download 1";
 pub(super) struct Partial {
     path: PathBuf,
     file: File,
-    head: Head,
+    head: FileHead,
     /// Bytes of the archive that are there, and their sum.
     received: u64,
     digest: Md5,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Head {
+struct FileHead {
     url: String,
     md5: String,
     /// What the server calls these bytes: a strong `ETag`, or `Last-Modified`; empty if it does not say.
     validator: String,
 }
 
-impl Head {
+impl FileHead {
     fn to_text(&self) -> String {
         format!("{MAGIC}\n{}\n{}\n{}\n", self.url, self.md5, self.validator)
     }
@@ -57,7 +57,7 @@ impl Partial {
             let wrn_sam_files::Error { action, path, source, .. } = error;
             Error::Io { path, action, source }
         })?;
-        let head = Head { url: url.into(), md5: md5.into(), validator: String::new() };
+        let head = FileHead { url: url.into(), md5: md5.into(), validator: String::new() };
         let mut partial = Self { path, file, head, received: 0, digest: Md5::new() };
         partial.resume().map_err(Error::io("read", &partial.path))?;
         Ok(partial)
@@ -68,7 +68,7 @@ impl Partial {
         self.file.rewind()?;
         let mut head = Vec::new();
         (&self.file).take(HEAD_BYTES).read_to_end(&mut head)?;
-        let found = str::from_utf8(&head).ok().and_then(Head::from_text);
+        let found = str::from_utf8(&head).ok().and_then(FileHead::from_text);
         match found {
             Some(found) if found.url == self.head.url && found.md5 == self.head.md5 => self.head = found,
             _ => return Ok(()),

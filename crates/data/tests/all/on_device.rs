@@ -1,22 +1,26 @@
 //! Batches made on a device, here the CPU: what they hold, and how their draws compare with the CPU loader's.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use wrn_sam_data::{
-    Augmentation, Batch, Cifar, DeviceLoader, Error, Loader, LoaderConfig, Policy, Split, Statistics,
+    Augmentation, Batch, Cifar, Cutout, Error, Loader, LoaderConfig, Maker, Mix, Policy, Split, Statistics,
 };
 
 fn split() -> Split {
     Cifar::synthetic(3, 300, 0).train
 }
 
-const CONFIG: LoaderConfig = LoaderConfig { batch_size: 64, threads: 0, shuffle: true, seed: 5 };
-
-fn loader(split: &Split, augmentation: &Augmentation) -> DeviceLoader {
-    DeviceLoader::new(split, augmentation, CONFIG, DType::F32, &Device::Cpu).unwrap()
+/// The loader whose batches are made by threads.
+fn host(split: &Split, augmentation: &Augmentation) -> Loader {
+    let config = LoaderConfig::default().with_batch_size(64).with_threads(0).with_seed(5);
+    Loader::new(split, augmentation.clone(), config).unwrap()
 }
 
-fn batches(loader: &DeviceLoader, epoch: usize, from: usize) -> Vec<Batch> {
-    loader.epoch_from(epoch, from).unwrap().collect::<Result<_, _>>().unwrap()
+fn loader(split: &Split, augmentation: &Augmentation) -> Loader {
+    host(split, augmentation).with_maker(Maker::Kernel).unwrap()
+}
+
+fn batches(loader: &Loader, epoch: usize, from: usize) -> Vec<Batch> {
+    loader.epoch_from(epoch, from).collect::<Result<_, _>>().unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -26,9 +30,9 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 #[test]
 fn without_augmentation_the_batches_are_the_cpu_loaders_to_the_bit() {
     let split = split();
-    let none = Augmentation::none(Statistics::of(&split).unwrap());
+    let none = Augmentation::none(Statistics::from_split(&split).unwrap());
     let ours = batches(&loader(&split, &none), 2, 0);
-    let theirs = Loader::new(&split, none, CONFIG).unwrap().epoch(2);
+    let theirs = host(&split, &none).epoch(2);
     assert_eq!((ours.len(), theirs.len()), (5, 5));
     for (ours, theirs) in ours.iter().zip(theirs) {
         let theirs = theirs.unwrap();
@@ -42,14 +46,14 @@ fn without_augmentation_the_batches_are_the_cpu_loaders_to_the_bit() {
 #[test]
 fn an_epoch_is_the_same_again_and_from_anywhere_and_others_differ() {
     let split = split();
-    let loader = loader(&split, &Augmentation::reference(Statistics::of(&split).unwrap()));
+    let loader = loader(&split, &Augmentation::reference(Statistics::from_split(&split).unwrap()));
     let all =
         |batches: Vec<Batch>| batches.iter().flat_map(|batch| values(&batch.images)).collect::<Vec<_>>();
     let epoch = all(batches(&loader, 7, 0));
     assert!(epoch == all(batches(&loader, 7, 0)));
     assert!(epoch[3 * 64 * 3072..] == all(batches(&loader, 7, 3)));
     assert!(epoch != all(batches(&loader, 8, 0)));
-    assert!(loader.epoch_from(7, 9).unwrap().next().is_none());
+    assert!(loader.epoch_from(7, 9).next().is_none());
     let mut labels: Vec<u32> =
         batches(&loader, 7, 0).iter().flat_map(|batch| batch.labels.to_vec1().unwrap()).collect();
     let mut expected: Vec<u32> = split.labels().iter().map(|&label| label.into()).collect();
@@ -104,9 +108,8 @@ fn draws_are_distributed_as_the_cpu_loaders() {
         (downs, rights, coins, tops)
     };
     let device = loader(&split, &augmentation);
-    let ours = counts(&mut device.epoch(0).unwrap().map(Result::unwrap));
-    let host = Loader::new(&split, augmentation, CONFIG).unwrap();
-    let theirs = counts(&mut host.epoch(0).map(Result::unwrap));
+    let ours = counts(&mut device.epoch(0).map(Result::unwrap));
+    let theirs = counts(&mut host(&split, &augmentation).epoch(0).map(Result::unwrap));
     // χ² of two samples of one distribution; the seeds are fixed, so what holds now holds always.
     let chi_square = |a: &[u32], b: &[u32]| -> f64 {
         let pairs = a.iter().zip(b).filter(|(a, b)| *a + *b > 0);
@@ -119,21 +122,35 @@ fn draws_are_distributed_as_the_cpu_loaders() {
 }
 
 #[test]
-fn what_it_cannot_do_is_an_error_when_it_is_made() {
+fn what_the_kernel_cannot_do_is_refused_and_left_to_threads() {
     let split = split();
-    let reference = Augmentation::reference(Statistics::of(&split).unwrap());
-    let mut wide = reference.clone();
-    wide.cutout.as_mut().unwrap().size = 65;
-    let new = |augmentation: &Augmentation, dtype| {
-        DeviceLoader::new(&split, augmentation, CONFIG, dtype, &Device::Cpu)
+    let reference = Augmentation::reference(Statistics::from_split(&split).unwrap());
+    let cutout = |size| reference.clone().with_cutout(Cutout { size, p: 0.5 });
+    let policy = reference.clone().with_policy(Policy::AutoAugment);
+    for (augmentation, missing) in
+        [(&cutout(65), "a cutout of more than 64 pixels"), (&policy, "a policy of operations")]
+    {
+        let error = host(&split, augmentation).with_maker(Maker::Kernel).unwrap_err();
+        assert!(matches!(error, Error::NoKernel { what } if what == missing), "{error}");
+    }
+    for augmentation in [&cutout(64), &reference, &reference.clone().with_cutout(None)] {
+        let kernel = loader(&split, augmentation);
+        assert_eq!((kernel.maker(), kernel.to_string()), (Maker::Kernel, "made on the device".into()));
+        assert!(kernel.epoch(0).all(|batch| batch.is_ok()));
+    }
+    let error = loader(&split, &reference).with_mix(Mix::mixup(1.0)).unwrap_err();
+    assert!(matches!(error, Error::NoKernel { what: "mixing" }), "{error}");
+    let mixed = host(&split, &reference).with_mix(Mix::mixup(1.0)).unwrap();
+    assert!(matches!(mixed.with_maker(Maker::Kernel), Err(Error::NoKernel { what: "mixing" })));
+    // Left to itself it takes threads on the CPU, and says how many.
+    let said = |threads| {
+        let config = LoaderConfig::default().with_threads(threads);
+        Loader::new(&split, reference.clone(), config).unwrap().to_string()
     };
-    assert!(matches!(new(&wide, DType::F32), Err(Error::OutOfRange(_))));
-    let policy = Augmentation { policy: Some(Policy::AutoAugment), ..reference.clone() };
-    assert!(matches!(new(&policy, DType::F32), Err(Error::OutOfRange(_))));
-    assert!(!DeviceLoader::has_kernels_for(&wide) && !DeviceLoader::has_kernels_for(&policy));
-    assert!(DeviceLoader::has_kernels_for(&reference));
-    assert!(DeviceLoader::has_kernels_for(&Augmentation { cutout: None, ..reference.clone() }));
-    let zero = LoaderConfig { batch_size: 0, ..CONFIG };
-    assert!(DeviceLoader::new(&split, &reference, zero, DType::F32, &Device::Cpu).is_err());
-    assert!(new(&reference, DType::BF16).is_err());
+    assert_eq!(said(0), "made by the CPU between the steps");
+    assert_eq!(
+        (said(1), said(3)),
+        ("made by 1 thread of the CPU".into(), "made by 3 threads of the CPU".into())
+    );
+    assert_eq!(host(&split, &reference).maker(), Maker::Threads);
 }

@@ -1,0 +1,68 @@
+//! Batches made where the network runs: the split's bytes stay on the device, and one kernel makes a batch of them.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device};
+use wrn_sam_kernels::OutOfRange;
+use wrn_sam_kernels::augment::{Draws, Images, Order};
+
+use crate::{Augmentation, Batch, Cutout, Result, Split};
+
+/// The largest side of a cutout that the kernel does.
+const LARGEST_CUTOUT: usize = 64;
+
+/// A split on the device, with what is drawn for its images.
+#[derive(Clone, Debug)]
+pub(crate) struct OnDevice {
+    images: Images,
+    draws: Draws,
+}
+
+impl OnDevice {
+    /// What `augmentation` has that there is no kernel for.
+    pub(crate) fn missing(augmentation: &Augmentation) -> Option<&'static str> {
+        let large = |cutout: Cutout| cutout.size > LARGEST_CUTOUT;
+        match (augmentation.policy, augmentation.cutout.is_some_and(large)) {
+            (Some(_), _) => Some("a policy of operations"),
+            (None, true) => Some("a cutout of more than 64 pixels"),
+            (None, false) => None,
+        }
+    }
+
+    /// Copies the split's bytes to `device`. Nothing of `augmentation` may be [`missing`](Self::missing).
+    pub(crate) fn new(
+        split: &Split,
+        augmentation: &Augmentation,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        let Cutout { size, p } = augmentation.cutout.unwrap_or(Cutout { size: 1, p: 0.0 });
+        let draws = Draws {
+            seed,
+            padding: augmentation.crop.padding as u32,
+            flip: augmentation.flip.p,
+            cutout: p,
+            cutout_size: size as u32,
+        };
+        let values = std::array::from_fn(|channel| {
+            std::array::from_fn(|byte| augmentation.normalize.value(channel, byte as u8))
+        });
+        let images = Images::new(split.images().as_flattened(), split.labels(), &values, device)?;
+        Ok(Self { images, draws })
+    }
+
+    /// An epoch's order, sent to the device.
+    pub(crate) fn order(&self, order: &[usize]) -> Result<Order> {
+        let order: Vec<u32> = order.iter().map(|&image| image as u32).collect();
+        Ok(self.images.order(&order)?)
+    }
+
+    /// The batch of the images at `positions` of epoch `epoch`, which must be below 2^32.
+    pub(crate) fn batch(&self, order: &Order, epoch: usize, positions: Range<usize>) -> Result<Batch> {
+        let number = u32::try_from(epoch);
+        let number = number.map_err(|_| OutOfRange::new("epoch", epoch, "below 2^32 on a device"))?;
+        let (images, labels) =
+            self.images.augment(order, &self.draws, number, positions.start, positions.len(), DType::F32)?;
+        Ok(Batch::new(images, labels))
+    }
+}
