@@ -502,7 +502,7 @@ fn weights_say_what_they_were_trained_on() {
     assert!(provenance.recipe.differences(&recipe()).unwrap().iter().all(|d| d.key == "data"));
     let rows = metrics::read(&out.join("metrics.csv")).unwrap();
     assert_eq!(provenance.test_top1, rows[1].test_top1);
-    let statistics = wrn_sam_data::Statistics::of(&data().train).unwrap();
+    let statistics = wrn_sam_data::Statistics::from_split(&data().train).unwrap();
     assert_eq!((provenance.mean, provenance.std), (statistics.mean, statistics.std));
     let images_md5 = RunSource::from_run(&out).unwrap().unwrap().images_md5;
     assert_eq!(provenance.images_md5, images_md5);
