@@ -12,8 +12,8 @@ use wrn_sam::kernels::conv2d::{self, Activation, Conv2dShape};
 
 use support::{Bench, NETWORKS, Yardstick, numbers};
 
-/// Every shape of convolution in WRN-`16 + 6n`-`width`: size of the image, channels, kernel and stride.
-fn shapes(batch: usize, width: usize) -> Vec<Conv2dShape> {
+/// Every convolution in WRN-`16 + 6n`-`width`, by name.
+fn shapes(batch: usize, width: usize) -> Vec<(String, Conv2dShape)> {
     let [first, second, third] = [16 * width, 32 * width, 64 * width];
     let convolutions = [
         (32, 3, 16, 3, 1),
@@ -27,15 +27,11 @@ fn shapes(batch: usize, width: usize) -> Vec<Conv2dShape> {
         (16, second, third, 1, 2),
         (8, third, third, 3, 1),
     ];
-    let shape = |(size, in_channels, out_channels, kernel, stride)| Conv2dShape {
-        batch,
-        height: size,
-        width: size,
-        in_channels,
-        out_channels,
-        kernel,
-        stride,
-        padding: kernel / 2,
+    let shape = |(size, in_channels, out_channels, kernel, stride)| {
+        let name = format!("{size}x{size} {in_channels}->{out_channels} k{kernel} s{stride}");
+        let input = [batch, size, size, in_channels];
+        let shape = Conv2dShape::new(input, out_channels, kernel, stride, kernel / 2);
+        (name, shape.expect("a shape of the network"))
     };
     convolutions.map(shape).into()
 }
@@ -45,15 +41,14 @@ fn bench(criterion: &mut Criterion) {
     for (network, batch, width) in NETWORKS {
         let group = format!("conv2d {network} batch {batch}");
         let mut bench = Bench::new(criterion, group, Yardstick::Flops);
-        for shape in shapes(batch, width) {
+        for (name, shape) in shapes(batch, width) {
+            let [.., in_channels] = shape.input_dims();
             let (x, w, dy) =
                 (numbers(shape.input_len()), numbers(shape.weight_len()), numbers(shape.output_len()));
-            let (scale, shift) = (numbers(shape.in_channels), numbers(shape.in_channels));
+            let (scale, shift) = (numbers(in_channels), numbers(in_channels));
             // The network's own image comes as it is, everything later through a batch norm and ReLU.
-            let activation = (shape.in_channels > 3).then_some(Activation { scale: &scale, shift: &shift });
+            let activation = (in_channels > 3).then_some(Activation { scale: &scale, shift: &shift });
             let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-            let Conv2dShape { height, in_channels, out_channels, kernel, stride, .. } = shape;
-            let name = format!("{height}x{height} {in_channels}->{out_channels} k{kernel} s{stride}");
             let flops = shape.flops();
             bench.operation("forward", &name, flops, || {
                 conv2d::forward(ctx, &shape, &x, activation, &w, None, &mut y)

@@ -15,7 +15,7 @@ fn bench(criterion: &mut Criterion) {
     for (network, batch, width) in NETWORKS {
         let mut bench = Bench::new(criterion, format!("linear {network} batch {batch}"), Yardstick::Flops);
         let (inputs, outputs) = (64 * width, 100);
-        let shape = LinearShape { batch, inputs, outputs };
+        let shape = LinearShape::new(batch, inputs, outputs).expect("the network's classifier");
         let (mut x, mut w, mut b) = (numbers(batch * inputs), numbers(outputs * inputs), numbers(outputs));
         let (mut y, dy) = (numbers(batch * outputs), numbers(batch * outputs));
         let (flops, name) = (2 * (batch * inputs * outputs) as u64, format!("{inputs}->{outputs}"));

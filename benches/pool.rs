@@ -16,11 +16,12 @@ fn bench(criterion: &mut Criterion) {
     let ctx = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let mut bench = Bench::new(criterion, format!("pool {network} batch {batch}"), Yardstick::Bytes);
-        let shape = PoolShape { batch, height: 8, width: 8, channels: 64 * width, window: 8 };
+        let channels = 64 * width;
+        let shape = PoolShape::new([batch, 8, 8, channels], 8).expect("the network's pool");
         let (mut x, mut y) = (numbers(shape.input_len()), numbers(shape.output_len()));
-        let (scale, shift) = (numbers(shape.channels), numbers(shape.channels));
+        let (scale, shift) = (numbers(channels), numbers(channels));
         let activation = Some(Activation { scale: &scale, shift: &shift });
-        let (bytes, name) = (size_of_val(&x[..]) as u64, format!("8x8 {}", shape.channels));
+        let (bytes, name) = (size_of_val(&x[..]) as u64, format!("8x8 {channels}"));
         bench.operation("forward", &name, bytes, || pool::forward(ctx, &shape, &x, activation, &mut y));
         bench.operation("backward", &name, bytes, || pool::backward(ctx, &shape, &y, &mut x));
     }

@@ -24,6 +24,9 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// A buffer of `len` elements with arbitrary (but initialized) contents.
+    ///
+    /// # Panics
+    /// As [`Vec::with_capacity`]: if `len` elements overflow `isize::MAX` bytes.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let block = self.reuse(len).unwrap_or_else(|| Block::new(len));
         Buffer { block: Some(block), len, arena: self.clone() }
@@ -32,7 +35,7 @@ impl Arena {
     /// The smallest waiting block that holds `len` without wasting more than a quarter of itself.
     fn reuse(&self, len: usize) -> Option<Block> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit = (len + len / 3).max(1024);
+        let limit = len.saturating_add(len / 3).max(1024);
         let capacity = *free.range(len..=limit).find(|(_, blocks)| !blocks.is_empty())?.0;
         free.get_mut(&capacity)?.pop()
     }
@@ -61,9 +64,13 @@ unsafe impl Sync for Block {}
 
 impl Block {
     fn new(len: usize) -> Self {
-        let bytes = len.max(1).next_multiple_of(16) * size_of::<f32>();
-        let bytes = if bytes >= HUGE_PAGE { bytes.next_multiple_of(HUGE_PAGE / 8) } else { bytes };
-        let layout = Self::layout(bytes);
+        let bytes = len.max(1).checked_next_multiple_of(16).and_then(|len| len.checked_mul(size_of::<f32>()));
+        let bytes = bytes.and_then(|bytes| {
+            if bytes >= HUGE_PAGE { bytes.checked_next_multiple_of(HUGE_PAGE / 8) } else { Some(bytes) }
+        });
+        let layout = bytes.and_then(Self::layout);
+        let layout = layout.unwrap_or_else(|| panic!("capacity overflow: a buffer of {len} f32"));
+        let bytes = layout.size();
         // SAFETY: the size is not zero.
         let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start.cast::<f32>()) else { handle_alloc_error(layout) };
@@ -78,16 +85,19 @@ impl Block {
         Self { start, capacity: bytes / size_of::<f32>() }
     }
 
-    fn layout(bytes: usize) -> Layout {
+    /// The layout of a block of so many bytes; none if no allocation can be that large.
+    fn layout(bytes: usize) -> Option<Layout> {
         let alignment = if bytes >= HUGE_PAGE { HUGE_PAGE } else { ALIGNMENT };
-        Layout::from_size_align(bytes, alignment).expect("a length in memory fits isize")
+        Layout::from_size_align(bytes, alignment).ok()
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
+        let layout =
+            Self::layout(self.capacity * size_of::<f32>()).expect("the layout it was allocated with");
         // SAFETY: allocated in `new` with this layout, and dropped once.
-        unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.capacity * size_of::<f32>())) }
+        unsafe { dealloc(self.start.as_ptr().cast(), layout) }
     }
 }
 
@@ -165,5 +175,14 @@ mod tests {
             buffer.fill(1.0);
         }
         arena.trim();
+    }
+
+    #[test]
+    fn lengths_beyond_the_address_space_panic() {
+        let arena = Arc::new(Arena::default());
+        for len in [usize::MAX, usize::MAX / 4, (1 << 62) + 16, (1 << 61) - 1, isize::MAX as usize / 4] {
+            let take = std::panic::catch_unwind(|| arena.take(len).len());
+            assert!(take.is_err(), "a buffer of {len} elements");
+        }
     }
 }

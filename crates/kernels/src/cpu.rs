@@ -13,9 +13,9 @@ use crate::{Error, InstructionSet, Result};
 ///
 /// ```
 /// use wrn_sam_kernels::Cpu;
-/// let context = Cpu::new(2);
+/// let cpu = Cpu::new(2);
 /// let squares: Vec<std::sync::atomic::AtomicUsize> = (0..10).map(|_| Default::default()).collect();
-/// context.run(10, |task, _worker| squares[task].store(task * task, std::sync::atomic::Ordering::Relaxed));
+/// cpu.run(10, |task| squares[task].store(task * task, std::sync::atomic::Ordering::Relaxed));
 /// assert_eq!(squares[7].load(std::sync::atomic::Ordering::Relaxed), 49);
 /// ```
 #[derive(Clone)]
@@ -65,13 +65,13 @@ impl Cpu {
         self.instruction_set
     }
 
-    /// Runs `task(index, worker)` once for every index below `tasks`, spread over the threads as they
-    /// become free, and returns when all are done. `worker < self.threads()` names the thread, for
-    /// scratch space. A call from within a task runs on that task's thread alone.
+    /// Runs `task(index)` once for every index below `tasks`, spread over the threads as they become free, and
+    /// returns when all are done. A call from within a task runs on that task's thread only. A task must not wait
+    /// for another thread's call.
     ///
     /// # Panics
     /// If a task panics.
-    pub fn run(&self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+    pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         self.threads.run(tasks, &task);
     }
 
@@ -87,18 +87,25 @@ impl Cpu {
         task: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let chunks: Vec<_> = values.chunks_mut(chunk_len).map(Mutex::new).collect();
-        self.run(chunks.len(), |index, _| {
+        self.run(chunks.len(), |index| {
             // Each chunk is locked once, by the task that has its index.
             task(index, &mut chunks[index].lock().unwrap_or_else(PoisonError::into_inner));
         });
     }
 
     /// A buffer of `len` elements with arbitrary contents.
+    ///
+    /// # Panics
+    /// As [`Vec::with_capacity`]: if `len` elements take more than `isize::MAX` bytes. Where memory for them cannot be
+    /// had, the program ends by [`handle_alloc_error`](std::alloc::handle_alloc_error), as it does for a [`Vec`].
     pub fn buffer(&self, len: usize) -> Buffer {
         self.arena.take(len)
     }
 
     /// A buffer of `len` zeros.
+    ///
+    /// # Panics
+    /// As [`buffer`](Self::buffer).
     pub fn zeroed(&self, len: usize) -> Buffer {
         let mut buffer = self.arena.take(len);
         buffer.fill(0.0);

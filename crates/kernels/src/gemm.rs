@@ -1,13 +1,19 @@
 //! Products of matrix blocks in cache, wherever their operands lie.
 
-use crate::InstructionSet;
 use crate::microkernel::{Operand, Sums, multiply_add};
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 
 /// `to[g][i][j] = base[g][i][j] + sum over k of a[g][i][k] * b[k][j]`, for every group `g` of rows.
 ///
 /// The sum over `k` runs over `runs` of `depth` steps each: those of `a` start at these distances from its
 /// own start, those of `b` follow each other.
+///
+/// # Safety
+///
+/// - `a` is readable at every row of every group and every step of every run, `b` at every step for
+///   `columns` rounded up to whole vectors;
+/// - `columns` elements are writable at every row of every group of `to`, and readable there in `base`;
+/// - these results overlap neither each other nor `a` nor `b`.
 pub(crate) struct Product<'a> {
     pub a: Operand,
     /// `b.stride` leads from one vector of sixteen columns to the next.
@@ -28,37 +34,21 @@ pub(crate) struct Product<'a> {
     pub to: *mut f32,
 }
 
-impl Product<'_> {
-    /// Computes the product.
-    ///
-    /// # Safety
-    /// - `a` is readable at every row of every group and every step of every run, `b` at every step for
-    ///   `columns` rounded up to whole vectors;
-    /// - `columns` elements are writable at every row of every group of `to`, and readable there in `base`;
-    /// - these results overlap neither each other nor `a` nor `b`.
-    pub unsafe fn compute(&self, instruction_set: InstructionSet) {
-        instruction_set.dispatch(Compute(self));
-    }
-}
-
-/// Made by [`Product::compute`] alone, whose caller promises what the product needs.
-struct Compute<'a>(&'a Product<'a>);
-
-impl Algorithm for Compute<'_> {
+impl UncheckedAlgorithm for Product<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
-        let vectors = self.0.columns.div_ceil(LANES);
+    unsafe fn run_unchecked<V: F32x16>(self) {
+        let vectors = self.columns.div_ceil(LANES);
         let mut first = 0;
-        // SAFETY: the promise to `compute`, and `first + COLUMNS <= vectors`.
+        // SAFETY: the caller's promise, and `first + COLUMNS <= vectors`.
         unsafe {
             while V::TILE.1 == 2 && first + 2 <= vectors {
-                panel::<V, 2>(self.0, first);
+                panel::<V, 2>(&self, first);
                 first += 2;
             }
             while first < vectors {
-                panel::<V, 1>(self.0, first);
+                panel::<V, 1>(&self, first);
                 first += 1;
             }
         }
@@ -68,7 +58,7 @@ impl Algorithm for Compute<'_> {
 /// The result's columns of `COLUMNS` vectors from the vector `first` on.
 ///
 /// # Safety
-/// As for [`Product::compute`]; `first + COLUMNS` is at most the number of vectors.
+/// As for [`Product`]; `first + COLUMNS` is at most the number of vectors.
 #[inline(always)]
 unsafe fn panel<V: F32x16, const COLUMNS: usize>(product: &Product, first: usize) {
     let rows = product.rows;
@@ -97,7 +87,7 @@ unsafe fn panel<V: F32x16, const COLUMNS: usize>(product: &Product, first: usize
 /// The result's block at row `row` of a group and vector `vector`.
 ///
 /// # Safety
-/// As for [`Product::compute`]; `row + ROWS` is at most the number of rows, `vector + COLUMNS` that of
+/// As for [`Product`]; `row + ROWS` is at most the number of rows, `vector + COLUMNS` that of
 /// vectors.
 #[inline(always)]
 unsafe fn block<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
@@ -108,13 +98,12 @@ unsafe fn block<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
 ) {
     let Product { a, b, runs, depth, columns, base, to, .. } = *product;
     let mut sums: Sums<V, ROWS, COLUMNS> = [[V::zero(); COLUMNS]; ROWS];
-    // SAFETY: rows and vectors of the operands, which the caller promises are readable.
-    unsafe {
-        let a_start = a.start.add(group * product.group + row * a.stride);
-        let b_start = b.start.add(vector * b.stride);
-        for (i, run) in runs.iter().enumerate() {
-            let a = Operand { start: a_start.add(*run), ..a };
-            let b = Operand { start: b_start.add(i * depth * b.step), ..b };
+    for (i, run) in runs.iter().enumerate() {
+        // SAFETY: rows and vectors of this run of the operands, which the caller promises are readable. Without runs
+        // there is nothing to read, and these places may lie beyond the operands.
+        unsafe {
+            let a = Operand { start: a.start.add(group * product.group + row * a.stride + run), ..a };
+            let b = Operand { start: b.start.add(vector * b.stride + i * depth * b.step), ..b };
             multiply_add(&mut sums, depth, a, b);
         }
     }

@@ -39,9 +39,7 @@
 //! use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape};
 //!
 //! let ctx = Cpu::shared();
-//! let shape = Conv2dShape {
-//!     batch: 2, height: 8, width: 8, in_channels: 16, out_channels: 16, kernel: 3, stride: 1, padding: 1,
-//! };
+//! let shape = Conv2dShape::new([2, 8, 8, 16], 16, 3, 1, 1)?; // [N, H, W, C], then O, kernel, stride and padding
 //! let x: Vec<f32> = (0..shape.input_len()).map(|i| (i as f32).sin()).collect();
 //! let w: Vec<f32> = (0..shape.weight_len()).map(|i| (i as f32).cos()).collect();
 //!
@@ -100,6 +98,7 @@ pub mod pool;
 mod precision;
 mod simd;
 mod span;
+mod sync;
 pub mod tally;
 mod tensor;
 mod threads;

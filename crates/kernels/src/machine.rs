@@ -23,7 +23,7 @@ pub fn multiply_add_rate(ctx: &Cpu) -> f64 {
     // Several tasks a thread, so that one that starts late is not waited for.
     let tasks = 8 * ctx.threads();
     let once = || {
-        ctx.run(tasks, |_, _| {
+        ctx.run(tasks, |_| {
             ctx.instruction_set().dispatch(MultiplyAdd { steps: STEPS });
         });
     };

@@ -13,7 +13,7 @@ where
     let items = items.into_iter();
     let count = items.len();
     let items = Mutex::new(items);
-    ctx.run(count, |_, _| {
+    ctx.run(count, |_| {
         // Taken under the lock, worked on outside it.
         let item = items.lock().unwrap_or_else(PoisonError::into_inner).next();
         if let Some(item) = item {

@@ -5,19 +5,21 @@
 //! for the next section for a while, yielding its core to whoever else wants it, and only then parks. A
 //! section ends when its tasks are done, whether or not a worker woke in time to take one.
 
+//!
+//! The model checker loom runs this file in every order of its atomic operations: see `loom/` in the repository.
+
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
 
-/// How long an idle worker watches before it parks.
-const WATCH: Duration = Duration::from_millis(2);
+use crate::sync::{
+    Arc, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, UnsafeCell, Watch, spin_loop, thread,
+    thread_local,
+};
 
-/// A parallel section's body: `(task, worker)`.
-type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
+/// A parallel section's body, called with the index of each task.
+type Body<'a> = dyn Fn(usize) + Sync + 'a;
 
 pub(crate) struct Threads {
     shared: Arc<Shared>,
@@ -53,8 +55,9 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 thread_local! {
-    /// Whether this thread is inside a section, where a nested one runs inline, as its own worker 0.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is inside a section, where a nested one runs inline.
+    #[allow(clippy::missing_const_for_thread_local, reason = "loom's macro takes no constant")]
+    static INSIDE: Cell<bool> = Cell::new(false);
 }
 
 impl Threads {
@@ -73,9 +76,9 @@ impl Threads {
         let workers = (1..count.max(1))
             .map_while(|worker| {
                 let shared = shared.clone();
-                std::thread::Builder::new()
+                thread::Builder::new()
                     .name(format!("wrn-sam-kernels-{worker}"))
-                    .spawn(move || shared.work(worker))
+                    .spawn(move || shared.work())
                     .ok()
             })
             .collect();
@@ -86,12 +89,40 @@ impl Threads {
         self.workers.len() + 1
     }
 
+    /// Runs `body` once for every index below `tasks`, and returns when all are done.
+    ///
+    /// # Panics
+    /// If a task panics.
     pub(crate) fn run(&self, tasks: usize, body: &Body<'_>) {
-        if INSIDE.get() || tasks <= 1 || self.workers.is_empty() {
-            return (0..tasks).for_each(|task| body(task, 0));
+        if INSIDE.with(Cell::get) || tasks <= 1 || self.workers.is_empty() {
+            return (0..tasks).for_each(body);
         }
         let _section = self.section.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.run(tasks, body, &self.workers);
+        let shared = &*self.shared;
+        // SAFETY: erases the lifetime of `body`. `Close` below closes the gate and waits for every worker
+        // to leave before this function returns or unwinds, and no worker reads it outside the gate.
+        let body = unsafe { std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body) };
+        // SAFETY: the gate is closed and empty (the section's lock is held, and the previous section closed
+        // it), so nobody reads the cell.
+        shared.body.with_mut(|cell| unsafe { *cell = Some(std::ptr::from_ref(body)) });
+        // A caller that unwound may have left its worker's panic behind.
+        *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        shared.tasks.store(tasks, Ordering::Relaxed);
+        shared.next.store(0, Ordering::Relaxed);
+        shared.gate.store(OPEN, Ordering::Release);
+        shared.generation.fetch_add(1, Ordering::SeqCst);
+        if shared.parked.load(Ordering::SeqCst) > 0 {
+            self.workers.iter().for_each(|worker| worker.thread().unpark());
+        }
+        {
+            let _close = Close(shared);
+            let _inside = Inside::enter();
+            shared.take_tasks(body);
+        }
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
     }
 }
 
@@ -102,7 +133,7 @@ impl Drop for Threads {
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // The last handle may be dropped by a worker itself; it ends by the flag.
-            if worker.thread().id() != std::thread::current().id() {
+            if worker.thread().id() != thread::current().id() {
                 let _ = worker.join();
             }
         }
@@ -114,57 +145,30 @@ struct Inside;
 
 impl Inside {
     fn enter() -> Self {
-        INSIDE.set(true);
+        INSIDE.with(|inside| inside.set(true));
         Self
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.set(false);
+        INSIDE.with(|inside| inside.set(false));
     }
 }
 
 impl Shared {
-    fn run(&self, tasks: usize, body: &Body<'_>, workers: &[JoinHandle<()>]) {
-        // SAFETY: erases the lifetime of `body`. `Close` below closes the gate and waits for every worker
-        // to leave before this function returns or unwinds, and no worker reads it outside the gate.
-        let body = unsafe { std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body) };
-        // SAFETY: the gate is closed and empty (the section's lock is held, and the previous section closed
-        // it), so nobody reads the cell.
-        unsafe { *self.body.get() = Some(std::ptr::from_ref(body)) };
-        // A caller that unwound may have left its worker's panic behind.
-        *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.tasks.store(tasks, Ordering::Relaxed);
-        self.next.store(0, Ordering::Relaxed);
-        self.gate.store(OPEN, Ordering::Release);
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        if self.parked.load(Ordering::SeqCst) > 0 {
-            workers.iter().for_each(|worker| worker.thread().unpark());
-        }
-        {
-            let _close = Close(self);
-            let _inside = Inside::enter();
-            self.take_tasks(body, 0);
-        }
-        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panic {
-            resume_unwind(panic);
-        }
-    }
-
-    fn take_tasks(&self, body: &Body<'_>, worker: usize) {
+    fn take_tasks(&self, body: &Body<'_>) {
         let tasks = self.tasks.load(Ordering::Relaxed);
         loop {
             let task = self.next.fetch_add(1, Ordering::Relaxed);
             if task >= tasks {
                 return;
             }
-            body(task, worker);
+            body(task);
         }
     }
 
-    fn work(&self, worker: usize) {
+    fn work(&self) {
         let _inside = Inside::enter();
         let mut seen = 0;
         loop {
@@ -177,9 +181,9 @@ impl Shared {
             }
             // SAFETY: inside the gate (see `Shared`): the cell was written before the gate opened and stays
             // as it is until this worker leaves; so does the body it points to.
-            let body = unsafe { (*self.body.get()).map(|body| &*body) };
+            let body = self.body.with(|cell| unsafe { (*cell).map(|body| &*body) });
             if let Some(body) = body
-                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_tasks(body, worker)))
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_tasks(body)))
             {
                 *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
             }
@@ -195,26 +199,20 @@ impl Shared {
 
     /// Waits for a generation other than `seen`.
     fn watch(&self, seen: usize) -> usize {
-        let mut start = Instant::now();
-        let mut looks = 0u32;
+        let mut watch = Watch::new();
         loop {
             let generation = self.generation.load(Ordering::SeqCst);
             if generation != seen {
                 return generation;
             }
-            looks += 1;
-            if !looks.is_multiple_of(64) {
-                std::hint::spin_loop();
-            } else if start.elapsed() < WATCH {
-                std::thread::yield_now();
-            } else {
+            if watch.is_over() {
                 self.parked.fetch_add(1, Ordering::SeqCst);
                 // Announced first, then checked, so that a section opened in between is seen here or unparks.
                 if self.generation.load(Ordering::SeqCst) == seen {
-                    std::thread::park();
+                    thread::park();
                 }
                 self.parked.fetch_sub(1, Ordering::SeqCst);
-                start = Instant::now();
+                watch = Watch::new();
             }
         }
     }
@@ -232,67 +230,7 @@ impl Drop for Close<'_> {
         let mut looks = 0u32;
         while shared.gate.load(Ordering::Acquire) != 0 {
             looks += 1;
-            if looks.is_multiple_of(256) { std::thread::yield_now() } else { std::hint::spin_loop() }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(threads: &Threads, tasks: usize) {
-        let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-        threads.run(tasks, &|task, worker| {
-            assert!(worker < threads.count());
-            counts[task].fetch_add(1, Ordering::Relaxed);
-        });
-        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
-    }
-
-    #[test]
-    fn every_task_runs_once() {
-        for count in 1..5 {
-            let threads = Threads::new(count);
-            for tasks in (0..50).chain([1000]) {
-                check(&threads, tasks);
-            }
-        }
-    }
-
-    #[test]
-    fn parked_workers_do_not_hold_a_section_up() {
-        let threads = Threads::new(3);
-        for _ in 0..3 {
-            std::thread::sleep(2 * WATCH);
-            check(&threads, 100);
-        }
-    }
-
-    #[test]
-    fn sections_from_several_threads_and_nested_ones_complete() {
-        let threads = Threads::new(2);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| (0..100).for_each(|tasks| check(&threads, tasks)));
-            }
-        });
-        let total = AtomicUsize::new(0);
-        threads.run(8, &|_, _| {
-            threads.run(8, &|_, _| {
-                total.fetch_add(1, Ordering::Relaxed);
-            });
-        });
-        assert_eq!(total.into_inner(), 64);
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
-        let threads = Threads::new(2);
-        for bad in [0, 50, 99] {
-            let run = || threads.run(100, &|task, _| assert_ne!(task, bad, "task {task}"));
-            assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
-            check(&threads, 100);
+            if looks.is_multiple_of(256) { thread::yield_now() } else { spin_loop() }
         }
     }
 }

@@ -2,14 +2,15 @@
 
 mod common;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor, Var};
 use common::{assert_close, check, random, values, variable};
+use wrn_sam_kernels::backend::{self, BatchNormState, BatchStatistics};
 use wrn_sam_kernels::batch_norm::{self, EPS, Forward, Saved, Statistics, reference};
 use wrn_sam_kernels::conv2d::Activation;
 
 /// Rows and channels that exercise whole and partial vectors, and one and many tasks.
 const SHAPES: [(usize, usize); 9] =
-    [(1, 1), (5, 1), (33, 3), (65, 16), (7, 17), (300, 64), (129, 160), (4000, 17), (40, 1000)];
+    [(2, 1), (5, 1), (33, 3), (65, 16), (7, 17), (300, 64), (129, 160), (4000, 17), (40, 1000)];
 
 fn data(rows: usize, channels: usize) -> Vec<f32> {
     let offsets = random(9, channels);
@@ -188,9 +189,39 @@ fn what_does_not_fit_is_an_error_that_says_why() {
     };
     assert_eq!(statistics(&[0.; 5], 2), "x: expected rows of 2 channels (at least one), found 5 elements");
     assert_eq!(statistics(&[0.; 5], 0), "x: expected rows of 0 channels (at least one), found 5 elements");
-    assert_eq!(statistics(&[], 2), "x: expected at least one row, found none");
+    for (x, found) in [(&[][..], 0), (&[1., 2.], 1)] {
+        let expected = format!(
+            "x: expected at least two rows (pixels of all images) for the batch's statistics, found {found}"
+        );
+        assert_eq!(statistics(x, 2), expected);
+    }
     let x = Tensor::zeros((1, 2, 4, 4), DType::F32, &Device::Cpu).unwrap();
     let vector = |len: usize| Tensor::zeros(len, DType::F32, &Device::Cpu).unwrap();
     let error = batch_norm::batch_norm_relu(&x, &vector(2), &vector(3), EPS).unwrap_err().to_string();
     assert_eq!(error, "beta: expected [2], found [3]");
+    // One pixel for each channel has no statistics, by any door.
+    let pixel = Tensor::zeros((1, 2, 1, 1), DType::F32, &Device::Cpu).unwrap();
+    let error = batch_norm::batch_norm_relu(&pixel, &vector(2), &vector(2), EPS).unwrap_err().to_string();
+    assert!(error.starts_with("x: expected at least two rows"), "{error}");
+    let (running_mean, running_var) =
+        (Var::from_tensor(&vector(2)).unwrap(), Var::from_tensor(&vector(2)).unwrap());
+    let count = Var::new(0i64, &Device::Cpu).unwrap();
+    let norm = BatchNormState {
+        weight: &vector(2),
+        bias: &vector(2),
+        running_mean: &running_mean,
+        running_var: &running_var,
+        num_batches_tracked: &count,
+        epsilon: EPS,
+        momentum: 0.1,
+    };
+    for moves in [true, false] {
+        let statistics = BatchStatistics::Batch { moves };
+        let error = backend::batch_norm_relu(ctx, &pixel, &norm, statistics).unwrap_err().to_string();
+        assert!(error.starts_with("x: expected at least two rows"), "{error}");
+        let error = batch_norm::track(&norm, &vector(2), &vector(2), 1, moves).unwrap_err().to_string();
+        assert!(error.starts_with("x: expected at least two rows"), "{error}");
+    }
+    assert_eq!((values(&running_mean), count.to_scalar::<i64>().unwrap()), (vec![0., 0.], 0));
+    assert!(backend::batch_norm_relu(ctx, &pixel, &norm, BatchStatistics::Running).is_ok());
 }

@@ -14,7 +14,7 @@ const TOLERANCE: f32 = 2e-5;
 fn shape(batch: usize, size: usize, channels: [usize; 2], kernel: usize, stride: usize) -> Conv2dShape {
     let [in_channels, out_channels] = channels;
     let padding = kernel / 2;
-    Conv2dShape { batch, height: size, width: size, in_channels, out_channels, kernel, stride, padding }
+    Conv2dShape::new([batch, size, size, in_channels], out_channels, kernel, stride, padding).unwrap()
 }
 
 /// All three products, plain and with everything they can take along, against the reference.
@@ -22,8 +22,9 @@ fn check_shape(shape: &Conv2dShape) {
     let x = random(1, shape.input_len());
     let w = random(2, shape.weight_len());
     let dy = random(3, shape.output_len());
-    let scale = random(4, shape.in_channels);
-    let shift = random(5, shape.in_channels);
+    let [.., in_channels] = shape.input_dims();
+    let scale = random(4, in_channels);
+    let shift = random(5, in_channels);
     let (add_y, add_x) = (random(6, shape.output_len()), random(7, shape.input_len()));
     let activation = Activation { scale: &scale, shift: &shift };
     for (activation, add_y, add_x) in
@@ -107,12 +108,15 @@ fn no_images_and_uncommon_geometry() {
     check_shape(&shape(0, 4, [16, 16], 3, 2));
     check_shape(&shape(0, 4, [3, 16], 3, 1));
     check_shape(&shape(0, 4, [16, 16], 3, 1));
-    let uncommon = Conv2dShape { height: 9, width: 4, padding: 2, ..shape(2, 0, [5, 20], 5, 3) };
-    check_shape(&uncommon);
-    check_shape(&Conv2dShape { in_channels: 20, ..uncommon });
-    check_shape(&Conv2dShape { in_channels: 20, padding: 0, height: 5, width: 6, ..uncommon });
-    check_shape(&Conv2dShape { padding: 3, stride: 1, kernel: 3, ..uncommon });
-    check_shape(&Conv2dShape { padding: 3, stride: 4, kernel: 2, in_channels: 16, ..uncommon });
+    for (input, kernel, stride, padding) in [
+        ([2, 9, 4, 5], 5, 3, 2),
+        ([2, 9, 4, 20], 5, 3, 2),
+        ([2, 5, 6, 20], 5, 3, 0),
+        ([2, 9, 4, 5], 3, 1, 3),
+        ([2, 9, 4, 16], 2, 4, 3),
+    ] {
+        check_shape(&Conv2dShape::new(input, 20, kernel, stride, padding).unwrap());
+    }
 }
 
 proptest! {
@@ -124,7 +128,8 @@ proptest! {
         out_channels in 1usize..40, kernel in 1usize..5, stride in 1usize..4, padding in 0usize..3,
     ) {
         prop_assume!(height.min(width) + 2 * padding >= kernel);
-        check_shape(&Conv2dShape { batch, height, width, in_channels, out_channels, kernel, stride, padding });
+        let input = [batch, height, width, in_channels];
+        check_shape(&Conv2dShape::new(input, out_channels, kernel, stride, padding).unwrap());
     }
 }
 
@@ -215,16 +220,31 @@ fn what_does_not_fit_is_an_error_that_says_why() {
     let activation = Some(Activation { scale: &[1., 1.], shift: &[0.] });
     let short = conv2d::forward(ctx, &shape, &x, activation, &w, None, &mut y);
     assert_eq!(message(short), "activation shift: expected 2 elements, found 1 elements");
-    for (what, bad) in [
-        ("stride", Conv2dShape { stride: 0, ..shape }),
-        ("kernel", Conv2dShape { kernel: 7, ..shape }),
-        ("output channels", Conv2dShape { out_channels: 0, ..shape }),
-        ("batch", Conv2dShape { batch: usize::MAX / 8, ..shape }),
-        ("batch", Conv2dShape { padding: usize::MAX / 2 + 1, ..shape }),
+    const MAX: usize = usize::MAX;
+    for (what, input, out_channels, kernel, stride, padding) in [
+        ("stride", [1, 4, 4, 2], 3, 3, 0, 1),
+        ("kernel", [1, 4, 4, 2], 3, 0, 1, 1),
+        ("kernel", [1, 4, 4, 2], 3, 7, 1, 1),
+        ("kernel", [1, 4, 4, 2], 3, MAX, 1, 1),
+        ("output channels", [1, 4, 4, 2], 0, 3, 1, 1),
+        ("input channels", [1, 4, 4, 0], 3, 3, 1, 1),
+        ("height", [1, 0, 4, 2], 3, 3, 1, 1),
+        ("width", [1, 4, 0, 2], 3, 3, 1, 1),
+        ("batch", [MAX / 8, 4, 4, 2], 3, 3, 1, 1),
+        ("batch", [1, MAX, MAX, 2], 3, 3, 1, 1),
+        ("batch", [0, 1 << 40, 1 << 40, 2], 3, 3, 1, 1),
+        ("batch", [1, 4, 4, 2], 3, 3, 1, MAX / 2 + 1),
     ] {
-        let error = message(conv2d::backward_input(ctx, &bad, &y.clone(), &w, None, &mut [0.; 32]));
+        let error = message(Conv2dShape::new(input, out_channels, kernel, stride, padding).map(|_| ()));
         assert!(error.starts_with(what), "{error}");
     }
+    // The largest shapes have lengths, and no panic.
+    let large = Conv2dShape::new([1 << 20, 1 << 20, 1 << 10, 1 << 5], 1, 1, MAX, 0).unwrap();
+    assert_eq!(large.output_dims(), [1 << 20, 1, 1, 1]);
+    check_shape(&Conv2dShape::new([2, 5, 4, 3], 2, 3, MAX, 1).unwrap());
+    assert!(Conv2dShape::new([1 << 29, 1 << 29, 1, 1], 1, 1 << 29, 1, 1 << 28).is_err());
+    let wide = Conv2dShape::new([1 << 30, 1 << 28, 1, 1], 1, 1, 1, 0).unwrap();
+    assert_eq!(wide.flops(), 1 << 59);
     let x = Tensor::zeros((1, 2, 4, 4), DType::F32, &Device::Cpu).unwrap();
     let w = Tensor::zeros((3, 5, 3, 3), DType::F32, &Device::Cpu).unwrap();
     let error = conv2d::conv2d(&x, &w, 1, 1).unwrap_err().to_string();

@@ -18,7 +18,7 @@ fn pooling_agrees_with_its_reference() {
         (2, 16, 24, 160, 8),
         (0, 8, 8, 16, 8),
     ] {
-        let shape = PoolShape { batch, height, width, channels, window };
+        let shape = PoolShape::new([batch, height, width, channels], window).unwrap();
         let (x, dy) = (random(1, shape.input_len()), random(2, shape.output_len()));
         let (scale, shift) = (random(3, channels), random(4, channels));
         for activation in [None, Some(Activation { scale: &scale, shift: &shift })] {
@@ -43,7 +43,7 @@ fn pooling_agrees_with_its_reference() {
 #[test]
 fn the_pooling_gradient_is_the_transpose_of_pooling() {
     // <dy, pool(x)> = <pool^T(dy), x> for a linear map, which is what finite differences would measure.
-    let shape = PoolShape { batch: 2, height: 4, width: 6, channels: 3, window: 2 };
+    let shape = PoolShape::new([2, 4, 6, 3], 2).unwrap();
     let (x, dy) = (random(1, shape.input_len()), random(2, shape.output_len()));
     let (mut y, mut dx) = (vec![0.; dy.len()], vec![0.; x.len()]);
     pool::reference::forward(&shape, &x, None, &mut y);
@@ -53,10 +53,32 @@ fn the_pooling_gradient_is_the_transpose_of_pooling() {
 }
 
 #[test]
-fn a_window_that_does_not_tile_is_an_error() {
-    let shape = PoolShape { batch: 1, height: 9, width: 8, channels: 1, window: 8 };
-    let error = pool::forward(Cpu::shared(), &shape, &[0.; 72], None, &mut [0.]).unwrap_err();
+fn shapes_that_cannot_be_are_errors() {
+    let error = PoolShape::new([1, 9, 8, 1], 8).unwrap_err();
     assert_eq!(error.to_string(), "height: expected a multiple of the pooling window, 8, found 9");
+    for (what, input, window) in [
+        ("height", [1, 8, 8, 1], 0),
+        ("height", [1, 0, 8, 1], 8),
+        ("width", [1, 8, 0, 1], 8),
+        ("channels", [1, 8, 8, 0], 8),
+        ("channels", [usize::MAX / 8, 8, 8, 8], 8),
+    ] {
+        let error = PoolShape::new(input, window).unwrap_err().to_string();
+        assert!(error.starts_with(what), "{error}");
+    }
+    for (what, [batch, inputs, outputs]) in [
+        ("inputs", [1, 0, 1]),
+        ("outputs", [1, 1, 0]),
+        ("inputs", [usize::MAX / 8, 2, 1]),
+        ("outputs", [usize::MAX / 8, 1, 2]),
+        ("inputs", [1, 1 << 31, 1 << 31]),
+    ] {
+        let error = LinearShape::new(batch, inputs, outputs).unwrap_err().to_string();
+        assert!(error.starts_with(what), "{error}");
+    }
+    let shape = PoolShape::new([1, 8, 8, 1], 8).unwrap();
+    let error = pool::forward(Cpu::shared(), &shape, &[0.; 63], None, &mut [0.]).unwrap_err();
+    assert_eq!(error.to_string(), "x: expected 64 elements, found 63 elements");
 }
 
 #[test]
@@ -64,7 +86,7 @@ fn linear_agrees_with_its_reference() {
     for (batch, inputs, outputs) in
         [(1, 1, 1), (3, 17, 5), (8, 640, 100), (128, 128, 100), (5, 16, 16), (0, 4, 4)]
     {
-        let shape = LinearShape { batch, inputs, outputs };
+        let shape = LinearShape::new(batch, inputs, outputs).unwrap();
         let (x, w, b) = (random(1, batch * inputs), random(2, outputs * inputs), random(3, outputs));
         let dy = random(4, batch * outputs);
         let mut y = vec![0.; dy.len()];
@@ -95,7 +117,7 @@ fn linear_agrees_with_its_reference() {
 
 #[test]
 fn the_linear_reference_agrees_with_finite_differences() {
-    let shape = LinearShape { batch: 3, inputs: 4, outputs: 5 };
+    let shape = LinearShape::new(3, 4, 5).unwrap();
     let (x, w, b, dy) = (random(1, 12), random(2, 20), random(3, 5), random(4, 15));
     let loss = |x: &[f32], w: &[f32], b: &[f32]| -> f64 {
         let mut y = vec![0.; 15];

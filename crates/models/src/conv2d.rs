@@ -94,11 +94,10 @@ impl Conv2d {
     }
 
     /// The shape of the product with images of the given one.
-    pub(crate) fn shape(&self, x: Extent) -> Conv2dShape {
-        let Extent { batch, channels: in_channels, height, width } = x;
+    pub(crate) fn shape(&self, x: Extent) -> Result<Conv2dShape> {
+        let input = [x.batch, x.height, x.width, x.channels];
         let (out_channels, kernel) = (self.weight.dims()[0], self.kernel());
-        let Self { stride, padding, .. } = *self;
-        Conv2dShape { batch, height, width, in_channels, out_channels, kernel, stride, padding }
+        Ok(Conv2dShape::new(input, out_channels, kernel, self.stride, self.padding)?)
     }
 
     /// The output's shape.

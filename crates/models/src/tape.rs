@@ -128,7 +128,7 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         x: &Images<B>,
         add: Option<&Images<B>>,
     ) -> Result<Images<B>> {
-        let shape = convolution.shape(x.extent);
+        let shape = convolution.shape(x.extent)?;
         // The description that the filters were prepared from is of these same layers.
         let filter = self.filters[&convolution.weight.id()].clone();
         let addend = add.map(|add| add.settled(self.backend)).transpose()?;
@@ -159,7 +159,7 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
 
     fn average(&mut self, _: &'a AveragePool, x: &Images<B>) -> Result<Features<B>> {
         let Extent { batch, channels, height, width } = x.extent;
-        let shape = PoolShape { batch, height, width, channels, window: height };
+        let shape = PoolShape::new([batch, height, width, channels], height)?;
         let values = self.backend.pool(&shape, x.input())?;
         let y = Features { values, rows: batch, columns: channels, slot: self.recording.slot() };
         self.record([], Operation::Average { shape, x: x.slot, y: y.slot });
@@ -168,7 +168,7 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
 
     fn linear(&mut self, linear: &'a Linear, x: Features<B>) -> Result<Features<B>> {
         let (rows, columns) = (x.rows, linear.outputs());
-        let shape = LinearShape { batch: rows, inputs: x.columns, outputs: columns };
+        let shape = LinearShape::new(rows, x.columns, columns)?;
         let values = self.backend.linear(&shape, &x.values, &linear.weight, &linear.bias)?;
         let y = Features { values, rows, columns, slot: self.recording.slot() };
         let operation = Operation::Linear { shape, weight: linear.weight.clone(), x, y: y.slot };

@@ -11,7 +11,7 @@ use crate::pool::{self, PoolShape};
 use crate::tensor::{contiguous, cpu_f32, with_f32};
 use crate::{Buffer, Cpu, Result};
 
-/// A batch norm and ReLU as its reader applies it: `max(0, x * scale + shift)`.
+/// A batch norm and ReLU as its reader applies it: `relu(x * scale + shift)`.
 pub struct Activated {
     scale: Vec<f32>,
     shift: Vec<f32>,
@@ -184,8 +184,7 @@ impl Backend for Cpu {
     fn backward_weight(&self, shape: &Conv2dShape, x: Input<Self>, dy: &Buffer) -> Result<Tensor> {
         let (x, activation) = x.parts();
         let dw = conv2d::new_backward_weight(self, shape, x, activation, dy)?;
-        let dims = (shape.out_channels, shape.in_channels, shape.kernel, shape.kernel);
-        Ok(Tensor::from_vec(dw, dims, &Device::Cpu)?)
+        Ok(Tensor::from_vec(dw, &shape.weight_dims(), &Device::Cpu)?)
     }
 
     fn pool(&self, shape: &PoolShape, x: Input<Self>) -> Result<Buffer> {

@@ -65,7 +65,7 @@ fn pixels(shape: &Conv2dShape) -> [usize; 2] {
 
 impl Filter {
     fn check(&self, shape: &Conv2dShape) -> Result<()> {
-        let expected = [shape.out_channels, shape.in_channels, shape.kernel, shape.kernel];
+        let expected = shape.weight_dims();
         if self.dims == expected {
             return Ok(());
         }
@@ -272,7 +272,6 @@ impl Backend for Cuda {
     ) -> Result<Images> {
         let [inputs, outputs] = pixels(shape);
         let x = x.images();
-        shape.check()?;
         filter.check(shape)?;
         x.check("x", inputs, shape.in_channels)?;
         let y = self.new_images("a convolution", outputs, shape.out_channels)?;
@@ -291,7 +290,6 @@ impl Backend for Cuda {
         add: Option<&Images>,
     ) -> Result<Images> {
         let [inputs, outputs] = pixels(shape);
-        shape.check()?;
         filter.check(shape)?;
         dy.check("dy", outputs, shape.out_channels)?;
         let dx = self.new_images("a convolution", inputs, shape.in_channels)?;
@@ -308,14 +306,12 @@ impl Backend for Cuda {
     fn backward_weight(&self, shape: &Conv2dShape, x: Input<Self>, dy: &Images) -> Result<Gradient> {
         let [inputs, outputs] = pixels(shape);
         let x = x.images();
-        shape.check()?;
         x.check("x", inputs, shape.in_channels)?;
         dy.check("dy", outputs, shape.out_channels)?;
         let block = self.block("a convolution", padded(shape).weight_len(), self.element())?;
         let to = block.address();
         self.product(Product::BackwardWeight, shape, self.settled(x)?, to, self.settled(dy)?)?;
-        let dims = vec![shape.out_channels, shape.in_channels, shape.kernel, shape.kernel];
-        Ok(Gradient { block, skipped: 0, dims, filter: true })
+        Ok(Gradient { block, skipped: 0, dims: shape.weight_dims().to_vec(), filter: true })
     }
 
     fn pool(&self, shape: &PoolShape, x: Input<Self>) -> Result<Features> {

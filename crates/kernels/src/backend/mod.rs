@@ -20,6 +20,7 @@ pub use tensors::{batch_norm_relu, conv2d};
 use candle_core::{Storage, Tensor, Var};
 
 use crate::Result;
+use crate::batch_norm::check_batch;
 use crate::conv2d::Conv2dShape;
 use crate::dropout::Mask;
 use crate::linear::LinearShape;
@@ -59,11 +60,7 @@ pub enum BatchStatistics {
 impl BatchStatistics {
     /// That `rows` pixels have the statistics: a batch's own are of two pixels or more.
     pub(crate) fn check(self, rows: usize) -> Result<()> {
-        if self == Self::Running || rows >= 2 {
-            return Ok(());
-        }
-        let expected = "at least two rows".to_string();
-        Err(crate::Error::Shape { what: "x", expected, found: rows.to_string() })
+        if self == Self::Running { Ok(()) } else { check_batch(rows) }
     }
 }
 

@@ -37,12 +37,12 @@ pub fn conv2d<B: Backend>(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let shape = Conv2dShape::of(x, w, stride, padding)?;
+    let shape = Conv2dShape::from_tensors(x, w, stride, padding)?;
     let weight = w.contiguous()?;
     let filter = backend.filters(&[&weight])?.swap_remove(0); // one for each weight
     let images = backend.images(x)?;
     let y = backend.convolve(&shape, Input::Plain(&images), &filter, None)?;
-    let dims = [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels];
+    let dims = shape.output_dims();
     let backward = Convolution { backend: backend.clone(), shape, images, filter };
     let y = node(backend.store_images(&y, dims)?, dims.to_vec(), &[x, w], backward)?;
     Ok(y.permute((0, 3, 1, 2))?)
@@ -63,10 +63,7 @@ impl<B: Backend> autograd::Backward for Convolution<B> {
     fn backward(&self, dy: &Tensor, needed: &[bool]) -> candle_core::Result<Vec<Option<Tensor>>> {
         let Self { backend, shape, images, filter } = self;
         let dy = backend.images(&dy.permute((0, 3, 1, 2))?)?;
-        let dx = || {
-            let dims = [shape.batch, shape.height, shape.width, shape.in_channels];
-            tensor(backend, backend.backward_input(shape, &dy, filter, None)?, dims)
-        };
+        let dx = || tensor(backend, backend.backward_input(shape, &dy, filter, None)?, shape.input_dims());
         let dw = || backend.gradients(vec![backend.backward_weight(shape, Input::Plain(images), &dy)?]);
         let dw = needed[1].then(dw).transpose()?.and_then(|mut dw| dw.pop());
         Ok(vec![needed[0].then(dx).transpose()?, dw])

@@ -26,7 +26,9 @@ pub(super) fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]
     for c in 0..channels {
         let (first, second) = (first[c] / rows as f64, second[c] / rows as f64);
         mean[c] = (f64::from(pilot[c]) + first) as f32;
-        var[c] = (second - first * first).max(0.) as f32;
+        let variance = second - first * first;
+        // Below zero by rounding only. A NaN stays a NaN.
+        var[c] = if variance < 0. { 0. } else { variance as f32 };
     }
 }
 
@@ -109,7 +111,7 @@ impl Terms for Gradients<'_> {
     fn at<V: F32x16>(&self, element: usize, channel: usize, lanes: usize) -> (V, V) {
         let x = load::<V>(self.x, element, lanes);
         let grad =
-            load::<V>(self.grad, element, lanes).where_positive(affine(x, self.activation, channel, lanes));
+            load::<V>(self.grad, element, lanes).through_relu(affine(x, self.activation, channel, lanes));
         (grad, x - load(self.mean, channel, lanes))
     }
 }
@@ -214,7 +216,7 @@ impl Algorithm for Apply<'_> {
     fn run<V: F32x16>(self) {
         let Self { x, activation, y } = self;
         for (element, channel, lanes) in vectors(x.len(), activation.scale.len()) {
-            let value = affine(load::<V>(x, element, lanes), activation, channel, lanes).max(V::zero());
+            let value = affine(load::<V>(x, element, lanes), activation, channel, lanes).relu();
             store(value, y, element, lanes);
         }
     }
@@ -238,8 +240,7 @@ impl Algorithm for Backward<'_> {
         let Self { x, activation, mean, factor, summand, add, grad } = self;
         for (element, channel, lanes) in vectors(x.len(), mean.len()) {
             let x = load::<V>(x, element, lanes);
-            let open = affine(x, activation, channel, lanes);
-            let direct = load::<V>(grad, element, lanes).where_positive(open);
+            let direct = load::<V>(grad, element, lanes).through_relu(affine(x, activation, channel, lanes));
             let centered = x - load(mean, channel, lanes);
             let through = centered.mul_add(load(factor, channel, lanes), load(summand, channel, lanes));
             let mut dx = direct.mul_add(load(activation.scale, channel, lanes), through);

@@ -95,7 +95,8 @@ template <typename T> static __device__ void statistics(const batch_norm_statist
         for (int j = 0; j < 8; ++j) {
             float mean = sum.v[j] * share;
             means[threadIdx.x * 8 + j] = (shift.v[j] - origins[lane * 8 + j]) + mean;
-            squares[threadIdx.x * 8 + j] = fmaxf(square.v[j] - sum.v[j] * mean, 0.0f);
+            float around = square.v[j] - sum.v[j] * mean;
+            squares[threadIdx.x * 8 + j] = around < 0.0f ? 0.0f : around; // below zero by rounding only; a NaN stays one
         }
     }
     __syncthreads();
@@ -255,13 +256,14 @@ struct batch_norm_backward_arguments {
     int pitch, channels;
 };
 
-// The gradient with respect to the normalized x: that of the ReLU's (and mask's) output where the ReLU was open.
+// The gradient with respect to the normalized x: that of the ReLU's (and mask's) output where the ReLU was open, which it
+// is at a NaN too.
 static __device__ __forceinline__ Eight through_relu(Eight grad, Eight x, Eight scale, Eight shift, const Mask &mask,
                                                      unsigned long long element) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
         if (mask.threshold) grad.v[j] *= mask_factor(mask, element + j);
-        if (!(fmaf(x.v[j], scale.v[j], shift.v[j]) > 0.0f)) grad.v[j] = 0.0f;
+        if (fmaf(x.v[j], scale.v[j], shift.v[j]) <= 0.0f) grad.v[j] = 0.0f;
     }
     return grad;
 }

@@ -339,4 +339,9 @@ fn a_value_that_is_no_number_stays_one() {
     case.x[5] = f32::NAN;
     let found = case.run(&module, Order::Ascending);
     assert!((0..6).all(|row| found.y[4 * row + 1].is_nan() && !found.y[4 * row].is_nan()));
+    assert!(found.affine.iter().all(|values| values[1].is_nan() && values[0].is_finite()));
+    // The ReLU lets the gradient pass there.
+    let passed: f32 = case.dy.iter().skip(1).step_by(4).sum();
+    assert!((found.dbeta[1] - passed).abs() <= 1e-5 && found.dgamma[1].is_nan());
+    assert!((0..6).all(|row| found.dx[4 * row + 1].is_nan() && found.dx[4 * row].is_finite()));
 }

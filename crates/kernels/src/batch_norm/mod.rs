@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! mean = sum(x) / n        var = sum((x - mean)^2) / n        inv_std = 1 / sqrt(var + eps)
-//! y = max(0, gamma (x - mean) inv_std + beta) = max(0, x scale + shift)
+//! y = relu(gamma (x - mean) inv_std + beta) = relu(x scale + shift)
 //! ```
 //!
 //! [`statistics`] computes the first line, [`scale_shift`] turns it into an [`Activation`], and [`apply`]
@@ -81,14 +81,15 @@ pub fn scale_shift(gamma: &[f32], beta: &[f32], mean: &[f32], var: &[f32], eps: 
 /// `values` elements each, at least two. In candle's operations, for any device and float type.
 ///
 /// # Errors
-/// candle's, where an operand does not fit.
+/// [`Error::Shape`] for fewer than two elements; candle's, where an operand does not fit.
 pub fn track(
     norm: &BatchNormState,
     mean: &Tensor,
     variance: &Tensor,
     values: usize,
     moves: bool,
-) -> candle_core::Result<()> {
+) -> Result<()> {
+    check_batch(values)?;
     let count = norm.num_batches_tracked.as_detached_tensor();
     norm.num_batches_tracked.set(&(&count + count.ones_like()?)?)?;
     if moves {
@@ -139,14 +140,12 @@ pub struct Forward<'a> {
 /// mean far from zero does no harm.
 ///
 /// # Errors
-/// [`Error::Shape`] where `x` holds no whole number of rows, or none, or `var` has another length than
+/// [`Error::Shape`] where `x` holds no whole number of rows or fewer than two, or `var` has another length than
 /// `mean`.
 pub fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
     check_rows("x", mean.len(), x.len())?;
     check_len("var", mean.len(), var.len())?;
-    if x.is_empty() {
-        return Err(Error::Shape { what: "x", expected: "at least one row".into(), found: "none".into() });
-    }
+    check_batch(x.len() / mean.len())?;
     let _span = span::enter(
         "batch_norm statistics",
         format_args!("{} channels", mean.len()),
@@ -156,7 +155,7 @@ pub fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Re
     Ok(())
 }
 
-/// `y = max(0, x * scale + shift)`, for `x` and `y` of `[rows, channels]`.
+/// `y = relu(x * scale + shift)`, for `x` and `y` of `[rows, channels]`.
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
@@ -208,6 +207,16 @@ pub fn backward(
     let _span = span::enter("batch_norm backward", format_args!("{channels} channels"), cost);
     cpu::backward(ctx, forward, grad, add, dgamma, dbeta);
     Ok(())
+}
+
+/// That a batch's own statistics can be taken of so many rows: of one, every channel would be 0 after the norm, and the
+/// unbiased variance has no value.
+pub(crate) fn check_batch(rows: usize) -> Result<()> {
+    if rows >= 2 {
+        return Ok(());
+    }
+    let expected = "at least two rows (pixels of all images) for the batch's statistics".to_string();
+    Err(Error::Shape { what: "x", expected, found: rows.to_string() })
 }
 
 /// That a slice is rows of `channels` elements.

@@ -16,7 +16,7 @@ use crate::{Cpu, Error, Result};
 ///
 /// # Errors
 /// [`Error::Unsupported`] for another device or element type; [`Error::Shape`] where the shapes do not fit
-/// each other or `x` has no rows; an error of candle's where they have not these numbers of dimensions.
+/// each other or `x` has fewer than two pixels for each channel; an error of candle's where they have not these numbers of dimensions.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor, Var};

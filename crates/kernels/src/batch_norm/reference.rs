@@ -22,7 +22,7 @@ pub fn statistics(x: &[f32], mean: &mut [f32], var: &mut [f32]) {
 /// As [`batch_norm::apply`](super::apply).
 pub fn apply(x: &[f32], activation: Activation, y: &mut [f32]) {
     for (i, (&x, y)) in x.iter().zip(y).enumerate() {
-        *y = activated(x, activation, i % activation.scale.len()).max(0.) as f32;
+        *y = activation.apply(x, i % activation.scale.len()) as f32;
     }
 }
 
@@ -41,7 +41,7 @@ pub fn backward(
         let indices = || (c..x.len()).step_by(channels);
         let (mean, inv_std) = (f64::from(saved.mean[c]), f64::from(saved.inv_std[c]));
         let normalized = |i: usize| (f64::from(x[i]) - mean) * inv_std;
-        for i in indices().filter(|&i| activated(x[i], activation, c) <= 0.) {
+        for i in indices().filter(|&i| activation.apply(x[i], c) <= 0.) {
             grad[i] = 0.;
         }
         let sum: f64 = indices().map(|i| f64::from(grad[i])).sum();
@@ -57,8 +57,4 @@ pub fn backward(
             grad[i] = (dx + add.map_or(0., |add| f64::from(add[i]))) as f32;
         }
     }
-}
-
-fn activated(x: f32, activation: Activation, c: usize) -> f64 {
-    f64::from(x) * f64::from(activation.scale[c]) + f64::from(activation.shift[c])
 }

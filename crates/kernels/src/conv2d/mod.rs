@@ -21,9 +21,7 @@
 //!
 //! ```
 //! use wrn_sam_kernels::{Cpu, conv2d::{self, Conv2dShape}};
-//! let shape = Conv2dShape {
-//!     batch: 1, height: 3, width: 3, in_channels: 1, out_channels: 1, kernel: 3, stride: 1, padding: 1,
-//! };
+//! let shape = Conv2dShape::new([1, 3, 3, 1], 1, 3, 1, 1)?; // one image, kernel 3, stride 1, padding 1
 //! let (x, w) = ([1f32; 9], [1f32; 9]);
 //! let mut y = [0f32; 9];
 //! conv2d::forward(Cpu::shared(), &shape, &x, None, &w, None, &mut y)?;
@@ -48,36 +46,50 @@ use crate::span::{self, Cost};
 use crate::{Cpu, Error, Result};
 
 /// The shape of a convolution with a square kernel, the same stride in both directions and the same zero
-/// padding on all four sides.
+/// padding on all four sides: one that a convolution can have, and whose tensors' lengths do not overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dShape {
-    /// Images `N`.
-    pub batch: usize,
-    /// Input rows `H`.
-    pub height: usize,
-    /// Input columns `W`.
-    pub width: usize,
-    /// Input channels `C`.
-    pub in_channels: usize,
-    /// Output channels `O`.
-    pub out_channels: usize,
-    /// Side of the kernel.
-    pub kernel: usize,
-    /// Step between neighboring outputs, in input pixels.
-    pub stride: usize,
-    /// Zeros put around the (activated) input.
-    pub padding: usize,
+    pub(crate) batch: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) in_channels: usize,
+    pub(crate) out_channels: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
 }
 
 /// The size of a product from which on Winograd's algorithm is used.
 const WINOGRAD_FLOPS: u64 = 1 << 27;
 
 impl Conv2dShape {
-    /// That of images `x`, `[N, C, H, W]`, and kernels `w`, `[O, C, kernel, kernel]`.
+    /// A convolution of images `[N, H, W, C]` of the dimensions `input` to `out_channels` channels, with a kernel of
+    /// `kernel` by `kernel`, `stride` input pixels from one output to the next, and `padding` zeros on each side.
     ///
     /// # Errors
-    /// [`Error::Shape`] where they do not fit each other; an error of candle's where they are not of four dimensions.
-    pub fn of(x: &Tensor, w: &Tensor, stride: usize, padding: usize) -> Result<Self> {
+    /// [`Error::Shape`] where a size other than the batch and the padding is 0, where the kernel is larger than the
+    /// padded image, or where a tensor of the shape does not fit the address space.
+    pub fn new(
+        input: [usize; 4],
+        out_channels: usize,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self> {
+        let [batch, height, width, in_channels] = input;
+        // A stride beyond the padded image gives one output, as that of its size does.
+        let stride = stride.min(height.max(width).saturating_add(padding.saturating_mul(2)));
+        let shape = Self { batch, height, width, in_channels, out_channels, kernel, stride, padding };
+        shape.check()?;
+        Ok(shape)
+    }
+
+    /// The convolution of images `x`, `[N, C, H, W]`, with kernels `w`, `[O, C, kernel, kernel]`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and where `x` and `w` do not fit each other; an error of candle's where they are not of
+    /// four dimensions.
+    pub fn from_tensors(x: &Tensor, w: &Tensor, stride: usize, padding: usize) -> Result<Self> {
         let (batch, in_channels, height, width) = x.dims4()?;
         let (out_channels, weight_channels, kernel, kernel_width) = w.dims4()?;
         let mismatch = |what, expected: usize, found: usize| {
@@ -90,49 +102,60 @@ impl Conv2dShape {
         if kernel_width != kernel {
             return mismatch("kernel width (as its height)", kernel, kernel_width);
         }
-        let shape = Self { batch, height, width, in_channels, out_channels, kernel, stride, padding };
-        shape.check()?;
-        Ok(shape)
+        Self::new([batch, height, width, in_channels], out_channels, kernel, stride, padding)
     }
 
-    /// Output rows.
-    pub fn out_height(&self) -> usize {
-        self.out_size(self.height)
+    /// The input's dimensions `[N, H, W, C]`.
+    pub fn input_dims(&self) -> [usize; 4] {
+        [self.batch, self.height, self.width, self.in_channels]
     }
 
-    /// Output columns.
-    pub fn out_width(&self) -> usize {
-        self.out_size(self.width)
+    /// The weight's dimensions `[O, C, kernel, kernel]`.
+    pub fn weight_dims(&self) -> [usize; 4] {
+        [self.out_channels, self.in_channels, self.kernel, self.kernel]
     }
 
-    fn out_size(&self, size: usize) -> usize {
-        (size + 2 * self.padding + 1).saturating_sub(self.kernel).div_ceil(self.stride)
+    /// The output's dimensions `[N, H, W, O]`.
+    pub fn output_dims(&self) -> [usize; 4] {
+        [self.batch, self.out_height(), self.out_width(), self.out_channels]
     }
 
     /// Elements of the input.
     pub fn input_len(&self) -> usize {
-        self.batch * self.height * self.width * self.in_channels
+        self.input_dims().iter().product()
     }
 
     /// Elements of the weight.
     pub fn weight_len(&self) -> usize {
-        self.out_channels * self.in_channels * self.kernel * self.kernel
+        self.weight_dims().iter().product()
     }
 
     /// Elements of the output.
     pub fn output_len(&self) -> usize {
-        self.batch * self.out_height() * self.out_width() * self.out_channels
+        self.output_dims().iter().product()
     }
 
     /// Floating-point operations of each of the three products, counted as the direct convolution's
-    /// multiplications and additions (padding included), however it is computed.
+    /// multiplications and additions (padding included), however it is computed. At most `u64::MAX`.
     pub fn flops(&self) -> u64 {
-        2 * self.output_len() as u64 * (self.in_channels * self.kernel * self.kernel) as u64
+        let products = (self.in_channels as u64).saturating_mul((self.kernel * self.kernel) as u64);
+        (2 * self.output_len() as u64).saturating_mul(products)
     }
 
-    /// Whether the shape is one that a convolution can have: at least one pixel, channel and step, and no
-    /// length that overflows.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn out_height(&self) -> usize {
+        self.out_size(self.height)
+    }
+
+    pub(crate) fn out_width(&self) -> usize {
+        self.out_size(self.width)
+    }
+
+    fn out_size(&self, size: usize) -> usize {
+        (size + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    /// That a convolution can have this shape, and that none of its tensors' lengths overflows.
+    fn check(&self) -> Result<()> {
         let error = |what, expected: &str, found: usize| {
             Err(Error::Shape { what, expected: expected.into(), found: found.to_string() })
         };
@@ -149,7 +172,7 @@ impl Conv2dShape {
                 return error(what, "at least 1", value);
             }
         }
-        // Half of the address space for every product of dimensions below, far beyond what memory holds.
+        // Half of the address space for every product of dimensions, far beyond what memory holds.
         let padded = |size: usize| padding.checked_mul(2)?.checked_add(size);
         let product = |factors: [Option<usize>; 4]| {
             let product =
@@ -158,7 +181,9 @@ impl Conv2dShape {
         };
         let (padded_height, padded_width) = (padded(height), padded(width));
         let channels = Some(in_channels.max(out_channels));
-        if product([Some(self.batch.max(1)), padded_height, padded_width, channels]).is_none() {
+        // The first covers the tensors, the second the step from one line of outputs to the next.
+        let lines = [Some(self.batch.max(1)), padded_height, padded_width, channels];
+        if product(lines).is_none() || product([Some(stride), Some(1), padded_width, channels]).is_none() {
             return error("batch", "a convolution that fits the address space", self.batch);
         }
         if product([Some(in_channels), Some(out_channels), Some(kernel), Some(kernel)]).is_none() {
@@ -198,8 +223,8 @@ impl fmt::Display for Conv2dShape {
     }
 }
 
-/// A batch norm and ReLU in front of a convolution: `a = max(0, x * scale[c] + shift[c])`. The padding is
-/// zero after it.
+/// A batch norm and ReLU in front of a convolution: `a = relu(x * scale[c] + shift[c])`, where `relu(z)` is 0 for
+/// `z < 0`, else `z`. So a NaN stays a NaN. The padding is zero after it.
 #[derive(Clone, Copy, Debug)]
 pub struct Activation<'a> {
     /// One factor for each input channel.
@@ -209,6 +234,12 @@ pub struct Activation<'a> {
 }
 
 impl Activation<'_> {
+    /// `x` of a channel, activated in `f64`: what the references compute.
+    pub(crate) fn apply(&self, x: f32, channel: usize) -> f64 {
+        let z = f64::from(x) * f64::from(self.scale[channel]) + f64::from(self.shift[channel]);
+        if z < 0. { 0. } else { z }
+    }
+
     /// That `channels` factors and summands are there.
     pub(crate) fn check(&self, channels: usize) -> Result<()> {
         check_len("activation scale", channels, self.scale.len())?;
@@ -229,7 +260,7 @@ pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Re
 /// `x` is `[N, H, W, C]`, `w` `[O, C, kernel, kernel]`, `add` and `y` `[N, out_height, out_width, O]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
+/// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn forward(
     ctx: &Cpu,
     shape: &Conv2dShape,
@@ -239,7 +270,6 @@ pub fn forward(
     add: Option<&[f32]>,
     y: &mut [f32],
 ) -> Result<()> {
-    shape.check()?;
     check_len("x", shape.input_len(), x.len())?;
     check_len("w", shape.weight_len(), w.len())?;
     check_len("y", shape.output_len(), y.len())?;
@@ -260,7 +290,7 @@ pub fn forward(
 /// `dy` is `[N, out_height, out_width, O]`, `w` `[O, C, kernel, kernel]`, `add` and `dx` `[N, H, W, C]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
+/// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn backward_input(
     ctx: &Cpu,
     shape: &Conv2dShape,
@@ -269,7 +299,6 @@ pub fn backward_input(
     add: Option<&[f32]>,
     dx: &mut [f32],
 ) -> Result<()> {
-    shape.check()?;
     check_len("dy", shape.output_len(), dy.len())?;
     check_len("w", shape.weight_len(), w.len())?;
     check_len("dx", shape.input_len(), dx.len())?;
@@ -289,7 +318,7 @@ pub fn backward_input(
 /// O]`, `dw` `[O, C, kernel, kernel]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where a slice's length is not the shape's, or the shape is none.
+/// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn backward_weight(
     ctx: &Cpu,
     shape: &Conv2dShape,
@@ -298,7 +327,6 @@ pub fn backward_weight(
     dy: &[f32],
     dw: &mut [f32],
 ) -> Result<()> {
-    shape.check()?;
     check_backward_weight(shape, x, activation, dy)?;
     check_len("dw", shape.weight_len(), dw.len())?;
     let _span = span::enter("conv2d backward_weight", shape, shape.cost(None));
@@ -318,7 +346,6 @@ pub(crate) fn new_backward_weight(
     activation: Option<Activation>,
     dy: &[f32],
 ) -> Result<Vec<f32>> {
-    shape.check()?;
     let len = shape.weight_len();
     if !shape.is_winograd() {
         let mut dw = vec![0.0; len];

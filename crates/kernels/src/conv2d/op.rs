@@ -32,7 +32,7 @@ use crate::{Cpu, Result};
 pub fn conv2d(x: &Tensor, w: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
     cpu_f32("conv2d", x)?;
     cpu_f32("conv2d", w)?;
-    let shape = Conv2dShape::of(x, w, stride, padding)?;
+    let shape = Conv2dShape::from_tensors(x, w, stride, padding)?;
     let y = x.apply_op2(&w.contiguous()?, Conv2d(shape))?;
     Ok(y.permute((0, 3, 1, 2))?)
 }
@@ -57,8 +57,7 @@ impl CustomOp2 for Conv2d {
         let w = contiguous(w.as_slice()?, w_layout)?;
         let mut y = vec![0f32; shape.output_len()];
         forward(ctx, shape, &x, None, w, None, &mut y)?;
-        let dims = (shape.batch, shape.out_height(), shape.out_width(), shape.out_channels);
-        Ok((CpuStorage::F32(y), dims.into()))
+        Ok((CpuStorage::F32(y), Shape::from(&shape.output_dims())))
     }
 
     fn bwd(

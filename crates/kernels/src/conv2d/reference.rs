@@ -76,10 +76,7 @@ fn each_product(shape: &Conv2dShape, mut product: impl FnMut(usize, usize, usize
 fn activated(shape: &Conv2dShape, x: &[f32], activation: Option<Activation>) -> Vec<f64> {
     let activate = |(i, &x): (usize, &f32)| match activation {
         None => f64::from(x),
-        Some(Activation { scale, shift }) => {
-            let c = i % shape.in_channels;
-            (f64::from(x) * f64::from(scale[c]) + f64::from(shift[c])).max(0.)
-        }
+        Some(activation) => activation.apply(x, i % shape.in_channels),
     };
     x.iter().enumerate().map(activate).collect()
 }

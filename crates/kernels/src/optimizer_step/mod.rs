@@ -109,14 +109,17 @@ impl AdamWStep {
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
 pub fn power_sums(ctx: &Cpu, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]) -> Result<Vec<f64>> {
-    parameters.iter().try_for_each(|(w, gradient)| check(w, "gradient", gradient))?;
+    let gradients = parameters.iter().map(|(w, gradient)| operand(w, gradient, &[]));
+    let gradients = gradients.collect::<Result<Vec<_>>>()?;
+    let parameters: Vec<_> =
+        parameters.iter().zip(&gradients).map(|((w, _), gradient)| (*w, gradient)).collect();
     let mut sums = vec![0.0; parameters.len()];
     let mut rest = Vec::new();
     for (index, (w, gradient)) in parameters.iter().enumerate() {
         if is_fused(w) {
             let streams = if ball.adaptive { 2 } else { 1 };
             let _span = span::enter("power_sums", "all parameters", Cost::passes(streams, w.elem_count()));
-            sums[index] = cpu::power_sum(ctx, ball, w, &gradient.contiguous()?)?;
+            sums[index] = cpu::power_sum(ctx, ball, w, gradient)?;
         } else {
             rest.push(index);
         }
@@ -132,7 +135,8 @@ pub fn power_sums(ctx: &Cpu, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]
 /// were left in `old`. What `old` held before does not matter.
 ///
 /// # Errors
-/// A gradient or `old` of another shape, type or device than the variable's, or an `old` that is `w` itself.
+/// A gradient or `old` of another shape, type or device than the variable's, or an `old` that is `w` itself or shares
+/// its memory with the gradient.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -186,7 +190,8 @@ pub fn restore(w: &Var, old: &Var) -> Result<()> {
 /// buffer of zeros and no dampening.
 ///
 /// # Errors
-/// A gradient or buffer of another shape, type or device than the variable's, or a buffer that is `w` itself.
+/// A gradient or buffer of another shape, type or device than the variable's, or a buffer that is `w` itself or shares
+/// its memory with the gradient.
 pub fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
     let gradient = sgd_operand(w, gradient, buffer)?;
     if is_fused(w) {
@@ -205,8 +210,8 @@ pub fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &S
 /// w ← w - learning_rate / (1 - beta1ᵗ) · m / (√v / √(1 - beta2ᵗ) + epsilon).
 ///
 /// # Errors
-/// A gradient, `m` or `v` of another shape, type or device than the variable's, or two of the variables the
-/// same one.
+/// A gradient, `m` or `v` of another shape, type or device than the variable's, two of the variables the same one, or a
+/// gradient that shares its memory with `m` or `v`.
 pub fn adamw(ctx: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
     let gradient = adamw_operand(w, gradient, m, v)?;
     if is_fused(w) {
@@ -382,14 +387,22 @@ fn check_state(w: &Var, what: &'static str, state: &Var) -> Result<()> {
     Ok(())
 }
 
-/// The gradient as the passes take it: like `w`, contiguous, and with memory of its own; beside states that are like `w`
-/// and, all of them, not the same variable twice.
+/// The gradient as the passes take it: like `w`, contiguous, and with memory of its own, which no pass writes. The states
+/// are like `w`, and no two of these variables are the same one; the gradient is none of the states.
 fn operand(w: &Var, gradient: &Tensor, states: &[(&'static str, &Var)]) -> Result<Tensor> {
     states.iter().try_for_each(|&(what, state)| check_state(w, what, state))?;
     for (index, (_, one)) in states.iter().enumerate() {
         states[index + 1..].iter().try_for_each(|&(what, other)| check_state(one, what, other))?;
     }
     check(w, "gradient", gradient)?;
+    if states.iter().any(|(_, state)| storage_of(state) == storage_of(gradient)) {
+        let expected = "a tensor apart from the optimizer's state".to_string();
+        return Err(Error::Shape {
+            what: "gradient",
+            expected,
+            found: "one that shares its memory".to_string(),
+        });
+    }
     let gradient = gradient.contiguous()?;
     Ok(if storage_of(w) == storage_of(&gradient) { gradient.copy()?.detach() } else { gradient })
 }

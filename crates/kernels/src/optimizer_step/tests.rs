@@ -221,6 +221,19 @@ fn operands_that_do_not_match_are_refused_and_nothing_moves() -> Result<()> {
     let m = var(3, 6);
     assert!(message(adamw(ctx, &w, &g, &m, &m.clone(), &ADAMW)).contains("second moment"));
     assert!(power_sums(ctx, &BALLS[0], &[(&w, &wide(&g))]).is_err());
+    // A gradient that is one of the states, or a view of it.
+    let v = var(4, 6);
+    let view = m.as_detached_tensor().reshape((2, 3))?.reshape(6)?;
+    for shared in [m.as_tensor(), &view] {
+        for result in [
+            perturb(ctx, &w, &m, shared, &BALLS[0], 1.0),
+            sgd(ctx, &w, shared, Some(&m), &SGD),
+            adamw(ctx, &w, shared, &m, &v, &ADAMW),
+            adamw(ctx, &w, shared, &v, &m, &ADAMW),
+        ] {
+            assert!(message(result).contains("apart from the optimizer's state"));
+        }
+    }
     assert_eq!(bits(&w), before);
     Ok(())
 }

@@ -69,8 +69,7 @@ impl Algorithm for Forward<'_> {
                     let mut line = V::zero();
                     for j in 0..window {
                         let x = load(x, (row * width + column * window + j) * channels + channel);
-                        line =
-                            line + affine.map_or(x, |(scale, shift)| x.mul_add(scale, shift).max(V::zero()));
+                        line = line + affine.map_or(x, |(scale, shift)| x.mul_add(scale, shift).relu());
                     }
                     sum = sum + line;
                 }

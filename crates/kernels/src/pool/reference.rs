@@ -14,9 +14,7 @@ pub fn forward(shape: &PoolShape, x: &[f32], activation: Option<Activation>, y: 
     each_pixel(shape, |input, output, c| {
         sums[output] += match activation {
             None => f64::from(x[input]),
-            Some(Activation { scale, shift }) => {
-                (f64::from(x[input]) * f64::from(scale[c]) + f64::from(shift[c])).max(0.)
-            }
+            Some(activation) => activation.apply(x[input], c),
         };
     });
     y.iter_mut().zip(sums).for_each(|(y, sum)| *y = (sum / area) as f32);

@@ -3,15 +3,16 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Mul, Sub};
 
-use super::{Algorithm, F32x16, LANES};
+use super::{F32x16, LANES, UncheckedAlgorithm};
 
 /// Runs `algorithm` with this instruction set.
 ///
 /// # Safety
-/// The processor has AVX2 and FMA.
+/// The processor has AVX2 and FMA, and what the algorithm asks of its caller holds.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run<A: Algorithm>(algorithm: A) -> A::Output {
-    algorithm.run::<Vector>()
+pub(super) unsafe fn run<A: UncheckedAlgorithm>(algorithm: A) -> A::Output {
+    // SAFETY: the caller's promise.
+    unsafe { algorithm.run_unchecked::<Vector>() }
 }
 
 // SAFETY of every block below: a `Vector` reaches an algorithm only through `run`, so the processor has AVX2
@@ -134,18 +135,21 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
-        unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
+    fn relu(self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and another number, the instruction takes its second operand.
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            Self(_mm256_max_ps(zero, self.0), _mm256_max_ps(zero, self.1))
+        }
     }
 
     #[inline(always)]
-    fn where_positive(self, condition: Self) -> Self {
+    fn through_relu(self, input: Self) -> Self {
         // SAFETY: see `Vector`.
         unsafe {
             let zero = _mm256_setzero_ps();
-            let low = _mm256_cmp_ps::<_CMP_GT_OQ>(condition.0, zero);
-            let high = _mm256_cmp_ps::<_CMP_GT_OQ>(condition.1, zero);
+            let low = _mm256_cmp_ps::<_CMP_NLE_UQ>(input.0, zero);
+            let high = _mm256_cmp_ps::<_CMP_NLE_UQ>(input.1, zero);
             Self(_mm256_and_ps(low, self.0), _mm256_and_ps(high, self.1))
         }
     }

@@ -3,15 +3,16 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Mul, Sub};
 
-use super::{Algorithm, F32x16, LANES};
+use super::{F32x16, LANES, UncheckedAlgorithm};
 
 /// Runs `algorithm` with this instruction set.
 ///
 /// # Safety
-/// The processor has AVX-512F.
+/// The processor has AVX-512F, and what the algorithm asks of its caller holds.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn run<A: Algorithm>(algorithm: A) -> A::Output {
-    algorithm.run::<Vector>()
+pub(super) unsafe fn run<A: UncheckedAlgorithm>(algorithm: A) -> A::Output {
+    // SAFETY: the caller's promise.
+    unsafe { algorithm.run_unchecked::<Vector>() }
 }
 
 // SAFETY of every block below: a `Vector` reaches an algorithm only through `run`, so the processor has
@@ -110,17 +111,17 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
-        Self(unsafe { _mm512_max_ps(self.0, other.0) })
+    fn relu(self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and another number, the instruction takes its second operand.
+        Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
     }
 
     #[inline(always)]
-    fn where_positive(self, condition: Self) -> Self {
+    fn through_relu(self, input: Self) -> Self {
         // SAFETY: see `Vector`.
         unsafe {
-            let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(condition.0, _mm512_setzero_ps());
-            Self(_mm512_maskz_mov_ps(positive, self.0))
+            let open = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(input.0, _mm512_setzero_ps());
+            Self(_mm512_maskz_mov_ps(open, self.0))
         }
     }
 

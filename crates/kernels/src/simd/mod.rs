@@ -1,9 +1,11 @@
 //! Vectors of sixteen `f32`, and the one place where an instruction set is chosen.
 //!
 //! An algorithm is written once, over [`F32x16`], as an [`Algorithm`]; [`InstructionSet::dispatch`]
-//! compiles it for every instruction set and runs the one asked for. The vector types are private to this
-//! module and reach an algorithm only through `dispatch`, which checks the processor first; so whoever holds
-//! a `V: F32x16` may use it, and its arithmetic is safe to call.
+//! compiles it for every instruction set and runs the one asked for. An algorithm that trusts its caller, because it
+//! reads or writes through pointers, is an [`UncheckedAlgorithm`] and runs by
+//! [`InstructionSet::dispatch_unchecked`]. The vector types are private to this module and reach an algorithm only
+//! through these, which check the processor first; so whoever holds a `V: F32x16` may use it, and its arithmetic is
+//! safe to call.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -61,15 +63,25 @@ impl InstructionSet {
     /// Call it inside a parallel section's task, not around the section: the code of a task is compiled
     /// where its closure is written.
     pub(crate) fn dispatch<A: Algorithm>(self, algorithm: A) -> A::Output {
+        // SAFETY: an `Algorithm` asks nothing of its caller.
+        unsafe { self.dispatch_unchecked(algorithm) }
+    }
+
+    /// As [`dispatch`](Self::dispatch), for an algorithm that trusts its caller.
+    ///
+    /// # Safety
+    /// What the algorithm's page says.
+    pub(crate) unsafe fn dispatch_unchecked<A: UncheckedAlgorithm>(self, algorithm: A) -> A::Output {
         assert!(self.is_available(), "this processor has no {self:?}");
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has the instruction set (asserted above).
-            Self::Avx512 => unsafe { avx512::run(algorithm) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Self::Avx2 => unsafe { avx2::run(algorithm) },
-            _ => algorithm.run::<portable::Vector>(),
+        // SAFETY: the processor has the instruction set (asserted above); the rest is the caller's promise.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => avx512::run(algorithm),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => avx2::run(algorithm),
+                _ => algorithm.run_unchecked::<portable::Vector>(),
+            }
         }
     }
 }
@@ -84,6 +96,24 @@ pub(crate) trait Algorithm {
     type Output;
 
     fn run<V: F32x16>(self) -> Self::Output;
+}
+
+/// An [`Algorithm`] that trusts its caller: its page says for what.
+pub(crate) trait UncheckedAlgorithm {
+    type Output;
+
+    /// # Safety
+    /// What the type's page says.
+    unsafe fn run_unchecked<V: F32x16>(self) -> Self::Output;
+}
+
+impl<A: Algorithm> UncheckedAlgorithm for A {
+    type Output = A::Output;
+
+    #[inline(always)]
+    unsafe fn run_unchecked<V: F32x16>(self) -> A::Output {
+        self.run::<V>()
+    }
 }
 
 /// A vector of sixteen `f32`.
@@ -143,11 +173,12 @@ pub(crate) trait F32x16: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Ou
     /// `self * factor + addend`, rounded once where the instruction set can.
     fn mul_add(self, factor: Self, addend: Self) -> Self;
 
-    /// The larger of the two in every lane (either one, where one is not a number).
-    fn max(self, other: Self) -> Self;
+    /// Zero in the lanes below zero, the others as they are: a NaN stays a NaN.
+    fn relu(self) -> Self;
 
-    /// This vector in the lanes where `condition > 0`, zero in the others.
-    fn where_positive(self, condition: Self) -> Self;
+    /// The gradient of [`relu`](Self::relu) at `input`, for this gradient of its output: zero in the lanes where
+    /// `input <= 0`, this vector in the others. So it passes where the input is a NaN, as in PyTorch.
+    fn through_relu(self, input: Self) -> Self;
 
     /// Transposes sixteen rows of sixteen.
     fn transpose(rows: &mut [Self; LANES]);
@@ -209,8 +240,25 @@ mod tests {
             assert_eq!(lanes(x + y), expect(|x, y| x + y));
             assert_eq!(lanes(x - y), expect(|x, y| x - y));
             assert_eq!(lanes(x * y), expect(|x, y| x * y));
-            assert_eq!(lanes(x.max(y)), expect(f32::max));
-            assert_eq!(lanes(y.where_positive(x + y)), expect(|x, y| if x + y > 0.0 { y } else { 0.0 }));
+            assert_eq!(lanes((x + y).relu()), expect(|x, y| (x + y).max(0.0)));
+            assert_eq!(lanes(y.through_relu(x + y)), expect(|x, y| if x + y > 0.0 { y } else { 0.0 }));
+            let special = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1.0, -1.0];
+            let special: [f32; LANES] = std::array::from_fn(|i| special[i % 8]);
+            // SAFETY: sixteen elements.
+            let z = unsafe { V::load(special.as_ptr()) };
+            for (i, (relu, gradient)) in lanes(z.relu()).into_iter().zip(lanes(y.through_relu(z))).enumerate()
+            {
+                let (expected, open) = match special[i] {
+                    x if x.is_nan() => (x, true),
+                    x => (x.max(0.0), x > 0.0),
+                };
+                assert!(
+                    relu == expected || (relu.is_nan() && expected.is_nan()),
+                    "relu({}): {relu}",
+                    special[i]
+                );
+                assert_eq!(gradient, if open { b[i] } else { 0.0 }, "at {}", special[i]);
+            }
             assert_eq!(lanes(x.mul_add(y, V::splat(0.5))), expect(|x, y| x * y + 0.5));
             for len in 0..=LANES {
                 let mut out = [7f32; LANES];

@@ -102,13 +102,13 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        self.zip(other, |a, b| if a > b { a } else { b })
+    fn relu(self) -> Self {
+        self.zip(Self::zero(), |x, zero| if x < zero { zero } else { x })
     }
 
     #[inline(always)]
-    fn where_positive(self, condition: Self) -> Self {
-        self.zip(condition, |value, condition| if condition > 0.0 { value } else { 0.0 })
+    fn through_relu(self, input: Self) -> Self {
+        self.zip(input, |gradient, x| if x <= 0.0 { 0.0 } else { gradient })
     }
 
     #[inline(always)]

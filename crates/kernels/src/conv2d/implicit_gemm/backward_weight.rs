@@ -135,7 +135,7 @@ impl Correlate<'_> {
             // SAFETY: the window under each run has `kernel` lines from there on, and in each `kernel` pixels
             // from the last output pixel's first tap on; `b` has `width` rows for each run. `to` holds the
             // rows of all taps (asserted above) and is borrowed exclusively.
-            unsafe { product.compute(ctx.instruction_set()) };
+            unsafe { ctx.instruction_set().dispatch_unchecked(product) };
             base = Some(to.cast_const());
         }
     }

@@ -106,7 +106,7 @@ impl Convolve<'_> {
             // SAFETY: without runs no operand is read; otherwise the last element read of either is within it
             // (asserted above). The last one written is within `output`, and read within `add` (asserted
             // above); `output` is borrowed exclusively, and its pixels are `out_channels` or more apart.
-            unsafe { product.compute(ctx.instruction_set()) };
+            unsafe { ctx.instruction_set().dispatch_unchecked(product) };
             base = Some(output);
         }
     }

@@ -163,11 +163,11 @@ impl Algorithm for Activate<'_> {
                 unsafe {
                     if lanes == LANES {
                         let value = V::load(from).mul_add(V::load(scale), V::load(shift));
-                        value.max(V::zero()).store(to);
+                        value.relu().store(to);
                     } else {
                         let (scale, shift) = (V::load_partial(scale, lanes), V::load_partial(shift, lanes));
                         let value = V::load_partial(from, lanes).mul_add(scale, shift);
-                        value.max(V::zero()).store_partial(to, lanes);
+                        value.relu().store_partial(to, lanes);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use super::product::lanes_by_columns;
 use super::weight::WeightGradient;
 use super::{FREQUENCIES, Layout, Panels, Shared};
 use crate::Cpu;
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 
 /// Elements of the parts' sums together, where there are more than two parts.
 const PARTS_LEN: usize = 2 << 20;
@@ -60,35 +60,37 @@ fn by_tiles(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sum
 
     let mut buffer = ctx.buffer(parts * sums.len());
     let to = Shared(buffer.as_mut_ptr());
-    ctx.run(parts * groups, |task, _| {
+    ctx.run(parts * groups, |task| {
         let (part, group) = (task / groups, task % groups);
         let columns = group * columns..gradient.blocks().min((group + 1) * columns);
         let v = Layout { blocks: input.blocks(), rows };
         let z = Layout { blocks: columns.len(), rows };
         let mut scratch = ctx.buffer(v.len() + z.len());
         let (inputs, gradients) = scratch.split_at_mut(v.len());
-        ctx.instruction_set().dispatch(TileStretch {
-            input,
-            gradient,
-            tiles: part * stretch..tiles.min((part + 1) * stretch),
-            v,
-            inputs,
-            z,
-            gradients,
-            // SAFETY: a block within one part of the buffer.
-            to: unsafe { to.at(part * sums.len() + sums.at(columns.start, 0)) },
-            columns,
-            sums,
-        });
+        let tiles = part * stretch..tiles.min((part + 1) * stretch);
+        // SAFETY: the scratch is as long as both layouts; `to` is a block within one part of the buffer, and these columns
+        // of this part are this task's alone.
+        unsafe {
+            let to = to.at(part * sums.len() + sums.at(columns.start, 0));
+            let stretch = TileStretch { input, gradient, tiles, v, inputs, z, gradients, columns, to, sums };
+            ctx.instruction_set().dispatch_unchecked(stretch);
+        }
     });
-    ctx.run(sums.blocks, |out_block, _| {
-        // SAFETY: a block within the buffer.
-        let from = unsafe { to.at(sums.at(out_block, 0)) };
-        ctx.instruction_set().dispatch(TransformBack { dw, out_block, from, sums, parts });
+    ctx.run(sums.blocks, |out_block| {
+        // SAFETY: a block within the buffer, which holds `parts` of the layout; these output channels are this task's alone.
+        unsafe {
+            let from = to.at(sums.at(out_block, 0));
+            ctx.instruction_set().dispatch_unchecked(TransformBack { dw, out_block, from, sums, parts });
+        }
     });
 }
 
 /// Adds up the products of a stretch of tiles.
+///
+/// # Safety
+/// `inputs` and `gradients` are as long as their layouts `v` and `z`, which have as many rows; `to` is the place of the
+/// first of the columns in memory of the layout `sums`, of which nobody else reads or writes these columns meanwhile.
+/// The tiles and columns are those of the input and gradient.
 struct TileStretch<'a> {
     input: &'a Input<'a>,
     gradient: &'a Input<'a>,
@@ -104,16 +106,15 @@ struct TileStretch<'a> {
     sums: Layout,
 }
 
-impl Algorithm for TileStretch<'_> {
+impl UncheckedAlgorithm for TileStretch<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
+    unsafe fn run_unchecked<V: F32x16>(self) {
         let Self { input, gradient, tiles, v, inputs, z, gradients, columns, to, sums } = self;
         for first in tiles.clone().step_by(v.rows) {
             let block = first..tiles.end.min(first + v.rows);
-            // SAFETY: `inputs` and `gradients` have the layouts `v` and `z`, with rows for a block of tiles,
-            // `to` has `sums`; no other task touches these columns of this part.
+            // SAFETY: the caller's promise, for a block of its tiles.
             unsafe {
                 input.transform_patches::<V>(block.clone(), inputs.as_mut_ptr(), v);
                 gradient.transform_gradients::<V>(block.clone(), columns.clone(), gradients.as_mut_ptr(), z);
@@ -133,6 +134,10 @@ impl Algorithm for TileStretch<'_> {
 }
 
 /// Transforms the sum of all parts back, for one block of output channels.
+///
+/// # Safety
+/// `from` is this block's place in the first of `parts` of the layout `sums`, which follow each other and which nobody
+/// writes meanwhile; nobody else reads or writes the gradient of these output channels.
 struct TransformBack<'a> {
     dw: &'a WeightGradient<'a>,
     out_block: usize,
@@ -141,15 +146,14 @@ struct TransformBack<'a> {
     parts: usize,
 }
 
-impl Algorithm for TransformBack<'_> {
+impl UncheckedAlgorithm for TransformBack<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
+    unsafe fn run_unchecked<V: F32x16>(self) {
         let Self { dw, out_block, from, sums, parts } = self;
         let in_blocks = 0..sums.rows / LANES;
-        // SAFETY: `from` is this block in the first of `parts` with the layout `sums`; these output channels
-        // are this task's alone.
+        // SAFETY: the caller's promise.
         unsafe { dw.transform::<V>(in_blocks, out_block, from, sums, parts) };
         dw.finish();
     }
@@ -161,19 +165,23 @@ fn by_channels(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, 
     let mut inputs = ctx.buffer(v.len());
     let mut gradients = ctx.buffer(z.len());
     let (to_v, to_z) = (Shared(inputs.as_mut_ptr()), Shared(gradients.as_mut_ptr()));
-    ctx.run(tiles.div_ceil(TRANSFORM_TILES), |task, _| {
+    ctx.run(tiles.div_ceil(TRANSFORM_TILES), |task| {
         let tiles = task * TRANSFORM_TILES..tiles.min((task + 1) * TRANSFORM_TILES);
-        // SAFETY: a row within each buffer.
-        let (to_v, to_z) = unsafe { (to_v.at(tiles.start * LANES), to_z.at(tiles.start * LANES)) };
-        ctx.instruction_set().dispatch(TransformInput { input, tiles: tiles.clone(), to: to_v, layout: v });
-        ctx.instruction_set().dispatch(TransformGradient { gradient, tiles, to: to_z, layout: z });
+        // SAFETY: rows within the buffers, which have these layouts, and which no other task writes.
+        unsafe {
+            let (to, tiles_of_input) = (to_v.at(tiles.start * LANES), tiles.clone());
+            let input = TransformInput { input, tiles: tiles_of_input, to, layout: v };
+            ctx.instruction_set().dispatch_unchecked(input);
+            let gradient = TransformGradient { gradient, to: to_z.at(tiles.start * LANES), tiles, layout: z };
+            ctx.instruction_set().dispatch_unchecked(gradient);
+        }
     });
     let (square, panel) = if tiles <= DEPTH { (SQUARE, PANEL) } else { (LARGE_SQUARE, LARGE_SQUARE) };
     let sums = Layout { blocks: square, rows: square * LANES };
     let down = Panels::new(v.blocks, square, panel, 1);
     let across = Panels::new(z.blocks, square, panel, ctx.threads());
-    ctx.run(down.count * across.count, |task, _| {
-        ctx.instruction_set().dispatch(Panel {
+    ctx.run(down.count * across.count, |task| {
+        let panel = Panel {
             dw,
             in_blocks: down.blocks(task / across.count),
             out_blocks: across.blocks(task % across.count),
@@ -183,11 +191,16 @@ fn by_channels(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, 
             gradients: &gradients,
             sums,
             scratch: &mut ctx.buffer(sums.len()),
-        });
+        };
+        // SAFETY: each buffer is as long as its layout; no two panels share a pair of input and output channels.
+        unsafe { ctx.instruction_set().dispatch_unchecked(panel) };
     });
 }
 
 /// Transforms all channels of some tiles' gradients.
+///
+/// # Safety
+/// As [`Input::transform_gradients`].
 struct TransformGradient<'a> {
     gradient: &'a Input<'a>,
     tiles: Range<usize>,
@@ -195,18 +208,22 @@ struct TransformGradient<'a> {
     layout: Layout,
 }
 
-impl Algorithm for TransformGradient<'_> {
+impl UncheckedAlgorithm for TransformGradient<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
+    unsafe fn run_unchecked<V: F32x16>(self) {
         let Self { gradient, tiles, to, layout } = self;
-        // SAFETY: rows of a buffer with this layout, which no other task writes.
+        // SAFETY: the caller's promise.
         unsafe { gradient.transform_gradients::<V>(tiles, 0..layout.blocks, to, layout) }
     }
 }
 
 /// The gradient of the weights from a panel of input channels to a panel of output channels, square by square.
+///
+/// # Safety
+/// `inputs`, `gradients` and `scratch` are as long as their layouts `v`, `z` and `sums`, the first two with as many rows.
+/// The blocks are the weight's, and nobody else reads or writes its gradient there meanwhile.
 struct Panel<'a> {
     dw: &'a WeightGradient<'a>,
     in_blocks: Range<usize>,
@@ -220,11 +237,11 @@ struct Panel<'a> {
     scratch: &'a mut [f32],
 }
 
-impl Algorithm for Panel<'_> {
+impl UncheckedAlgorithm for Panel<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
+    unsafe fn run_unchecked<V: F32x16>(self) {
         let Self { dw, in_blocks, out_blocks, v, inputs, z, gradients, sums, scratch } = self;
         let square = sums.blocks;
         for out_first in out_blocks.clone().step_by(square) {
@@ -235,7 +252,7 @@ impl Algorithm for Panel<'_> {
                 for first in (0..v.rows).step_by(DEPTH) {
                     let depth = DEPTH.min(v.rows - first);
                     for frequency in 0..FREQUENCIES {
-                        // SAFETY: the operands have these layouts.
+                        // SAFETY: the caller's promise.
                         unsafe {
                             let v = v.matrix(inputs.as_ptr(), frequency, in_first, first);
                             let z = z.matrix(gradients.as_ptr(), frequency, out_first, first);
@@ -245,8 +262,7 @@ impl Algorithm for Panel<'_> {
                     }
                 }
                 for (column, out_block) in out_blocks.clone().enumerate() {
-                    // SAFETY: a block of `scratch`, which has the layout `sums`; these channels are this task's
-                    // alone.
+                    // SAFETY: a block of `scratch`; the rest is the caller's promise.
                     unsafe {
                         let from = scratch.as_ptr().add(sums.at(column, 0));
                         dw.transform::<V>(in_blocks.clone(), out_block, from, sums, 1);

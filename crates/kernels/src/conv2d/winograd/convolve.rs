@@ -15,7 +15,7 @@ use super::product::{Columns, rows_by_columns};
 use super::weight::Weight;
 use super::{FREQUENCIES, Layout, Panels, Shared};
 use crate::Cpu;
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 
 /// Elements of transformed weight up to which it is made whole.
 const WHOLE_WEIGHT: usize = 3 << 19;
@@ -55,10 +55,12 @@ fn by_tiles(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output, columns:
     let weights = Layout { blocks: output.blocks(), rows: input.channels };
     let mut buffer = ctx.buffer(weights.len());
     let u = Shared(buffer.as_mut_ptr());
-    ctx.run(output.blocks(), |block, _| {
-        // SAFETY: a block of columns within the buffer.
-        let to = unsafe { u.at(weights.at(block, 0)) };
-        ctx.instruction_set().dispatch(TransformWeights { weight, block, to, layout: weights });
+    ctx.run(output.blocks(), |block| {
+        // SAFETY: a block of columns within the buffer, which has the layout, and which no other task writes.
+        unsafe {
+            let to = u.at(weights.at(block, 0));
+            ctx.instruction_set().dispatch_unchecked(TransformWeights { weight, block, to, layout: weights });
+        }
     });
 
     let (v, m) = (Layout { blocks: input.blocks(), rows }, Layout { blocks: output.blocks(), rows });
@@ -66,17 +68,22 @@ fn by_tiles(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output, columns:
     // Several blocks in a row let each have the next one's pixels fetched; few enough that threads end
     // together.
     let stretch = rows * (tiles / (rows * TASKS * ctx.threads())).max(1);
-    ctx.run(tiles.div_ceil(stretch), |task, _| {
+    ctx.run(tiles.div_ceil(stretch), |task| {
         let mut scratch = ctx.buffer(v.len() + m.len());
         let (transformed, products) = scratch.split_at_mut(v.len());
         let tiles = task * stretch..tiles.min((task + 1) * stretch);
         let stretch =
             TileStretch { input, output, columns, u: &buffer, weights, tiles, v, transformed, m, products };
-        ctx.instruction_set().dispatch(stretch);
+        // SAFETY: each buffer is as long as its layout, whose rows are whole register blocks; the tiles are this task's
+        // alone.
+        unsafe { ctx.instruction_set().dispatch_unchecked(stretch) };
     });
 }
 
 /// Transforms the weights to one block of output channels.
+///
+/// # Safety
+/// `to` is this block's place in memory of this layout, which nobody else reads or writes meanwhile.
 struct TransformWeights<'a> {
     weight: &'a Weight<'a>,
     block: usize,
@@ -84,19 +91,24 @@ struct TransformWeights<'a> {
     layout: Layout,
 }
 
-impl Algorithm for TransformWeights<'_> {
+impl UncheckedAlgorithm for TransformWeights<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
+    unsafe fn run_unchecked<V: F32x16>(self) {
         let Self { weight, block, to, layout } = self;
         let in_blocks = layout.rows.div_ceil(LANES);
-        // SAFETY: a block of columns of a buffer with this layout, which no other task writes.
+        // SAFETY: the caller's promise.
         unsafe { weight.transform::<V>(0..in_blocks, block, to, layout) }
     }
 }
 
 /// A stretch of tiles, block by block from input to output.
+///
+/// # Safety
+/// `u`, `transformed` and `products` are as long as their layouts `weights`, `v` and `m`, the latter two with whole
+/// register blocks of rows ([`Columns::rows`]). The tiles are the input's and output's, and nobody else reads or writes
+/// the output's meanwhile.
 struct TileStretch<'a> {
     input: &'a Input<'a>,
     output: &'a Output<'a>,
@@ -110,16 +122,15 @@ struct TileStretch<'a> {
     products: &'a mut [f32],
 }
 
-impl Algorithm for TileStretch<'_> {
+impl UncheckedAlgorithm for TileStretch<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
+    unsafe fn run_unchecked<V: F32x16>(self) {
         let Self { input, output, columns, u, weights, tiles, v, transformed, m, products } = self;
         for first in tiles.clone().step_by(v.rows) {
             let block = first..tiles.end.min(first + v.rows);
-            // SAFETY: `u`, `transformed` and `products` have the layouts `weights`, `v` and `m`, the latter
-            // two with whole register blocks of rows; the tiles are this task's alone.
+            // SAFETY: the caller's promise, for a block of its tiles.
             unsafe {
                 input.transform_patches::<V>(block.clone(), transformed.as_mut_ptr(), v);
                 let next = block.end..tiles.end.min(block.end + v.rows);
@@ -151,39 +162,39 @@ fn by_channels(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output) {
         let v = Layout { blocks: input.blocks(), rows };
         let mut buffer = ctx.buffer(v.len());
         let to = Shared(buffer.as_mut_ptr());
-        ctx.run(tiles.len().div_ceil(TRANSFORM_TILES), |task, _| {
+        ctx.run(tiles.len().div_ceil(TRANSFORM_TILES), |task| {
             let row = task * TRANSFORM_TILES;
             let tiles = first + row..tiles.end.min(first + row + TRANSFORM_TILES);
-            // SAFETY: a row within the buffer.
-            let to = unsafe { to.at(row * LANES) };
-            ctx.instruction_set().dispatch(TransformInput { input, tiles, to, layout: v });
+            // SAFETY: rows within the buffer, which has the layout, and which no other task writes.
+            unsafe {
+                let to = to.at(row * LANES);
+                ctx.instruction_set().dispatch_unchecked(TransformInput { input, tiles, to, layout: v });
+            }
         });
         let panels = Panels::new(output.blocks(), PAIR, PANEL, ctx.threads());
-        ctx.run(panels.count, |panel, _| {
+        ctx.run(panels.count, |panel| {
             let blocks = panels.blocks(panel);
             let u = Layout { blocks: PAIR, rows: CHUNK.min(v.blocks) * LANES };
             let m = Layout { blocks: blocks.len(), rows };
             let mut scratch = ctx.buffer(u.len() + m.len());
             let (weights, products) = scratch.split_at_mut(u.len());
             let tiles = tiles.clone();
-            ctx.instruction_set().dispatch(Panel {
-                input,
-                weight,
-                output,
-                blocks,
-                tiles,
-                v,
-                transformed: &buffer,
-                u,
-                weights,
-                m,
-                products,
-            });
+            let transformed = &buffer;
+            let panel =
+                Panel { input, weight, output, blocks, tiles, v, transformed, u, weights, m, products };
+            // SAFETY: each buffer is as long as its layout, and `v` and `m` have whole register blocks of rows; these
+            // channels are this task's alone.
+            unsafe { ctx.instruction_set().dispatch_unchecked(panel) };
         });
     }
 }
 
 /// A panel of output channels, from weight to output.
+///
+/// # Safety
+/// `transformed`, `weights` and `products` are as long as their layouts `v`, `u` and `m`, the first and last with whole
+/// register blocks of rows ([`Columns::rows`]). Tiles and blocks are the output's, and nobody else reads or writes these
+/// meanwhile.
 struct Panel<'a> {
     input: &'a Input<'a>,
     weight: &'a Weight<'a>,
@@ -200,11 +211,11 @@ struct Panel<'a> {
     products: &'a mut [f32],
 }
 
-impl Algorithm for Panel<'_> {
+impl UncheckedAlgorithm for Panel<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
+    unsafe fn run_unchecked<V: F32x16>(self) {
         let Self { input, weight, output, blocks, tiles, v, transformed, u, weights, m, products } = self;
         let chunk = u.rows / LANES;
         for first in (0..v.blocks).step_by(chunk) {
@@ -213,7 +224,7 @@ impl Algorithm for Panel<'_> {
             for pair in blocks.clone().step_by(PAIR) {
                 let pair = pair..blocks.end.min(pair + PAIR);
                 for (column, block) in pair.clone().enumerate() {
-                    // SAFETY: `weights` has the layout `u`, with a column for each of a pair and rows for a chunk.
+                    // SAFETY: the caller's promise; `u` has a column for each of a pair and rows for a chunk.
                     unsafe {
                         let to = weights.as_mut_ptr().add(u.at(column, 0));
                         weight.transform::<V>(chunk.clone(), block, to, u);
@@ -229,7 +240,7 @@ impl Algorithm for Panel<'_> {
                 };
                 for frequency in 0..FREQUENCIES {
                     weight.prefetch(next.clone(), frequency);
-                    // SAFETY: the operands have these layouts, `v` and `m` with whole register blocks of rows.
+                    // SAFETY: the caller's promise.
                     unsafe {
                         let v = v.matrix(transformed.as_ptr(), frequency, chunk.start, 0);
                         let u = u.matrix(weights.as_ptr(), frequency, 0, 0);
@@ -240,7 +251,7 @@ impl Algorithm for Panel<'_> {
                 }
             }
         }
-        // SAFETY: `products` has the layout `m`; these channels are this task's alone.
+        // SAFETY: the caller's promise.
         unsafe { output.transform_tiles::<V>(tiles, blocks, products.as_ptr(), m) };
         output.finish();
     }

@@ -8,7 +8,7 @@ use super::transform::{
     two_dimensional,
 };
 use super::{Activation, Conv2dShape, FREQUENCIES, Layout, PATCH, Shared, TILE, is_streamed};
-use crate::simd::{Algorithm, F32x16, LANES, fence, prefetch};
+use crate::simd::{F32x16, LANES, UncheckedAlgorithm, fence, prefetch};
 
 /// The tiles of a batch of images, counted image by image and row by row. Those at the right and bottom edge
 /// may reach beyond the image.
@@ -113,25 +113,25 @@ impl<'a> Input<'a> {
     /// Writes `B^T x B` of each tile's patch, for all blocks of channels, to consecutive rows.
     ///
     /// # Safety
-    /// `to` is the first of these rows in memory of this layout, which nobody else reads or writes meanwhile.
+    /// The tiles are the tensor's. `to` is the first of these rows in memory of this layout, which nobody else reads or
+    /// writes meanwhile.
     #[inline(always)]
     pub unsafe fn transform_patches<V: F32x16>(&self, tiles: Range<usize>, to: *mut f32, layout: Layout) {
         for (row, tile) in tiles.clone().enumerate() {
             let window = self.tiles.window::<PATCH>(tile, 1);
             for block in 0..layout.blocks {
-                // SAFETY: 36 places of the caller's promise.
-                let to = unsafe { Frequencies::new(to.add(layout.at(block, row)), layout.frequency()) };
-                match self.activation {
-                    None => self.transform::<V, _, PATCH>(InputTransform, &window, block, None, to),
-                    Some(Activation { scale, shift }) => {
-                        let lanes = LANES.min(self.channels - block * LANES);
-                        // SAFETY: `lanes` of the `channels` elements from the block's first on.
-                        let activation: (V, V) = unsafe {
-                            let (scale, shift) =
-                                (scale.as_ptr().add(block * LANES), shift.as_ptr().add(block * LANES));
-                            (V::load_partial(scale, lanes), V::load_partial(shift, lanes))
-                        };
-                        self.transform(InputTransform, &window, block, Some(activation), to);
+                // SAFETY: 36 places and a tile of the caller's promise; `lanes` of the activation's elements, of which
+                // there are as many as channels.
+                unsafe {
+                    let to = Frequencies::new(to.add(layout.at(block, row)), layout.frequency());
+                    match self.activation {
+                        None => self.transform::<V, _, PATCH>(InputTransform, &window, block, None, to),
+                        Some(Activation { scale, shift }) => {
+                            let lanes = LANES.min(self.channels - block * LANES);
+                            let scale = V::load_partial(scale.as_ptr().add(block * LANES), lanes);
+                            let shift = V::load_partial(shift.as_ptr().add(block * LANES), lanes);
+                            self.transform(InputTransform, &window, block, Some((scale, shift)), to);
+                        }
                     }
                 }
             }
@@ -141,7 +141,8 @@ impl<'a> Input<'a> {
     /// Writes `A dy A^T` of each tile, for some blocks of channels, to consecutive rows.
     ///
     /// # Safety
-    /// `to` is the first of these rows in memory of this layout, which nobody else reads or writes meanwhile.
+    /// The tiles are the tensor's. `to` is the first of these rows in memory of this layout, which nobody else reads or
+    /// writes meanwhile.
     #[inline(always)]
     pub unsafe fn transform_gradients<V: F32x16>(
         &self,
@@ -153,9 +154,11 @@ impl<'a> Input<'a> {
         for (row, tile) in tiles.clone().enumerate() {
             let window = self.tiles.window::<TILE>(tile, 0);
             for (column, block) in blocks.clone().enumerate() {
-                // SAFETY: 36 places of the caller's promise.
-                let to = unsafe { Frequencies::new(to.add(layout.at(column, row)), layout.frequency()) };
-                self.transform::<V, _, TILE>(GradientTransform, &window, block, None, to);
+                // SAFETY: 36 places and a tile of the caller's promise.
+                unsafe {
+                    let to = Frequencies::new(to.add(layout.at(column, row)), layout.frequency());
+                    self.transform::<V, _, TILE>(GradientTransform, &window, block, None, to);
+                }
             }
         }
     }
@@ -167,8 +170,11 @@ impl<'a> Input<'a> {
     }
 
     /// Transforms one window and one block of channels.
+    ///
+    /// # Safety
+    /// The window is that of one of the tensor's tiles.
     #[inline(always)]
-    fn transform<V: F32x16, T: Transform<SIDE, PATCH>, const SIDE: usize>(
+    unsafe fn transform<V: F32x16, T: Transform<SIDE, PATCH>, const SIDE: usize>(
         &self,
         transform: T,
         window: &Window,
@@ -198,6 +204,9 @@ impl<'a> Input<'a> {
 }
 
 /// [`Input::transform_patches`] as a task of its own.
+///
+/// # Safety
+/// As there.
 pub(super) struct TransformInput<'a> {
     pub input: &'a Input<'a>,
     pub tiles: Range<usize>,
@@ -206,17 +215,18 @@ pub(super) struct TransformInput<'a> {
     pub layout: Layout,
 }
 
-impl Algorithm for TransformInput<'_> {
+impl UncheckedAlgorithm for TransformInput<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: F32x16>(self) {
-        // SAFETY: rows of a buffer with this layout, which no other task writes.
+    unsafe fn run_unchecked<V: F32x16>(self) {
+        // SAFETY: the caller's promise.
         unsafe { self.input.transform_patches::<V>(self.tiles, self.to, self.layout) }
     }
 }
 
-/// The activated pixels of a window, zero outside the image.
+/// The activated pixels of a window, zero outside the image. Made by [`Input::transform`] only, whose caller promises
+/// that the window is a tile's.
 struct Pixels<'a, V> {
     /// The window's first pixel, which may lie outside the image.
     start: *const f32,
@@ -249,7 +259,7 @@ impl<V: F32x16> Source<V> for Pixels<'_, V> {
         };
         match self.activation {
             None => x,
-            Some((scale, shift)) => x.mul_add(scale, shift).max(V::zero()).zero_unless(inside),
+            Some((scale, shift)) => x.mul_add(scale, shift).relu().zero_unless(inside),
         }
     }
 }
@@ -283,8 +293,8 @@ impl<'a> Output<'a> {
     /// rows.
     ///
     /// # Safety
-    /// `from` is the first of these rows in memory of this layout, and no other thread reads or writes these
-    /// tiles and channels of the output meanwhile.
+    /// The tiles and blocks are the tensor's. `from` is the first of these rows in memory of this layout, and no other
+    /// thread reads or writes these tiles and channels of the output meanwhile.
     #[inline(always)]
     pub unsafe fn transform_tiles<V: F32x16>(
         &self,
@@ -368,7 +378,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// The pixels of a tile; what lies outside the image is dropped.
+/// The pixels of a tile; what lies outside the image is dropped. Made by [`Output::transform`] only, whose caller
+/// promises that they may be written.
 struct Destination<'a> {
     start: *mut f32,
     add: Option<*const f32>,

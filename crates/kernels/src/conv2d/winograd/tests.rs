@@ -45,12 +45,9 @@ fn direct(case: &Case, activation: Option<Activation>) -> [Vec<f64>; 3] {
     let Conv2dShape { batch, height, width, in_channels, out_channels, .. } = *shape;
     let a: Vec<f64> = match activation {
         None => x.iter().map(|&x| x.into()).collect(),
-        Some(act) => (x.iter().enumerate())
-            .map(|(i, &x)| {
-                let c = i % in_channels;
-                (f64::from(x) * f64::from(act.scale[c]) + f64::from(act.shift[c])).max(0.0)
-            })
-            .collect(),
+        Some(activation) => {
+            x.iter().enumerate().map(|(i, &x)| activation.apply(x, i % in_channels)).collect()
+        }
     };
     let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
     for n in 0..batch {
@@ -144,6 +141,32 @@ fn large_channel_counts_take_the_other_order() {
     check(&contexts, &case(1, 4, 4, 320, 336));
     check(&contexts, &case(1, 5, 6, 650, 70));
     check(&contexts, &case(2, 4, 3, 70, 650));
+}
+
+/// A NaN in any operand reaches every result that depends on it. The transforms may carry it to others of its tile.
+#[test]
+fn nans_are_kept() {
+    for channels in [(3, 16), (17, 33), (320, 48)] {
+        for place in 0..5 {
+            let mut case = case(2, 5, 7, channels.0, channels.1);
+            let operands = [&mut case.x, &mut case.w, &mut case.dy, &mut case.scale, &mut case.shift]
+                .map(|operand| &mut operand[..]);
+            let operand = operands.into_iter().nth(place).expect("five operands");
+            operand[operand.len() / 2] = f32::NAN;
+            let activation = Some(Activation { scale: &case.scale, shift: &case.shift });
+            let exact = direct(&case, activation);
+            for cpu in contexts().into_iter().flatten() {
+                let found = products(&cpu, &case, activation, false);
+                for (found, exact) in found.iter().flatten().zip(exact.iter().flatten()) {
+                    assert!(
+                        found.is_nan() || !exact.is_nan(),
+                        "operand {place} of {:?} on {cpu:?}",
+                        case.shape
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Tiles do not know of each other, so an image's results are the same to the last bit in any batch: whichever
