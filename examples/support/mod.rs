@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use wrn_sam::candle::{Device, DeviceLocation};
+pub use wrn_sam::data::with_causes as chain;
 use wrn_sam::data::{Cifar, TEST_IMAGES, TRAIN_IMAGES};
 use wrn_sam::train::Recipe;
 
@@ -24,20 +25,6 @@ pub fn end(result: Result<(), AnyError>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error and its causes joined by ": "; a cause whose text the message holds already is not repeated.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {

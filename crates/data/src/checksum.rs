@@ -30,7 +30,7 @@ impl<R: Read> Summed<R> {
     /// Reads what is left, and gives the sum of all.
     pub(crate) fn finish(mut self, name: impl Into<String>) -> io::Result<FileChecksum> {
         io::copy(&mut self, &mut io::sink())?;
-        Ok(FileChecksum { name: name.into(), bytes: self.bytes, md5: hex(self.digest) })
+        Ok(FileChecksum { name: name.into(), bytes: self.bytes, md5: hex(&self.digest.finalize()) })
     }
 }
 
@@ -43,9 +43,13 @@ impl<R: Read> Read for Summed<R> {
     }
 }
 
-/// As 32 hexadecimal digits.
-pub(crate) fn hex(digest: Md5) -> String {
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes as hexadecimal digits, two for each, such as a checksum's.
+///
+/// ```
+/// assert_eq!(wrn_sam_data::hex(&[0, 171]), "00ab");
+/// ```
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

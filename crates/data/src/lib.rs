@@ -199,10 +199,10 @@ pub use augment::{
     Augmentation, Cutout, Draw, Mix, MixDraw, Normalize, Operation, Policy, RandomCrop, RandomHorizontalFlip,
 };
 pub use batch::{Batch, Mixed};
-pub use checksum::FileChecksum;
+pub use checksum::{FileChecksum, hex};
 pub use cifar::{Cifar, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant};
 pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
-pub use error::{Error, Result};
+pub use error::{Error, Result, with_causes};
 pub use loader::{Batches, Loader, Maker};
 pub use loader_config::LoaderConfig;
 #[cfg(feature = "download")]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use md5::{Digest, Md5};
 use safetensors::View;
-use wrn_sam_data::Cifar;
+use wrn_sam_data::{Cifar, hex};
 
 use crate::error::{Error, Result};
 
@@ -17,14 +17,14 @@ pub(crate) fn of_images(data: &Cifar) -> String {
         hash.update(split.images().as_flattened());
         hash.update(split.labels());
     }
-    hex(hash)
+    hex(&hash.finalize())
 }
 
 /// The bytes of a file.
 pub(crate) fn of_file(path: &Path) -> Result<String> {
     let mut hash = Md5::new();
     hash.update(std::fs::read(path).map_err(Error::io("read", path))?);
-    Ok(hex(hash))
+    Ok(hex(&hash.finalize()))
 }
 
 /// A text and named tensors: names, types, shapes and bytes.
@@ -35,9 +35,5 @@ pub(crate) fn of_tensors<V: View>(text: &str, tensors: &BTreeMap<String, V>) -> 
         hash.update(format!("\n{name} {:?} {:?} ", tensor.dtype(), tensor.shape()));
         hash.update(tensor.data());
     }
-    hex(hash)
-}
-
-fn hex(hash: Md5) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }

@@ -15,7 +15,7 @@ pub struct RunSource {
     pub source: String,
     /// Whether they are generated.
     pub synthetic: bool,
-    /// Whether they are the published data set's, to the byte.
+    /// Whether they are the published ones.
     pub known: bool,
     /// Whether they came from the Hugging Face hub.
     pub hub: bool,
@@ -79,9 +79,9 @@ impl RunSource {
         Self {
             source: source.to_string(),
             synthetic: source.is_synthetic(),
-            known: true,
+            known: source.known,
             hub: matches!(source.origin, Origin::Hub { .. }),
-            location: None,
+            location: source.location(),
             images_md5: images_md5.into(),
             initial_weights: None,
             lengthened: Vec::new(),

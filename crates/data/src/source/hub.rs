@@ -1,12 +1,10 @@
 //! The Hugging Face hub, by candle-datasets' access to it.
 
-use std::error;
-
 use candle_datasets::hub::{self, from_hub};
 use hf_hub::{HFClient, HFClientSync, HFError};
 
 use super::{Origin, parquet};
-use crate::{Cifar, Error, Result, Variant};
+use crate::{Cifar, Error, Result, Variant, with_causes};
 
 /// Where the hub keeps every data set as parquet.
 const REVISION: &str = "refs/convert/parquet";
@@ -79,18 +77,4 @@ impl Cifar {
             error => error,
         })
     }
-}
-
-/// The message of an error of the hub's client, which leaves out why a request failed, and of what caused it.
-fn with_causes(error: &dyn error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
 }

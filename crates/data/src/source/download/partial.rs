@@ -131,7 +131,7 @@ impl Partial {
 
     /// The sum of all bytes, in hexadecimal digits.
     pub(super) fn md5(&self) -> String {
-        hex(self.digest.clone())
+        hex(&self.digest.clone().finalize())
     }
 
     /// A reader of all bytes.
