@@ -8,7 +8,7 @@ use crate::compute::{Compute, Placement};
 use crate::error::{Error, Result};
 use crate::init;
 use crate::mode::Mode;
-use crate::pass::{Extent, check_images};
+use crate::pass::check_images;
 use crate::plain::relu;
 
 /// Added to the variance, as PyTorch's default.
@@ -84,7 +84,7 @@ impl BatchNorm {
     /// [`Error::InputShape`], [`Error::InputDType`]; [`Error::TooFewValues`] for a training pass over one value per channel.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_input(x)?;
-        self.check_count(Extent::from_tensor(x)?, mode)?;
+        self.check_count(x.dims(), mode)?;
         self.forward_plain(x, mode)
     }
 
@@ -95,7 +95,7 @@ impl BatchNorm {
     /// As [`forward`](Self::forward).
     pub fn forward_relu(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_input(x)?;
-        self.check_count(Extent::from_tensor(x)?, mode)?;
+        self.check_count(x.dims(), mode)?;
         match self.placement.compute(&self.weight)? {
             Compute::Cpu(cpu) => self.fused(cpu, x, mode),
             #[cfg(feature = "cuda")]
@@ -136,9 +136,9 @@ impl BatchNorm {
     }
 
     /// That images have a variance, where the mode needs one.
-    pub(crate) fn check_count(&self, x: Extent, mode: Mode) -> Result<()> {
-        if mode.is_training() && x.pixels() == 1 {
-            return Err(Error::TooFewValues { layer: self.layer(), found: x.dims().to_vec() });
+    pub(crate) fn check_count(&self, x: &[usize], mode: Mode) -> Result<()> {
+        if mode.is_training() && x.iter().product::<usize>() == self.channels() {
+            return Err(Error::TooFewValues { layer: self.layer(), found: x.to_vec() });
         }
         Ok(())
     }

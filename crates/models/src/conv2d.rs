@@ -6,7 +6,7 @@ use wrn_sam_kernels::{Cpu, OutOfRange, backend};
 use crate::compute::{Compute, Placement};
 use crate::error::Result;
 use crate::init;
-use crate::pass::{Extent, Layer, Output, Pass, check_images};
+use crate::pass::{Dims, channels_last, check_images};
 
 /// A convolution with a square kernel and without bias.
 ///
@@ -75,7 +75,8 @@ impl Conv2d {
     /// [`Error::InputShape`](crate::Error::InputShape), [`Error::InputDType`](crate::Error::InputDType);
     /// [`Error::Kernels`](crate::Error::Kernels) and [`Error::Candle`](crate::Error::Candle) where the operation fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.check_input(x)?;
+        let layer = if self.name.is_empty() { "Conv2d" } else { &self.name };
+        check_images(layer, self.weight.dims()[1], self.weight.dtype(), x)?;
         match self.placement.compute(&self.weight)? {
             Compute::Cpu(cpu) => Ok(backend::conv2d(cpu, x, &self.weight, self.stride, self.padding)?),
             #[cfg(feature = "cuda")]
@@ -88,48 +89,16 @@ impl Conv2d {
         Ok(x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?)
     }
 
-    /// Side of the kernel.
-    pub(crate) fn kernel(&self) -> usize {
-        self.weight.dims()[3]
-    }
-
     /// The shape of the product with images of the given one.
-    pub(crate) fn shape(&self, x: Extent) -> Result<Conv2dShape> {
-        let input = [x.batch, x.height, x.width, x.channels];
-        let (out_channels, kernel) = (self.weight.dims()[0], self.kernel());
-        Ok(Conv2dShape::new(input, out_channels, kernel, self.stride, self.padding)?)
-    }
-
-    /// The output's shape.
-    pub(crate) fn output(&self, x: Extent) -> Extent {
-        let size =
-            |size: usize| (size + 2 * self.padding + 1).saturating_sub(self.kernel()).div_ceil(self.stride);
-        Extent {
-            batch: x.batch,
-            channels: self.weight.dims()[0],
-            height: size(x.height),
-            width: size(x.width),
-        }
+    pub(crate) fn shape(&self, x: Dims) -> Result<Conv2dShape> {
+        let [out_channels, kernel] = [self.weight.dims()[0], self.weight.dims()[3]];
+        Ok(Conv2dShape::new(channels_last(x), out_channels, kernel, self.stride, self.padding)?)
     }
 }
 
-impl Layer for Conv2d {
-    fn parameter(&self) -> &Tensor {
-        &self.weight
-    }
-
-    fn check_input(&self, x: &Tensor) -> Result<()> {
-        let layer = if self.name.is_empty() { "Conv2d" } else { &self.name };
-        check_images(layer, self.weight.dims()[1], self.weight.dtype(), x)
-    }
-
-    fn apply<'a, P: Pass<'a>>(
-        &'a self,
-        pass: &mut P,
-        x: P::Images,
-    ) -> Result<Output<P::Images, P::Features>> {
-        Ok(Output::Images(pass.convolve(self, &x, None)?))
-    }
+/// The shape of a convolution's output.
+pub(crate) fn output(shape: &Conv2dShape) -> Dims {
+    [shape.batch, shape.out_channels, shape.out_height(), shape.out_width()]
 }
 
 impl Module for Conv2d {

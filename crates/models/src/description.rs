@@ -1,12 +1,12 @@
 //! A network's layers and the shapes between them, without a computation.
 
 use crate::batch_norm::BatchNorm;
-use crate::conv2d::Conv2d;
+use crate::conv2d::{self, Conv2d};
 use crate::dropout::Dropout;
 use crate::error::Result;
-use crate::head::{AveragePool, Linear};
+use crate::linear::Linear;
 use crate::mode::Mode;
-use crate::pass::{Extent, Layer, Pass};
+use crate::pass::{Dims, Layer, Pass};
 
 /// The layers in the order of a pass through them, each with the shape of its output.
 pub(crate) struct Description<'a> {
@@ -19,7 +19,7 @@ pub(crate) enum Step<'a> {
     Convolution(&'a Conv2d),
     BatchNorm(&'a BatchNorm),
     Dropout(&'a Dropout),
-    Pool(&'a AveragePool, Extent),
+    Pool(&'a str, Dims),
     Linear(&'a Linear),
 }
 
@@ -27,8 +27,9 @@ impl<'a> Description<'a> {
     /// Of a pass over images of the given shape.
     ///
     /// # Errors
-    /// [`Error::TooFewValues`](crate::Error::TooFewValues) where the pass would take a variance of one value.
-    pub(crate) fn new(layer: &'a impl Layer, x: Extent, mode: Mode) -> Result<Self> {
+    /// [`Error::TooFewValues`](crate::Error::TooFewValues) where the pass would take a variance of one value, and
+    /// [`Error::Kernels`](crate::Error::Kernels) where the images are smaller than a kernel.
+    pub(crate) fn new(layer: &'a impl Layer, x: Dims, mode: Mode) -> Result<Self> {
         let mut description = Self { mode, steps: Vec::new() };
         layer.apply(&mut description, x)?;
         Ok(description)
@@ -44,28 +45,28 @@ impl<'a> Description<'a> {
 }
 
 impl<'a> Pass<'a> for Description<'a> {
-    type Images = Extent;
+    type Images = Dims;
     /// Rows and columns.
     type Features = [usize; 2];
 
-    fn convolve(&mut self, convolution: &'a Conv2d, x: &Extent, _: Option<&Extent>) -> Result<Extent> {
-        let y = convolution.output(*x);
-        self.steps.push((Step::Convolution(convolution), y.dims().to_vec()));
+    fn convolve(&mut self, convolution: &'a Conv2d, x: &Dims, _: Option<&Dims>) -> Result<Dims> {
+        let y = conv2d::output(&convolution.shape(*x)?);
+        self.steps.push((Step::Convolution(convolution), y.to_vec()));
         Ok(y)
     }
 
-    fn normalize(&mut self, norm: &'a BatchNorm, dropout: Option<&'a Dropout>, x: &Extent) -> Result<Extent> {
-        norm.check_count(*x, self.mode)?;
-        self.steps.push((Step::BatchNorm(norm), x.dims().to_vec()));
+    fn normalize(&mut self, norm: &'a BatchNorm, dropout: Option<&'a Dropout>, x: &Dims) -> Result<Dims> {
+        norm.check_count(x, self.mode)?;
+        self.steps.push((Step::BatchNorm(norm), x.to_vec()));
         // A dropout of nothing is no layer.
         let dropout = dropout.filter(|dropout| dropout.probability() > 0.0);
-        self.steps.extend(dropout.map(|dropout| (Step::Dropout(dropout), x.dims().to_vec())));
+        self.steps.extend(dropout.map(|dropout| (Step::Dropout(dropout), x.to_vec())));
         Ok(*x)
     }
 
-    fn average(&mut self, pool: &'a AveragePool, x: &Extent) -> Result<[usize; 2]> {
-        let y = [x.batch, x.channels];
-        self.steps.push((Step::Pool(pool, *x), y.to_vec()));
+    fn average(&mut self, name: &'a str, x: &Dims) -> Result<[usize; 2]> {
+        let y = [x[0], x[1]];
+        self.steps.push((Step::Pool(name, *x), y.to_vec()));
         Ok(y)
     }
 

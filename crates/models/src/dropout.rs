@@ -1,5 +1,3 @@
-use std::sync::{Arc, Mutex, PoisonError};
-
 use rand_chacha::rand_core::Rng;
 use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::dropout::Mask;
@@ -56,20 +54,6 @@ impl Masks {
 pub(crate) struct Position {
     pub(crate) seed: u64,
     pub(crate) pass: u64,
-}
-
-/// The position of a network. A clone is another handle to the same one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Passes(Arc<Mutex<Position>>);
-
-impl Passes {
-    pub(crate) fn seek(&self, position: Position) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
-    }
-
-    pub(crate) fn position(&self) -> Position {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]

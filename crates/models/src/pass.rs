@@ -11,7 +11,7 @@ use crate::batch_norm::BatchNorm;
 use crate::conv2d::Conv2d;
 use crate::dropout::Dropout;
 use crate::error::{Error, Result};
-use crate::head::{AveragePool, Linear};
+use crate::linear::Linear;
 
 /// The operations that a network is made of. `'a` is the layers' lifetime.
 pub(crate) trait Pass<'a> {
@@ -36,8 +36,8 @@ pub(crate) trait Pass<'a> {
         x: &Self::Images,
     ) -> Result<Self::Images>;
 
-    /// The average over all pixels of each image.
-    fn average(&mut self, pool: &'a AveragePool, x: &Self::Images) -> Result<Self::Features>;
+    /// The average over all pixels of each image. `name` is the layer's.
+    fn average(&mut self, name: &'a str, x: &Self::Images) -> Result<Self::Features>;
 
     /// `x weight^T + bias`.
     fn linear(&mut self, linear: &'a Linear, x: Self::Features) -> Result<Self::Features>;
@@ -62,36 +62,20 @@ pub(crate) enum Output<Images, Features> {
     Features(Features),
 }
 
-/// The shape of images, without their layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) batch: usize,
-    pub(crate) channels: usize,
-    pub(crate) height: usize,
-    pub(crate) width: usize,
+/// What comes out of a layer in a pass of one kind.
+pub(crate) type OutputOf<'a, P> = Output<<P as Pass<'a>>::Images, <P as Pass<'a>>::Features>;
+
+/// The shape of images: `[N, C, H, W]`, whatever their layout.
+pub(crate) type Dims = [usize; 4];
+
+/// Pixels of all images.
+pub(crate) fn pixels([batch, _, height, width]: Dims) -> usize {
+    batch * height * width
 }
 
-impl Extent {
-    /// Of `[N, C, H, W]`.
-    pub(crate) fn from_tensor(x: &Tensor) -> candle_core::Result<Self> {
-        let (batch, channels, height, width) = x.dims4()?;
-        Ok(Self { batch, channels, height, width })
-    }
-
-    /// Pixels of all images.
-    pub(crate) fn pixels(&self) -> usize {
-        self.batch * self.height * self.width
-    }
-
-    /// As `[N, C, H, W]`.
-    pub(crate) fn dims(&self) -> [usize; 4] {
-        [self.batch, self.channels, self.height, self.width]
-    }
-
-    /// As `[N, H, W, C]`.
-    pub(crate) fn channels_last(&self) -> [usize; 4] {
-        [self.batch, self.height, self.width, self.channels]
-    }
+/// The shape in the order `[N, H, W, C]`.
+pub(crate) fn channels_last([batch, channels, height, width]: Dims) -> [usize; 4] {
+    [batch, height, width, channels]
 }
 
 /// That `x` is `[N, channels, H, W]` with nothing empty, of the given dtype.

@@ -14,7 +14,7 @@ use wrn_sam_kernels::conv2d::Conv2dShape;
 use wrn_sam_kernels::linear::LinearShape;
 use wrn_sam_kernels::pool::PoolShape;
 
-use crate::pass::Extent;
+use crate::pass::{Dims, channels_last};
 use crate::tape::{Features, Images};
 
 /// The operations of a pass in their order.
@@ -25,7 +25,7 @@ pub(crate) struct Recording<B: Backend> {
     /// In the order of their use.
     parameters: Vec<Tensor>,
     slots: usize,
-    input: Extent,
+    input: Dims,
     /// The slot of the output.
     output: usize,
     hands_over_variables: bool,
@@ -48,7 +48,7 @@ pub(crate) enum Operation<B: Backend> {
 
 impl<B: Backend> Recording<B> {
     /// Of a pass over images of the given shape.
-    pub(crate) fn new(backend: &B, input: Extent, hands_over_variables: bool) -> Self {
+    pub(crate) fn new(backend: &B, input: Dims, hands_over_variables: bool) -> Self {
         let (backend, operations, parameters) = (backend.clone(), Vec::new(), Vec::new());
         Self { backend, operations, parameters, slots: INPUT, input, output: INPUT, hands_over_variables }
     }
@@ -101,7 +101,7 @@ impl<B: Backend> Backward for Recording<B> {
             results[1 + index] = Some(gradient);
         }
         if let Some(dx) = images[INPUT].take() {
-            let dims = self.input.channels_last();
+            let dims = channels_last(self.input);
             let dx = autograd::constant(backend.store_images(&dx, dims)?, dims.to_vec())?;
             results[0] = Some(dx.permute((0, 3, 1, 2))?);
         }
@@ -187,6 +187,90 @@ impl<'a, B: Backend> Gradients<'a, B> {
                 self.features[x.slot] = Some(dx);
                 Ok(())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+    use candle_nn::VarBuilder;
+
+    use super::*;
+    use crate::batch_norm::BatchNorm;
+    use crate::conv2d::Conv2d;
+    use crate::error::Result;
+    use crate::mode::Mode;
+    use crate::parameters::Parameters;
+    use crate::pass::{Layer, Output, OutputOf, Pass};
+    use crate::runner::Runner;
+
+    /// Values with several readers, activated ones as residuals, a weight used twice, and a branch that leads nowhere.
+    struct Tangle {
+        norm: BatchNorm,
+        first: Conv2d,
+        second: Conv2d,
+    }
+
+    impl Tangle {
+        fn new(vb: VarBuilder<'_>) -> Result<Self> {
+            Ok(Self {
+                norm: BatchNorm::new(5, vb.pp("norm"))?,
+                first: Conv2d::new(5, 5, 3, 1, vb.pp("first"))?,
+                second: Conv2d::new(5, 5, 1, 1, vb.pp("second"))?,
+            })
+        }
+    }
+
+    impl Layer for Tangle {
+        fn parameter(&self) -> &Tensor {
+            &self.norm.weight
+        }
+
+        fn check_input(&self, x: &Tensor) -> Result<()> {
+            self.norm.check_input(x)
+        }
+
+        fn apply<'a, P: Pass<'a>>(&'a self, pass: &mut P, x: P::Images) -> Result<OutputOf<'a, P>> {
+            let activated = pass.normalize(&self.norm, None, &x)?;
+            let a = pass.convolve(&self.first, &activated, Some(&activated))?;
+            let b = pass.convolve(&self.second, &a, Some(&x))?;
+            pass.convolve(&self.first, &b, None)?;
+            let c = pass.convolve(&self.first, &b, Some(&a))?;
+            let d = pass.convolve(&self.second, &x, Some(&a))?;
+            let e = pass.convolve(&self.second, &c, Some(&d))?;
+            Ok(Output::Images(pass.normalize(&self.norm, None, &e)?))
+        }
+    }
+
+    #[test]
+    fn any_graph_of_operations_has_the_gradients_of_candles() {
+        let wave = |dims: &[usize], phase: f32| {
+            let len: usize = dims.iter().product();
+            let values = (0..len).map(|i| (phase + 0.7 * i as f32).sin()).collect();
+            Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+        };
+        let pass = |plain: bool| {
+            let parameters = Parameters::new(3, DType::F32, &Device::Cpu);
+            let tangle = Tangle::new(parameters.var_builder()).unwrap();
+            let x = Var::from_tensor(&wave(&[2, 5, 6, 7], 0.3)).unwrap();
+            let runner = Runner::default();
+            let y = match plain {
+                true => runner.forward_plain(&tangle, &x, Mode::Train),
+                false => runner.forward(&tangle, &x, Mode::Train),
+            };
+            let y = y.unwrap();
+            let loss = (&y * wave(y.dims(), 1.1)).unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            let vars = parameters.trainable().into_iter().chain([x]);
+            let mut tensors: Vec<_> = vars.map(|var| gradients.get(&var).unwrap().clone()).collect();
+            tensors.push(y);
+            tensors
+        };
+        for (found, expected) in pass(false).iter().zip(&pass(true)) {
+            let max = |x: Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let error = max((found - expected).unwrap()) / max(expected.clone());
+            assert!(error < 1e-4, "{error} in {:?}", expected.dims());
         }
     }
 }

@@ -1,11 +1,13 @@
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use candle_core::Tensor;
 
 use crate::compute::{Compute, Placement};
 use crate::description::Description;
-use crate::dropout::{Masks, Passes, Position};
+use crate::dropout::{Masks, Position};
 use crate::error::Result;
 use crate::mode::Mode;
-use crate::pass::{Extent, Layer};
+use crate::pass::Layer;
 use crate::plain::Plain;
 use crate::tape::Tape;
 
@@ -13,7 +15,7 @@ use crate::tape::Tape;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Runner {
     pub(crate) placement: Placement,
-    passes: Passes,
+    dropout: Arc<Mutex<Position>>,
     /// See [`Backward::hands_over_variables`](wrn_sam_kernels::autograd::Backward::hands_over_variables).
     pub(crate) hands_over_gradients: bool,
 }
@@ -32,8 +34,8 @@ impl Runner {
     fn pass(&self, layer: &impl Layer, x: &Tensor, mode: Mode, compute: &Compute) -> Result<Tensor> {
         layer.check_input(x)?;
         // What is wrong with the shapes shows here, before any statistics move.
-        let description = Description::new(layer, Extent::from_tensor(x)?, mode)?;
-        let position = self.passes.position();
+        let description = Description::new(layer, x.dims4()?.into(), mode)?;
+        let position = *self.position();
         let masks = Masks { mode, position };
         let y = match compute {
             Compute::Cpu(cpu) => Tape::run(cpu, masks, layer, &description, x, self.hands_over_gradients)?,
@@ -42,16 +44,13 @@ impl Runner {
             Compute::Plain => Plain { masks }.run(layer, x)?,
         };
         if mode.is_training() {
-            self.seek_dropout(position.seed, position.pass.wrapping_add(1));
+            self.position().pass = position.pass.wrapping_add(1);
         }
         Ok(y)
     }
 
-    pub(crate) fn seek_dropout(&self, seed: u64, pass: u64) {
-        self.passes.seek(Position { seed, pass });
-    }
-
-    pub(crate) fn dropout_pass(&self) -> u64 {
-        self.passes.position().pass
+    /// The seed of the dropout masks, and the number of the next training pass.
+    pub(crate) fn position(&self) -> MutexGuard<'_, Position> {
+        self.dropout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

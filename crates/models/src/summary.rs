@@ -10,7 +10,7 @@ use crate::config::WideResNetConfig;
 use crate::conv2d::Conv2d;
 use crate::description::{Description, Step};
 use crate::error::Result;
-use crate::head::Linear;
+use crate::linear::Linear;
 use crate::mode::Mode;
 use crate::wide_resnet::WideResNet;
 
@@ -111,7 +111,7 @@ fn layer(step: &Step, output_shape: Vec<usize>) -> LayerSummary {
             (norm.name.as_str(), "BatchNorm + ReLU".to_string(), 2 * channels, 2 * channels + 1, 0)
         }
         Step::Dropout(dropout) => (dropout.name(), "Dropout".to_string(), 0, 0, 0),
-        Step::Pool(pool, x) => (pool.name.as_str(), format!("AvgPool2d {}x{}", x.height, x.width), 0, 0, 0),
+        Step::Pool(name, [_, _, height, width]) => (*name, format!("AvgPool2d {height}x{width}"), 0, 0, 0),
         Step::Linear(Linear { name, weight, bias }) => {
             let weights = weight.elem_count();
             (name.as_str(), "Linear".to_string(), weights + bias.elem_count(), 0, weights)

@@ -11,12 +11,12 @@ use wrn_sam_kernels::linear::LinearShape;
 use wrn_sam_kernels::pool::PoolShape;
 
 use crate::batch_norm::BatchNorm;
-use crate::conv2d::Conv2d;
+use crate::conv2d::{self, Conv2d};
 use crate::description::Description;
 use crate::dropout::{Dropout, Masks};
 use crate::error::Result;
-use crate::head::{AveragePool, Linear};
-use crate::pass::{Extent, Layer, Output, Pass};
+use crate::linear::Linear;
+use crate::pass::{Dims, Layer, Output, Pass, channels_last, pixels};
 use crate::recording::{Operation, Recording};
 
 /// A pass that is running.
@@ -33,7 +33,7 @@ pub(crate) struct Images<B: Backend> {
     pub(crate) values: Arc<B::Images>,
     /// A batch norm and ReLU that the reader of the values applies.
     activated: Option<Arc<B::Activated>>,
-    extent: Extent,
+    dims: Dims,
     pub(crate) slot: usize,
 }
 
@@ -47,8 +47,8 @@ pub(crate) struct Features<B: Backend> {
 
 impl<B: Backend> Clone for Images<B> {
     fn clone(&self) -> Self {
-        let Self { values, activated, extent, slot } = self;
-        Self { values: values.clone(), activated: activated.clone(), extent: *extent, slot: *slot }
+        let (values, activated) = (self.values.clone(), self.activated.clone());
+        Self { values, activated, ..*self }
     }
 }
 
@@ -83,29 +83,23 @@ impl<'a, B: Backend> Tape<'a, B> {
         let weights: Vec<&Tensor> = description.convolutions().map(|layer| &layer.weight).collect();
         let filters = backend.filters(&weights)?.into_iter().map(Arc::new);
         let filters = weights.iter().map(|weight| weight.id()).zip(filters).collect();
-        let extent = Extent::from_tensor(x)?;
-        let mut recording = Recording::new(backend, extent, hands_over_variables);
+        let dims = x.dims4().map(<[usize; 4]>::from)?;
+        let mut recording = Recording::new(backend, dims, hands_over_variables);
         let slot = recording.slot();
-        let images = Images { values: Arc::new(backend.images(x)?), activated: None, extent, slot };
+        let images = Images { values: Arc::new(backend.images(x)?), activated: None, dims, slot };
         let mut tape = Self { backend, masks, filters, recording };
 
-        let y = layer.apply(&mut tape, images)?;
-        let (output, shape) = match &y {
+        let (output, shape, slot) = match layer.apply(&mut tape, images)? {
             Output::Images(y) => {
-                let dims = y.extent.channels_last();
-                (backend.store_images(&*y.settled(backend)?, dims)?, dims.to_vec())
+                let dims = channels_last(y.dims);
+                (backend.store_images(&*y.settled(backend)?, dims)?, dims.to_vec(), y.slot)
             }
-            Output::Features(y) => (backend.store_features(&y.values)?, vec![y.rows, y.columns]),
+            Output::Features(y) => (backend.store_features(&y.values)?, vec![y.rows, y.columns], y.slot),
         };
-        let is_images = matches!(y, Output::Images(_));
-        let slot = match y {
-            Output::Images(y) => y.slot,
-            Output::Features(y) => y.slot,
-        };
-        let y = if masks.mode.is_training() {
-            tape.recording.into_node(output, shape, x, slot)?
-        } else {
-            autograd::constant(output, shape)?
+        let is_images = shape.len() == 4;
+        let y = match masks.mode.is_training() {
+            true => tape.recording.into_node(output, shape, x, slot)?,
+            false => autograd::constant(output, shape)?,
         };
         Ok(if is_images { y.permute((0, 3, 1, 2))? } else { y })
     }
@@ -128,13 +122,13 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         x: &Images<B>,
         add: Option<&Images<B>>,
     ) -> Result<Images<B>> {
-        let shape = convolution.shape(x.extent)?;
+        let shape = convolution.shape(x.dims)?;
         // The description that the filters were prepared from is of these same layers.
         let filter = self.filters[&convolution.weight.id()].clone();
         let addend = add.map(|add| add.settled(self.backend)).transpose()?;
         let values = self.backend.convolve(&shape, x.input(), &filter, addend.as_deref())?;
-        let extent = convolution.output(x.extent);
-        let y = Images { values: Arc::new(values), activated: None, extent, slot: self.recording.slot() };
+        let (dims, slot) = (conv2d::output(&shape), self.recording.slot());
+        let y = Images { values: Arc::new(values), activated: None, dims, slot };
         let (x, add) = (x.clone(), add.map(|add| add.slot));
         self.record([&convolution.weight], Operation::Convolve { shape, filter, x, add, y: y.slot });
         Ok(y)
@@ -147,19 +141,19 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         x: &Images<B>,
     ) -> Result<Images<B>> {
         let statistics = BatchNorm::statistics(self.masks.mode);
-        let (values, rows, mask) = (x.settled(self.backend)?, x.extent.pixels(), self.masks.mask(dropout));
+        let (values, rows, mask) = (x.settled(self.backend)?, pixels(x.dims), self.masks.mask(dropout));
         let activated = Arc::new(self.backend.normalize(&values, rows, &norm.state(), statistics, mask)?);
         let slot = self.recording.slot();
-        let (extent, applied) = (x.extent, Some(activated.clone()));
-        let y = Images { values: values.clone(), activated: applied, extent, slot };
+        let (dims, applied) = (x.dims, Some(activated.clone()));
+        let y = Images { values: values.clone(), activated: applied, dims, slot };
         let operation = Operation::Normalize { values, activated, x: x.slot, y: slot };
         self.record([&norm.weight, &norm.bias], operation);
         Ok(y)
     }
 
-    fn average(&mut self, _: &'a AveragePool, x: &Images<B>) -> Result<Features<B>> {
-        let Extent { batch, channels, height, width } = x.extent;
-        let shape = PoolShape::new([batch, height, width, channels], height)?;
+    fn average(&mut self, _: &'a str, x: &Images<B>) -> Result<Features<B>> {
+        let [batch, channels, height, _] = x.dims;
+        let shape = PoolShape::new(channels_last(x.dims), height)?;
         let values = self.backend.pool(&shape, x.input())?;
         let y = Features { values, rows: batch, columns: channels, slot: self.recording.slot() };
         self.record([], Operation::Average { shape, x: x.slot, y: y.slot });

@@ -4,10 +4,10 @@ use wrn_sam_kernels::Cpu;
 
 use crate::batch_norm::BatchNorm;
 use crate::conv2d::Conv2d;
-use crate::dropout::Dropout;
+use crate::dropout::{Dropout, Position};
 use crate::error::Result;
 use crate::mode::Mode;
-use crate::pass::{Layer, Output, Pass};
+use crate::pass::{Layer, Output, OutputOf, Pass};
 use crate::runner::Runner;
 
 /// A pre-activation residual unit (He et al., <https://arxiv.org/abs/1603.05027>), with a projection of the activated input
@@ -77,11 +77,7 @@ impl Layer for PreActUnit {
         self.first_normalization.check_input(x)
     }
 
-    fn apply<'a, P: Pass<'a>>(
-        &'a self,
-        pass: &mut P,
-        x: P::Images,
-    ) -> Result<Output<P::Images, P::Features>> {
+    fn apply<'a, P: Pass<'a>>(&'a self, pass: &mut P, x: P::Images) -> Result<OutputOf<'a, P>> {
         Ok(Output::Images(self.images(pass, x)?))
     }
 }
@@ -128,12 +124,12 @@ macro_rules! module {
             /// Sets the seed of the dropout masks and the number of the next training pass, which picks the mask. A new
             /// unit is at (0, 0), and every training pass that succeeds advances the number by one.
             pub fn seek_dropout(&self, seed: u64, pass: u64) {
-                self.runner.seek_dropout(seed, pass);
+                *self.runner.position() = Position { seed, pass };
             }
 
             /// The number of the next training pass.
             pub fn dropout_pass(&self) -> u64 {
-                self.runner.dropout_pass()
+                self.runner.position().pass
             }
         }
 

@@ -5,10 +5,11 @@ use wrn_sam_kernels::{Cpu, Precision};
 use crate::batch_norm::BatchNorm;
 use crate::config::WideResNetConfig;
 use crate::conv2d::Conv2d;
+use crate::dropout::Position;
 use crate::error::{Error, Result};
-use crate::head::{AveragePool, Linear};
+use crate::linear::Linear;
 use crate::mode::Mode;
-use crate::pass::{Extent, Layer, Output, Pass};
+use crate::pass::{Dims, Layer, Output, OutputOf, Pass};
 use crate::runner::Runner;
 use crate::unit::PreActUnit;
 
@@ -30,7 +31,7 @@ pub struct WideResNet {
     convolution: Conv2d,
     units: Vec<PreActUnit>,
     normalization: BatchNorm,
-    pool: AveragePool,
+    pool: String,
     classification: Linear,
     runner: Runner,
 }
@@ -59,7 +60,7 @@ impl WideResNet {
             convolution,
             units,
             normalization: BatchNorm::new(widths[3], vb.pp("4_normalization"))?,
-            pool: AveragePool { name: vb.pp("6_pooling").prefix() },
+            pool: vb.pp("6_pooling").prefix(),
             classification: Linear::new(widths[3], config.classes, vb.pp("8_classification"))?,
             runner: Runner::default(),
         })
@@ -133,18 +134,18 @@ impl WideResNet {
     /// layer), and every training pass that succeeds advances the number by one. So a run that is resumed after k training
     /// passes continues with `seek_dropout(seed, k)`. A new model is at (0, 0).
     pub fn seek_dropout(&self, seed: u64, pass: u64) {
-        self.runner.seek_dropout(seed, pass);
+        *self.runner.position() = Position { seed, pass };
     }
 
     /// The number of the next training pass: how many there were since [`seek_dropout`](Self::seek_dropout), plus its
     /// `pass`.
     pub fn dropout_pass(&self) -> u64 {
-        self.runner.dropout_pass()
+        self.runner.position().pass
     }
 
     /// The shape of a batch of its images.
-    pub(crate) fn input(&self, batch: usize) -> Extent {
-        Extent { batch, channels: self.config.in_channels, height: IMAGE_SIZE, width: IMAGE_SIZE }
+    pub(crate) fn input(&self, batch: usize) -> Dims {
+        [batch, self.config.in_channels, IMAGE_SIZE, IMAGE_SIZE]
     }
 }
 
@@ -155,7 +156,7 @@ impl Layer for WideResNet {
 
     fn check_input(&self, images: &Tensor) -> Result<()> {
         let layer = || "WideResNet".to_string();
-        let (found, [_, channels, height, width]) = (images.dims(), self.input(1).dims());
+        let (found, [_, channels, height, width]) = (images.dims(), self.input(1));
         if found.len() != 4 || found[0] == 0 || found[1..] != [channels, height, width] {
             let expected = format!("[N, {channels}, {height}, {width}] with N at least 1");
             return Err(Error::InputShape { layer: layer(), expected, found: found.to_vec() });
@@ -167,11 +168,7 @@ impl Layer for WideResNet {
         Ok(())
     }
 
-    fn apply<'a, P: Pass<'a>>(
-        &'a self,
-        pass: &mut P,
-        images: P::Images,
-    ) -> Result<Output<P::Images, P::Features>> {
+    fn apply<'a, P: Pass<'a>>(&'a self, pass: &mut P, images: P::Images) -> Result<OutputOf<'a, P>> {
         let first = pass.convolve(&self.convolution, &images, None)?;
         drop(images);
         let last = self.units.iter().try_fold(first, |x, unit| unit.images(pass, x))?;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::{Module, ModuleT, VarBuilder, VarMap};
 use wrn_sam_models::{
-    BasicUnit, BatchNorm, DownsampleUnit, Error, Mode, Parameters, WideResNet, WideResNetConfig,
+    BasicUnit, BatchNorm, Conv2d, DownsampleUnit, Error, Mode, Parameters, WideResNet, WideResNetConfig,
 };
 
 const CPU: Device = Device::Cpu;
@@ -283,4 +283,107 @@ fn wrong_configurations_are_named() {
         assert!(WideResNetConfig::new(depth, 10).validate().is_err());
     }
     base().validate().unwrap();
+}
+
+#[test]
+fn a_network_of_modules_trains_and_evaluates() {
+    let parameters = Parameters::new(5, DType::F32, &CPU);
+    let vb = parameters.var_builder();
+    let convolution = Conv2d::new(3, 4, 3, 2, vb.pp("conv")).unwrap().with_padding(0);
+    let norm = BatchNorm::new(4, vb.pp("norm")).unwrap();
+    let unit = BasicUnit::new(4, 0.0, vb.pp("unit")).unwrap();
+    let down = DownsampleUnit::new(4, 6, 2, 0.0, vb.pp("down")).unwrap();
+    let x = Var::from_tensor(&noise(&[2, 3, 9, 9], 3).to_dtype(DType::F32).unwrap()).unwrap();
+    let forward = |train: bool| {
+        let y = Module::forward(&convolution, &x)?;
+        let y = unit.forward_t(&norm.forward_t(&y, train)?, train)?;
+        down.forward_t(&y, train)
+    };
+    let gradients = forward(true).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    for var in parameters.trainable().iter().chain([&x]) {
+        assert!(gradients.get(var).is_some());
+    }
+    let counts = || {
+        parameters.get("down.block.1_normalization.num_batches_tracked").unwrap().to_scalar::<i64>().unwrap()
+    };
+    assert_eq!(counts(), 1);
+    assert_eq!(forward(false).unwrap().dims(), [2, 6, 2, 2]);
+    assert_eq!(counts(), 1);
+}
+
+#[test]
+fn a_convolution_is_candles() {
+    for (kernel, stride, padding) in [(1, 1, 0), (3, 1, 1), (3, 2, 1), (5, 3, 0), (2, 2, 1)] {
+        let parameters = Parameters::new(6, DType::F32, &CPU);
+        let convolution =
+            Conv2d::new(3, 5, kernel, stride, parameters.var_builder()).unwrap().with_padding(padding);
+        let weight = parameters.get("weight").unwrap();
+        let x = noise(&[2, 3, 8, 7], 4).to_dtype(DType::F32).unwrap();
+        let expected = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
+        let y = convolution.forward(&x).unwrap();
+        assert_eq!(y.dims(), expected.dims());
+        let error = (y - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(error < 1e-5, "{error}");
+    }
+    let vb = Parameters::new(6, DType::F32, &CPU).var_builder();
+    let error = Conv2d::new(3, 5, 3, 0, vb.pp("a")).unwrap_err().to_string();
+    assert_eq!(error, "stride = 0: must be at least 1");
+    let error = Conv2d::new(3, 5, 0, 1, vb.pp("b")).unwrap_err().to_string();
+    assert_eq!(error, "kernel = 0: must be at least 1");
+    let convolution = Conv2d::new(3, 5, 3, 1, vb.pp("c")).unwrap();
+    let error = convolution.forward(&Tensor::zeros((1, 4, 8, 8), DType::F32, &CPU).unwrap()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "c takes an input of shape [N, 3, H, W] with nothing empty, found [1, 4, 8, 8]"
+    );
+}
+
+#[test]
+fn batch_norm_and_relu_in_one_are_the_two() {
+    let x = noise(&[3, 4, 5, 5], 9).to_dtype(DType::F32).unwrap();
+    let norms =
+        [0, 1].map(|_| BatchNorm::new(4, Parameters::new(1, DType::F32, &CPU).var_builder()).unwrap());
+    for mode in [Mode::Train, Mode::TrainFrozenStatistics, Mode::Eval] {
+        let fused = norms[0].forward_relu(&x, mode).unwrap();
+        let expected = norms[1].forward(&x, mode).unwrap().relu().unwrap();
+        let error = (fused - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(error < 1e-5, "{error} in {mode:?}");
+    }
+}
+
+#[test]
+fn a_pass_that_is_refused_changes_nothing() {
+    // The first norm has four values per channel, the second only one.
+    let parameters = Parameters::new(1, DType::F32, &CPU);
+    let unit = DownsampleUnit::new(2, 3, 2, 0.5, parameters.var_builder()).unwrap();
+    let x = noise(&[1, 2, 2, 2], 1).to_dtype(DType::F32).unwrap();
+    let state = || -> Vec<Vec<f64>> {
+        let values = parameters.state().unwrap().into_iter();
+        values.map(|(_, value)| flat(&value.to_dtype(DType::F64).unwrap())).collect()
+    };
+    unit.seek_dropout(17, 4);
+    let before = state();
+    for forward in [DownsampleUnit::forward, DownsampleUnit::forward_plain] {
+        let error = forward(&unit, &x, Mode::Train).unwrap_err();
+        assert!(
+            matches!(&error, Error::TooFewValues { layer, .. } if layer == "block.1_normalization"),
+            "{error}"
+        );
+        assert_eq!((state(), unit.dropout_pass()), (before.clone(), 4));
+    }
+    assert!(unit.forward(&x, Mode::Eval).is_ok());
+    assert_eq!(unit.dropout_pass(), 4);
+}
+
+#[test]
+fn a_clone_shares_values_and_passes() {
+    let parameters = Parameters::new(4, DType::F32, &CPU);
+    let unit = BasicUnit::new(3, 0.3, parameters.var_builder()).unwrap();
+    let clone = unit.clone();
+    let x = noise(&[2, 3, 4, 4], 2).to_dtype(DType::F32).unwrap();
+    unit.forward(&x, Mode::Train).unwrap();
+    assert_eq!(clone.dropout_pass(), 1);
+    let values =
+        |unit: &BasicUnit| flat(&unit.forward(&x, Mode::Eval).unwrap().to_dtype(DType::F64).unwrap());
+    assert_eq!(values(&unit), values(&clone));
 }

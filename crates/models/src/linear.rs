@@ -1,16 +1,8 @@
-//! The layers between the last images and the logits.
-
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::error::Result;
 use crate::init;
-
-/// The average over all pixels of an image.
-#[derive(Debug, Clone)]
-pub(crate) struct AveragePool {
-    pub(crate) name: String,
-}
 
 /// `x weight^T + bias`, with `weight` [O, I] and `bias` [O].
 #[derive(Debug, Clone)]
