@@ -6,7 +6,7 @@ use wrn_sam_kernels::{Cpu, OutOfRange, backend};
 use crate::compute::{Compute, Placement};
 use crate::error::Result;
 use crate::init;
-use crate::pass::{Dims, channels_last, check_images};
+use crate::pass::{Dims, check_images};
 
 /// A convolution with a square kernel and without bias.
 ///
@@ -89,16 +89,11 @@ impl Conv2d {
         Ok(x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?)
     }
 
-    /// The shape of the product with images of the given one.
+    /// The shape of the product with images of the given dimensions.
     pub(crate) fn shape(&self, x: Dims) -> Result<Conv2dShape> {
         let [out_channels, kernel] = [self.weight.dims()[0], self.weight.dims()[3]];
-        Ok(Conv2dShape::new(channels_last(x), out_channels, kernel, self.stride, self.padding)?)
+        Ok(Conv2dShape::new(x, out_channels, kernel, self.stride, self.padding)?)
     }
-}
-
-/// The shape of a convolution's output.
-pub(crate) fn output(shape: &Conv2dShape) -> Dims {
-    [shape.batch, shape.out_channels, shape.out_height(), shape.out_width()]
 }
 
 impl Module for Conv2d {

@@ -1,12 +1,12 @@
 //! A network's layers and the shapes between them, without a computation.
 
 use crate::batch_norm::BatchNorm;
-use crate::conv2d::{self, Conv2d};
+use crate::conv2d::Conv2d;
 use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::mode::Mode;
-use crate::pass::{Dims, Layer, Pass};
+use crate::pass::{Dims, Layer, Pass, channels_first};
 
 /// The layers in the order of a pass through them, each with the shape of its output.
 pub(crate) struct Description<'a> {
@@ -50,22 +50,23 @@ impl<'a> Pass<'a> for Description<'a> {
     type Features = [usize; 2];
 
     fn convolve(&mut self, convolution: &'a Conv2d, x: &Dims, _: Option<&Dims>) -> Result<Dims> {
-        let y = conv2d::output(&convolution.shape(*x)?);
-        self.steps.push((Step::Convolution(convolution), y.to_vec()));
+        let y = convolution.shape(*x)?.output_dims();
+        self.steps.push((Step::Convolution(convolution), channels_first(y).to_vec()));
         Ok(y)
     }
 
     fn normalize(&mut self, norm: &'a BatchNorm, dropout: Option<&'a Dropout>, x: &Dims) -> Result<Dims> {
-        norm.check_count(x, self.mode)?;
-        self.steps.push((Step::BatchNorm(norm), x.to_vec()));
+        let shape = channels_first(*x);
+        norm.check_count(&shape, self.mode)?;
+        self.steps.push((Step::BatchNorm(norm), shape.to_vec()));
         // A dropout of nothing is no layer.
         let dropout = dropout.filter(|dropout| dropout.probability() > 0.0);
-        self.steps.extend(dropout.map(|dropout| (Step::Dropout(dropout), x.to_vec())));
+        self.steps.extend(dropout.map(|dropout| (Step::Dropout(dropout), shape.to_vec())));
         Ok(*x)
     }
 
     fn average(&mut self, name: &'a str, x: &Dims) -> Result<[usize; 2]> {
-        let y = [x[0], x[1]];
+        let y = [x[0], x[3]];
         self.steps.push((Step::Pool(name, *x), y.to_vec()));
         Ok(y)
     }

@@ -65,17 +65,18 @@ pub(crate) enum Output<Images, Features> {
 /// What comes out of a layer in a pass of one kind.
 pub(crate) type OutputOf<'a, P> = Output<<P as Pass<'a>>::Images, <P as Pass<'a>>::Features>;
 
-/// The shape of images: `[N, C, H, W]`, whatever their layout.
+/// Images' dimensions on their way: `[N, H, W, C]`.
 pub(crate) type Dims = [usize; 4];
 
-/// Pixels of all images.
-pub(crate) fn pixels([batch, _, height, width]: Dims) -> usize {
-    batch * height * width
+/// The dimensions of a tensor `[N, C, H, W]`.
+pub(crate) fn dims_of(x: &Tensor) -> Result<Dims> {
+    let (batch, channels, height, width) = x.dims4()?;
+    Ok([batch, height, width, channels])
 }
 
-/// The shape in the order `[N, H, W, C]`.
-pub(crate) fn channels_last([batch, channels, height, width]: Dims) -> [usize; 4] {
-    [batch, height, width, channels]
+/// The dimensions as a tensor has them.
+pub(crate) fn channels_first([batch, height, width, channels]: Dims) -> [usize; 4] {
+    [batch, channels, height, width]
 }
 
 /// That `x` is `[N, channels, H, W]` with nothing empty, of the given dtype.

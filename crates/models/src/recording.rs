@@ -14,7 +14,7 @@ use wrn_sam_kernels::conv2d::Conv2dShape;
 use wrn_sam_kernels::linear::LinearShape;
 use wrn_sam_kernels::pool::PoolShape;
 
-use crate::pass::{Dims, channels_last};
+use crate::pass::Dims;
 use crate::tape::{Features, Images};
 
 /// The operations of a pass in their order.
@@ -101,8 +101,7 @@ impl<B: Backend> Backward for Recording<B> {
             results[1 + index] = Some(gradient);
         }
         if let Some(dx) = images[INPUT].take() {
-            let dims = channels_last(self.input);
-            let dx = autograd::constant(backend.store_images(&dx, dims)?, dims.to_vec())?;
+            let dx = autograd::constant(backend.store_images(&dx, self.input)?, self.input.to_vec())?;
             results[0] = Some(dx.permute((0, 3, 1, 2))?);
         }
         Ok(results)

@@ -7,7 +7,7 @@ use crate::description::Description;
 use crate::dropout::{Masks, Position};
 use crate::error::Result;
 use crate::mode::Mode;
-use crate::pass::Layer;
+use crate::pass::{Layer, dims_of};
 use crate::plain::Plain;
 use crate::tape::Tape;
 
@@ -34,7 +34,7 @@ impl Runner {
     fn pass(&self, layer: &impl Layer, x: &Tensor, mode: Mode, compute: &Compute) -> Result<Tensor> {
         layer.check_input(x)?;
         // What is wrong with the shapes shows here, before any statistics move.
-        let description = Description::new(layer, x.dims4()?.into(), mode)?;
+        let description = Description::new(layer, dims_of(x)?, mode)?;
         let position = *self.position();
         let masks = Masks { mode, position };
         let y = match compute {

@@ -111,7 +111,7 @@ fn layer(step: &Step, output_shape: Vec<usize>) -> LayerSummary {
             (norm.name.as_str(), "BatchNorm + ReLU".to_string(), 2 * channels, 2 * channels + 1, 0)
         }
         Step::Dropout(dropout) => (dropout.name(), "Dropout".to_string(), 0, 0, 0),
-        Step::Pool(name, [_, _, height, width]) => (*name, format!("AvgPool2d {height}x{width}"), 0, 0, 0),
+        Step::Pool(name, [_, height, width, _]) => (*name, format!("AvgPool2d {height}x{width}"), 0, 0, 0),
         Step::Linear(Linear { name, weight, bias }) => {
             let weights = weight.elem_count();
             (name.as_str(), "Linear".to_string(), weights + bias.elem_count(), 0, weights)

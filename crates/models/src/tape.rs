@@ -11,12 +11,12 @@ use wrn_sam_kernels::linear::LinearShape;
 use wrn_sam_kernels::pool::PoolShape;
 
 use crate::batch_norm::BatchNorm;
-use crate::conv2d::{self, Conv2d};
+use crate::conv2d::Conv2d;
 use crate::description::Description;
 use crate::dropout::{Dropout, Masks};
 use crate::error::Result;
 use crate::linear::Linear;
-use crate::pass::{Dims, Layer, Output, Pass, channels_last, pixels};
+use crate::pass::{Dims, Layer, Output, Pass, dims_of};
 use crate::recording::{Operation, Recording};
 
 /// A pass that is running.
@@ -83,7 +83,7 @@ impl<'a, B: Backend> Tape<'a, B> {
         let weights: Vec<&Tensor> = description.convolutions().map(|layer| &layer.weight).collect();
         let filters = backend.filters(&weights)?.into_iter().map(Arc::new);
         let filters = weights.iter().map(|weight| weight.id()).zip(filters).collect();
-        let dims = x.dims4().map(<[usize; 4]>::from)?;
+        let dims = dims_of(x)?;
         let mut recording = Recording::new(backend, dims, hands_over_variables);
         let slot = recording.slot();
         let images = Images { values: Arc::new(backend.images(x)?), activated: None, dims, slot };
@@ -91,8 +91,7 @@ impl<'a, B: Backend> Tape<'a, B> {
 
         let (output, shape, slot) = match layer.apply(&mut tape, images)? {
             Output::Images(y) => {
-                let dims = channels_last(y.dims);
-                (backend.store_images(&*y.settled(backend)?, dims)?, dims.to_vec(), y.slot)
+                (backend.store_images(&*y.settled(backend)?, y.dims)?, y.dims.to_vec(), y.slot)
             }
             Output::Features(y) => (backend.store_features(&y.values)?, vec![y.rows, y.columns], y.slot),
         };
@@ -127,7 +126,7 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         let filter = self.filters[&convolution.weight.id()].clone();
         let addend = add.map(|add| add.settled(self.backend)).transpose()?;
         let values = self.backend.convolve(&shape, x.input(), &filter, addend.as_deref())?;
-        let (dims, slot) = (conv2d::output(&shape), self.recording.slot());
+        let (dims, slot) = (shape.output_dims(), self.recording.slot());
         let y = Images { values: Arc::new(values), activated: None, dims, slot };
         let (x, add) = (x.clone(), add.map(|add| add.slot));
         self.record([&convolution.weight], Operation::Convolve { shape, filter, x, add, y: y.slot });
@@ -141,7 +140,8 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         x: &Images<B>,
     ) -> Result<Images<B>> {
         let statistics = BatchNorm::statistics(self.masks.mode);
-        let (values, rows, mask) = (x.settled(self.backend)?, pixels(x.dims), self.masks.mask(dropout));
+        let (values, rows, mask) =
+            (x.settled(self.backend)?, x.dims[..3].iter().product(), self.masks.mask(dropout));
         let activated = Arc::new(self.backend.normalize(&values, rows, &norm.state(), statistics, mask)?);
         let slot = self.recording.slot();
         let (dims, applied) = (x.dims, Some(activated.clone()));
@@ -152,8 +152,8 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
     }
 
     fn average(&mut self, _: &'a str, x: &Images<B>) -> Result<Features<B>> {
-        let [batch, channels, height, _] = x.dims;
-        let shape = PoolShape::new(channels_last(x.dims), height)?;
+        let [batch, height, _, channels] = x.dims;
+        let shape = PoolShape::new(x.dims, height)?;
         let values = self.backend.pool(&shape, x.input())?;
         let y = Features { values, rows: batch, columns: channels, slot: self.recording.slot() };
         self.record([], Operation::Average { shape, x: x.slot, y: y.slot });

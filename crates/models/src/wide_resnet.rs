@@ -143,9 +143,9 @@ impl WideResNet {
         self.runner.position().pass
     }
 
-    /// The shape of a batch of its images.
+    /// The dimensions of a batch of its images.
     pub(crate) fn input(&self, batch: usize) -> Dims {
-        [batch, self.config.in_channels, IMAGE_SIZE, IMAGE_SIZE]
+        [batch, IMAGE_SIZE, IMAGE_SIZE, self.config.in_channels]
     }
 }
 
@@ -156,7 +156,7 @@ impl Layer for WideResNet {
 
     fn check_input(&self, images: &Tensor) -> Result<()> {
         let layer = || "WideResNet".to_string();
-        let (found, [_, channels, height, width]) = (images.dims(), self.input(1));
+        let (found, [_, height, width, channels]) = (images.dims(), self.input(1));
         if found.len() != 4 || found[0] == 0 || found[1..] != [channels, height, width] {
             let expected = format!("[N, {channels}, {height}, {width}] with N at least 1");
             return Err(Error::InputShape { layer: layer(), expected, found: found.to_vec() });
