@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use wrn_sam::candle::{DType, Device, Tensor};
-use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{Batch, IMAGE_CHANNELS, IMAGE_SIZE};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -31,10 +30,8 @@ impl Setup {
         if let Some(var) = parameters.get("f.8_classification.weight") {
             var.set(&var.randn_like(0.0, 0.05)?)?;
         }
-        let config =
-            SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
-        let sgd = Sgd::new(parameters.trainable(), config)?;
-        let sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
+        let config = SgdConfig::new(0.01).with_momentum(0.9).with_weight_decay(5e-4);
+        let sam = Sam::new(Sgd::named(parameters.named_trainable(), config)?, SamConfig::new(0.1))?;
         let images = Tensor::randn(0f32, 1f32, (batch, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE), device)?;
         let labels: Vec<u32> = (0..batch as u32).map(|image| image % 100).collect();
         Ok(Self { model, sam, batch: Batch::new(images, Tensor::new(labels, device)?) })
@@ -51,8 +48,9 @@ impl Setup {
             let logits = model.forward_plain(&batch.images, mode)?;
             Ok(smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?)
         };
-        let perturbed = sam.first_step(&loss(Mode::Train)?.backward()?)?;
-        perturbed.second_step(&loss(Mode::TrainFrozenStatistics)?.backward()?)?;
+        if let Some(perturbed) = sam.begin()?.climb(&loss(Mode::Train)?.backward()?)? {
+            perturbed.descend(&loss(Mode::TrainFrozenStatistics)?.backward()?)?;
+        }
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ fn descend_with_sgd(config: SgdConfig) -> Result<Vec<Vec<f64>>> {
 fn descend_with_sam(config: SgdConfig, sam: SamConfig) -> Result<[Vec<Vec<f64>>; 2]> {
     let w = Var::new(&START, &Device::Cpu)?;
     let base = Sgd::new(vec![w.clone()], config)?;
-    let mut sam = Sam::new(vec![w.clone()], base, sam)?;
+    let mut sam = Sam::new(base, sam)?;
     let (mut path, mut perturbed) = (vec![w.to_vec1()?], Vec::new());
     for _ in 0..STEPS {
         sam.step(|pass| {
@@ -66,9 +66,9 @@ struct Options {
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let Options { dir } = Options::parse();
-    let config = SgdConfig { learning_rate: 0.1, ..SgdConfig::default() };
+    let config = SgdConfig::new(0.1);
     let sgd = descend_with_sgd(config)?;
-    let [sam, perturbed] = descend_with_sam(config, SamConfig { rho: 0.3, ..SamConfig::default() })?;
+    let [sam, perturbed] = descend_with_sam(config, SamConfig::new(0.3))?;
 
     for (name, path) in [("SGD", &sgd), ("SAM", &sam)] {
         let end = path.last().ok_or("a path has a start")?;

@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde::Serialize;
 use wrn_sam::candle::{DType, Device, Tensor};
-use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{
     Augmentation, Batch, Cifar, IMAGE_CHANNELS, IMAGE_SIZE, Loader, LoaderConfig, Statistics,
 };
 use wrn_sam::kernels::{Cpu, Precision};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
-use wrn_sam::optim::{Sam, SamConfig, Sgd, SgdConfig};
+use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
 use wrn_sam::train::step;
 
 use profile::Profile;
@@ -183,9 +182,8 @@ fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
             Ok(Duration::ZERO)
         }));
     }
-    let config = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
-    let sgd = Sgd::new(parameters.trainable(), config)?;
-    let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..SamConfig::default() })?;
+    let config = SgdConfig::new(0.01).with_momentum(0.9).with_weight_decay(5e-4);
+    let mut sam = Sam::new(Sgd::named(parameters.named_trainable(), config)?, SamConfig::new(0.1))?;
     if !args.plain {
         let model = model.with_handed_over_gradients(); // as a training has it
         return Ok(Box::new(move || {
@@ -197,12 +195,11 @@ fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
         }));
     }
     Ok(Box::new(move || {
-        let logits = model.forward_plain(&batch.images, Mode::Train)?;
-        let loss = smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?;
-        let perturbed = sam.first_step(&loss.backward()?)?;
-        let logits = model.forward_plain(&batch.images, Mode::TrainFrozenStatistics)?;
-        let loss = smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?;
-        perturbed.second_step(&loss.backward()?)?;
+        sam.step(|pass| {
+            let mode = if pass == Pass::First { Mode::Train } else { Mode::TrainFrozenStatistics };
+            let logits = model.forward_plain(&batch.images, mode)?;
+            smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()
+        })?;
         Ok(Duration::ZERO)
     }))
 }

@@ -6,9 +6,9 @@
 //! bytes → records → augmented batch       data       Cifar, Augmentation, Loader
 //!       → logits                          models     WideResNet, Mode, Parameters (on kernels)
 //!       → loss                            losses     smooth_cross_entropy
-//!       → gradients → w + e(w)            optim      Sam::first_step
+//!       → gradients → w + e(w)            optim      Sam::begin, Step::climb
 //!       → logits, loss, gradients there   models     Mode::TrainFrozenStatistics
-//!       → w → base step                   optim      Perturbed::second_step, Sgd, StepLr
+//!       → w → base step                   optim      Perturbed::descend, Sgd, MultiStepLr
 //!       → metrics → files                 train      step, evaluate, Recipe, Trainer
 //! ```
 //!
@@ -16,7 +16,6 @@
 //!
 //! ```
 //! use wrn_sam::candle::{DType, Device};
-//! use wrn_sam::candle_nn::Optimizer;
 //! use wrn_sam::data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
 //! use wrn_sam::losses::smooth_cross_entropy;
 //! use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -28,14 +27,14 @@
 //! let parameters = Parameters::new(17, DType::F32, &Device::Cpu);
 //! let config = WideResNetConfig::new(10, 1);
 //! let model = WideResNet::new(&config, parameters.var_builder())?;
-//! let sgd = Sgd::new(parameters.trainable(), SgdConfig { momentum: 0.9, ..Default::default() })?;
-//! let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig { rho: 0.1, ..Default::default() })?;
+//! let sgd = Sgd::named(parameters.named_trainable(), SgdConfig::new(0.1).with_momentum(0.9))?;
+//! let mut sam = Sam::new(sgd, SamConfig::new(0.1))?.with_buffers(parameters.buffers())?;
 //! for batch in loader.epoch(0) {
 //!     let batch = batch?;
 //!     let loss = sam.step(|pass| {
 //!         let mode = if pass == Pass::First { Mode::Train } else { Mode::TrainFrozenStatistics };
 //!         let logits = model.forward(&batch.images, mode)?;
-//!         Ok::<_, Box<dyn std::error::Error>>(smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()?)
+//!         smooth_cross_entropy(&logits, &batch.labels, 0.1)?.mean_all()
 //!     })?;
 //!     assert!(loss.to_scalar::<f32>()? > 0.0);
 //! }

@@ -4,6 +4,7 @@
 mod devices;
 
 use devices::on_every_device;
+use wrn_sam::candle::backprop::GradStore;
 use wrn_sam::candle::{DType, Device, Tensor, Var};
 use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Maker, Mix, Policy, Statistics};
@@ -11,7 +12,7 @@ use wrn_sam::kernels::backend::{self, Backend, BatchNormState, BatchStatistics};
 use wrn_sam::kernels::{Cpu, backward};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
-use wrn_sam::optim::{AdamW, AdamWConfig, Sam, SamConfig, Sgd, SgdConfig};
+use wrn_sam::optim::{AdamW, AdamWConfig, Perturbed, Sam, SamConfig, Sgd, SgdConfig, Variables};
 use wrn_sam::train::{Meter, Tally, step};
 
 /// Numbers from -1 to 1, the same on every device.
@@ -55,7 +56,7 @@ fn variables(device: &Device) -> Vec<Var> {
 }
 
 /// A loss of all variables whose gradient is different in every step.
-fn gradients(vars: &[Var], seed: usize) -> wrn_sam::candle::backprop::GradStore {
+fn gradients(vars: &[Var], seed: usize) -> GradStore {
     let terms = vars.iter().enumerate().map(|(index, var)| {
         let factors = numbers(seed + index, var.dims()).to_device(var.device()).unwrap();
         ((var.as_tensor() * factors).unwrap().sum_all().unwrap() + var.sqr().unwrap().sum_all().unwrap())
@@ -64,31 +65,35 @@ fn gradients(vars: &[Var], seed: usize) -> wrn_sam::candle::backprop::GradStore 
     terms.reduce(|sum, term| (sum + term).unwrap()).unwrap().backward().unwrap()
 }
 
+fn climb<'a, O: Optimizer>(sam: &'a mut Sam<O>, gradients: &GradStore) -> Perturbed<'a, O> {
+    sam.begin().unwrap().climb(gradients).unwrap().expect("rho is above 0")
+}
+
 /// Three steps of SAM on a device; the variables after each.
-fn sam_steps<O: Optimizer>(
+fn sam_steps<O: Optimizer + Variables>(
     device: &Device,
     config: SamConfig,
     base: impl Fn(Vec<Var>) -> O,
 ) -> Vec<Vec<Tensor>> {
     let vars = variables(device);
-    let mut sam = Sam::new(vars.clone(), base(vars.clone()), config).unwrap();
+    let mut sam = Sam::new(base(vars.clone()), config).unwrap();
     let mut after = Vec::new();
     for seed in 0..3 {
         let before: Vec<Vec<f32>> = vars.iter().map(|var| values(var)).collect();
-        let perturbed = sam.first_step(&gradients(&vars, 100 * seed)).unwrap();
+        let perturbed = climb(&mut sam, &gradients(&vars, 100 * seed));
         after.push(vars.iter().map(|var| var.copy().unwrap()).collect());
         assert!(perturbed.grad_norm().to_scalar::<f64>().unwrap() > 0.0);
         drop(perturbed); // back to the bit
         assert!(vars.iter().zip(&before).all(|(var, before)| values(var) == *before));
-        let perturbed = sam.first_step(&gradients(&vars, 100 * seed)).unwrap();
-        perturbed.second_step(&gradients(&vars, 100 * seed + 7)).unwrap();
+        let perturbed = climb(&mut sam, &gradients(&vars, 100 * seed));
+        perturbed.descend(&gradients(&vars, 100 * seed + 7)).unwrap();
         after.push(vars.iter().map(|var| var.copy().unwrap()).collect());
     }
     sam.check_gradients().unwrap();
     after
 }
 
-fn compare_sam<O: Optimizer>(device: &Device, config: SamConfig, base: impl Fn(Vec<Var>) -> O) {
+fn compare_sam<O: Optimizer + Variables>(device: &Device, config: SamConfig, base: impl Fn(Vec<Var>) -> O) {
     let (found, expected) = (sam_steps(device, config, &base), sam_steps(&Device::Cpu, config, &base));
     for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
         assert_close(&format!("{config:?}"), found, expected, 1e-5);
@@ -200,40 +205,54 @@ fn compare_batch_norms<B: Backend>(backend: &B, device: &Device, tolerance: f32)
 on_every_device! {
     fn sam_around_sgd(device: &Device) {
         let sgd = |momentum, dampening, nesterov| move |vars| {
-            Sgd::new(vars, SgdConfig { learning_rate: 0.05, momentum, dampening, nesterov, weight_decay: 0.01 }).unwrap()
+            let config = SgdConfig::new(0.05).with_momentum(momentum).with_dampening(dampening);
+            Sgd::new(vars, config.with_nesterov(nesterov).with_weight_decay(0.01)).unwrap()
         };
-        let sam = SamConfig { rho: 0.1, ..SamConfig::default() };
+        let sam = SamConfig::new(0.1);
         compare_sam(device, sam, sgd(0.9, 0.0, false));
-        compare_sam(device, SamConfig { adaptive: true, ..sam }, sgd(0.9, 0.0, true));
-        compare_sam(device, SamConfig { p: 3.0, ..sam }, sgd(0.9, 0.5, false));
-        compare_sam(device, SamConfig { p: f64::INFINITY, ..sam }, sgd(0.0, 0.0, false));
+        compare_sam(device, sam.with_adaptive(true), sgd(0.9, 0.0, true));
+        compare_sam(device, sam.with_p(3.0), sgd(0.9, 0.5, false));
+        compare_sam(device, sam.with_p(f64::INFINITY), sgd(0.0, 0.0, false));
     }
 
     fn sam_around_adamw(device: &Device) {
-        let adamw = |vars| AdamW::new(vars, AdamWConfig { learning_rate: 0.01, ..AdamWConfig::default() }).unwrap();
-        compare_sam(device, SamConfig { rho: 0.1, ..SamConfig::default() }, adamw);
+        let adamw = |vars| AdamW::new(vars, AdamWConfig::new(0.01)).unwrap();
+        compare_sam(device, SamConfig::new(0.1), adamw);
     }
 
     /// Now or, on a GPU, when it is asked for; and no weight has moved.
     fn a_gradient_that_is_not_finite_is_reported(device: &Device) {
         let var = Var::from_tensor(&numbers(1, &[300]).to_device(device).unwrap()).unwrap();
-        let sgd = Sgd::new(vec![var.clone()], SgdConfig { momentum: 0.9, ..SgdConfig::default() }).unwrap();
-        let mut sam = Sam::new(vec![var.clone()], sgd, SamConfig::default()).unwrap();
+        let sgd = Sgd::new(vec![var.clone()], SgdConfig::default().with_momentum(0.9)).unwrap();
+        let buffers = [Var::new(7i64, device).unwrap(), Var::from_tensor(&numbers(2, &[5]).to_device(device).unwrap()).unwrap()];
+        let mut sam = Sam::new(sgd, SamConfig::default()).unwrap().with_buffers(buffers.clone()).unwrap();
+        let held = |buffers: &[Var; 2]| (buffers[0].to_scalar::<i64>().unwrap(), values(&buffers[1]));
+        let before_buffers = held(&buffers);
         let before = values(&var);
         let gradients = |factor: f32| (var.as_tensor() * f64::from(factor)).unwrap().sum_all().unwrap().backward().unwrap();
+        let take = |sam: &mut Sam<Sgd>, first: f32, second: f32| {
+            let step = sam.begin()?;
+            for buffer in &buffers {
+                let moved = (buffer.as_detached_tensor() + buffer.ones_like()?)?;
+                buffer.set(&moved)?;
+            }
+            step.climb(&gradients(first))?.unwrap().descend(&gradients(second))
+        };
         let bad = |sam: &mut Sam<Sgd>, first: f32, second: f32| {
-            sam.first_step(&gradients(first))?.second_step(&gradients(second))?;
-            sam.first_step(&gradients(1.0))?.second_step(&gradients(1.0))?; // nor does a good one after it
+            take(sam, first, second)?;
+            take(sam, 1.0, 1.0)?; // nor does a good one after it
             sam.check_gradients()
         };
         for (first, second) in [(f32::INFINITY, 1.0), (1.0, f32::NAN)] {
             let error = bad(&mut sam, first, second).unwrap_err().to_string();
             assert!(error.contains("not finite"), "{error}");
             assert!(values(&var) == before, "{first} {second}");
+            assert!(held(&buffers) == before_buffers, "{first} {second}");
         }
-        sam.first_step(&gradients(1.0)).unwrap().second_step(&gradients(1.0)).unwrap();
+        take(&mut sam, 1.0, 1.0).unwrap();
         sam.check_gradients().unwrap();
         assert!(values(&var) != before);
+        assert_eq!(held(&buffers).0, 8);
     }
 
     fn cross_entropy_and_its_gradient(device: &Device) {
@@ -375,8 +394,8 @@ on_every_device! {
     /// A step lowers the loss on its batch.
     fn steps_learn(device: &Device) {
         let (parameters, model) = network(device);
-        let sgd = Sgd::new(parameters.trainable(), SgdConfig { momentum: 0.9, learning_rate: 0.05, ..SgdConfig::default() }).unwrap();
-        let mut sam = Sam::new(parameters.trainable(), sgd, SamConfig::default()).unwrap();
+        let sgd = Sgd::named(parameters.named_trainable(), SgdConfig::new(0.05).with_momentum(0.9)).unwrap();
+        let mut sam = Sam::new(sgd, SamConfig::default()).unwrap();
         let images = numbers(7, &[16, 3, 32, 32]).to_device(device).unwrap();
         let labels: Vec<u32> = (0..16).collect();
         let batch = Batch::new(images, Tensor::new(labels, device).unwrap());

@@ -69,17 +69,17 @@ pub fn replay(
     let model = model.with_precision(precision)?.with_deterministic(deterministic);
     parameters.load_state(&golden.below("init/"))?;
 
-    let vars = parameters.trainable();
+    let named = parameters.named_trainable();
     let replay = Replay { golden, model, parameters };
-    let sam = SamConfig { rho: config.rho, adaptive: config.adaptive, p: 2.0 };
+    let sam = SamConfig::new(config.rho).with_adaptive(config.adaptive);
     match config.base {
         Base::Sgd { lr, momentum, nesterov, weight_decay } => {
-            let sgd = SgdConfig { learning_rate: lr, momentum, dampening: 0.0, nesterov, weight_decay };
-            replay.run(Sam::new(vars.clone(), Sgd::new(vars, sgd)?, sam)?)
+            let sgd = SgdConfig::new(lr).with_momentum(momentum).with_nesterov(nesterov);
+            replay.run(Sam::new(Sgd::named(named, sgd.with_weight_decay(weight_decay))?, sam)?)
         }
         Base::AdamW { lr, weight_decay } => {
-            let adamw = AdamWConfig { learning_rate: lr, weight_decay, ..AdamWConfig::default() };
-            replay.run(Sam::new(vars.clone(), AdamW::new(vars, adamw)?, sam)?)
+            let adamw = AdamWConfig::new(lr).with_weight_decay(weight_decay);
+            replay.run(Sam::new(AdamW::named(named, adamw)?, sam)?)
         }
     }
 }
@@ -109,6 +109,7 @@ impl Replay<'_> {
         let key = |name: &str| format!("step{step}/{name}");
         let mut errors = Errors::default();
 
+        let under_way = sam.begin()?;
         let (logits, loss) = self.pass(step, Mode::Train)?;
         errors.logits = self.compare(&key("logits"), &logits)?;
         errors.loss = self.compare(&key("loss"), &loss)?;
@@ -118,7 +119,7 @@ impl Replay<'_> {
             (errors.grad1, errors.grad1_rms) = self.compare_each("step1/grad1", gradient, trainable)?;
         }
 
-        let perturbed = sam.first_step(&grads)?;
+        let perturbed = under_way.climb(&grads)?.ok_or("the rho of a golden file is above 0")?;
         if step == 1 {
             let weight = |var: &Var| Some(var.as_tensor().clone());
             (errors.perturbed, _) = self.compare_each("step1/perturbed", weight, trainable)?;
@@ -133,7 +134,7 @@ impl Replay<'_> {
             (errors.grad2, errors.grad2_rms) = self.compare_each("step1/grad2", gradient, trainable)?;
         }
 
-        perturbed.second_step(&grads)?;
+        perturbed.descend(&grads)?;
         // Files may leave out the states between the first and the last.
         let steps = self.golden.config.steps;
         if step == 1 || step == steps || self.golden.has(&key("after/f.0_convolution.weight")) {

@@ -72,6 +72,11 @@ impl BatchNorm {
         self
     }
 
+    /// The running mean and variance and the count of batches, which training passes change.
+    pub fn buffers(&self) -> [Var; 3] {
+        [self.running_mean.clone(), self.running_var.clone(), self.num_batches_tracked.clone()]
+    }
+
     /// Channels of the input.
     pub fn channels(&self) -> usize {
         self.weight.elem_count()

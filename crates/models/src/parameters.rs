@@ -83,9 +83,20 @@ impl Parameters {
     /// The values to hand to an optimizer, in the order in which the model made them, which is that of PyTorch's
     /// `parameters()`.
     pub fn trainable(&self) -> Vec<Var> {
+        self.named_trainable().into_iter().map(|(_, var)| var).collect()
+    }
+
+    /// [`trainable`](Self::trainable) with their names, by which an optimizer can save its state.
+    pub fn named_trainable(&self) -> Vec<(String, Var)> {
         let store = self.store();
-        let trainable = store.entries.iter().filter(|(name, _)| Kind::of(name) == Kind::Trainable);
-        trainable.map(|(_, var)| var.clone()).collect()
+        store.entries.iter().filter(|(name, _)| Kind::of(name) == Kind::Trainable).cloned().collect()
+    }
+
+    /// The values that the model itself changes, which SAM is to keep in its second pass and after an error.
+    pub fn buffers(&self) -> Vec<Var> {
+        let store = self.store();
+        let buffers = store.entries.iter().filter(|(name, _)| Kind::of(name) == Kind::Buffer);
+        buffers.map(|(_, var)| var.clone()).collect()
     }
 
     /// Every value with its name and kind, in the order in which the model made them.

@@ -1,4 +1,4 @@
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder};
 use wrn_sam_kernels::Cpu;
 
@@ -53,6 +53,11 @@ impl PreActUnit {
             second_convolution: Conv2d::new(out_channels, out_channels, 3, 1, block.pp("4_convolution"))?,
             projection: Some(Conv2d::new(in_channels, out_channels, 1, stride, vb.pp("downsample"))?),
         })
+    }
+
+    /// The buffers of both normalizations.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = Var> {
+        [&self.first_normalization, &self.second_normalization].into_iter().flat_map(BatchNorm::buffers)
     }
 
     /// `convolution(dropout(relu(norm(convolution(activated))))) + residual`, with `activated = relu(norm(x))`.
@@ -127,9 +132,11 @@ macro_rules! module {
                 *self.runner.position() = Position { seed, pass };
             }
 
-            /// The number of the next training pass.
-            pub fn dropout_pass(&self) -> u64 {
-                self.runner.position().pass
+            /// The seed of the dropout masks and the number of the next training pass, as
+            /// [`seek_dropout`](Self::seek_dropout) takes them.
+            pub fn dropout_position(&self) -> (u64, u64) {
+                let Position { seed, pass } = *self.runner.position();
+                (seed, pass)
             }
         }
 

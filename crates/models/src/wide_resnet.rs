@@ -1,4 +1,4 @@
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder};
 use wrn_sam_kernels::{Cpu, Precision};
 
@@ -137,10 +137,16 @@ impl WideResNet {
         *self.runner.position() = Position { seed, pass };
     }
 
-    /// The number of the next training pass: how many there were since [`seek_dropout`](Self::seek_dropout), plus its
-    /// `pass`.
-    pub fn dropout_pass(&self) -> u64 {
-        self.runner.position().pass
+    /// The seed of the dropout masks and the number of the next training pass, as [`seek_dropout`](Self::seek_dropout)
+    /// takes them.
+    pub fn dropout_position(&self) -> (u64, u64) {
+        let Position { seed, pass } = *self.runner.position();
+        (seed, pass)
+    }
+
+    /// The buffers that training passes change: the running statistics and batch counts of every batch normalization.
+    pub fn buffers(&self) -> Vec<Var> {
+        self.units.iter().flat_map(PreActUnit::buffers).chain(self.normalization.buffers()).collect()
     }
 
     /// The dimensions of a batch of its images.

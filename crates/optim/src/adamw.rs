@@ -8,46 +8,90 @@ use candle_nn::Optimizer;
 use wrn_sam_kernels::optimizer_step::{self, AdamWStep};
 use wrn_sam_kernels::{Cpu, OutOfRange};
 
-use crate::parameters::{check_distinct, with_gradients};
-use crate::state::{Entries, buffer, counts, number};
-use crate::{OptimizerState, Result};
+use crate::parameters::Parameters;
+use crate::state::{Entries, buffer, check_learning_rate, check_not_negative, count, number};
+use crate::{OptimizerState, Result, Variables};
 
 /// The hyper-parameters of [`AdamW`], with PyTorch's defaults.
+///
+/// ```
+/// use wrn_sam_optim::AdamWConfig;
+///
+/// let config = AdamWConfig::new(3e-4).with_weight_decay(0.05);
+/// assert!(config.validate().is_ok());
+/// let error = config.with_beta2(1.0).validate().unwrap_err();
+/// assert_eq!(error.to_string(), "beta2 = 1: must be at least 0 and less than 1");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct AdamWConfig {
-    /// The learning rate, at least 0. Default 0.001.
+    /// The learning rate: a finite number of at least 0. Default 0.001.
     pub learning_rate: f64,
-    /// What part of the mean of the gradients stays, in [0, 1). Default 0.9.
+    /// The decay of the mean of the gradients, in [0, 1). Default 0.9.
     pub beta1: f64,
-    /// What part of the mean of the squared gradients stays, in [0, 1). Default 0.999.
+    /// The decay of the mean of the squared gradients, in [0, 1). Default 0.999.
     pub beta2: f64,
-    /// Added to the denominator, at least 0. Default 1e-8.
+    /// Added to the denominator: a finite number of at least 0. Default 1e-8.
     pub epsilon: f64,
-    /// What part of the weights a step takes away, times the learning rate; at least 0. Default 0.01.
+    /// The share of the weights that a step subtracts, times the learning rate: a finite number of at least 0. Default
+    /// 0.01.
     pub weight_decay: f64,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+        Self::new(1e-3)
     }
 }
 
 impl AdamWConfig {
+    /// The defaults at a learning rate.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+    }
+
+    /// With this [`learning_rate`](Self::learning_rate).
+    #[must_use]
+    pub fn with_learning_rate(self, learning_rate: f64) -> Self {
+        Self { learning_rate, ..self }
+    }
+
+    /// With this [`beta1`](Self::beta1).
+    #[must_use]
+    pub fn with_beta1(self, beta1: f64) -> Self {
+        Self { beta1, ..self }
+    }
+
+    /// With this [`beta2`](Self::beta2).
+    #[must_use]
+    pub fn with_beta2(self, beta2: f64) -> Self {
+        Self { beta2, ..self }
+    }
+
+    /// With this [`epsilon`](Self::epsilon).
+    #[must_use]
+    pub fn with_epsilon(self, epsilon: f64) -> Self {
+        Self { epsilon, ..self }
+    }
+
+    /// With this [`weight_decay`](Self::weight_decay).
+    #[must_use]
+    pub fn with_weight_decay(self, weight_decay: f64) -> Self {
+        Self { weight_decay, ..self }
+    }
+
     /// Checks every value's range.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange).
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) names the first value outside its range.
     pub fn validate(&self) -> Result<()> {
         let &Self { learning_rate, beta1, beta2, epsilon, weight_decay } = self;
-        for (name, value) in
-            [("learning_rate", learning_rate), ("epsilon", epsilon), ("weight_decay", weight_decay)]
-        {
-            OutOfRange::check(name, value, value.is_finite() && value >= 0.0, "a number of at least 0")?;
+        check_learning_rate(learning_rate)?;
+        for (name, beta) in [("beta1", beta1), ("beta2", beta2)] {
+            OutOfRange::check(name, beta, (0.0..1.0).contains(&beta), "at least 0 and less than 1")?;
         }
-        OutOfRange::check("beta1", beta1, (0.0..1.0).contains(&beta1), "in [0, 1)")?;
-        OutOfRange::check("beta2", beta2, (0.0..1.0).contains(&beta2), "in [0, 1)")?;
-        Ok(())
+        check_not_negative("epsilon", epsilon)?;
+        Ok(check_not_negative("weight_decay", weight_decay)?)
     }
 }
 
@@ -57,9 +101,9 @@ impl AdamWConfig {
 /// w ← (1 - learning_rate · weight_decay) · w;  m ← m + (1 - beta1) (g - m);  v ← beta2 · v + (1 - beta2) g²;
 /// w ← w - learning_rate / (1 - beta1ᵗ) · m / (√v / √(1 - beta2ᵗ) + epsilon).
 ///
-/// As candle's own, and with a state that can be saved ([`OptimizerState`]). A parameter without a gradient is
-/// left alone, its moments and step count too. A step is checked before it moves anything, and runs as
-/// [`Sgd`](crate::Sgd)'s does.
+/// As candle's own, and with a state that can be saved ([`OptimizerState`]) if it is made by [`named`](Self::named). A
+/// parameter without a gradient stays as it is, and so do its moments and step count. A step in which no parameter has a
+/// gradient is an error. A step is checked before it moves anything, and runs as [`Sgd`](crate::Sgd)'s does.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -67,8 +111,7 @@ impl AdamWConfig {
 /// use wrn_sam_optim::{AdamW, AdamWConfig};
 ///
 /// let w = Var::new(&[1f32, -2.], &Device::Cpu)?;
-/// let config = AdamWConfig { learning_rate: 0.5, weight_decay: 0.0, ..AdamWConfig::default() };
-/// let mut adamw = AdamW::new(vec![w.clone()], config)?;
+/// let mut adamw = AdamW::new(vec![w.clone()], AdamWConfig::new(0.5).with_weight_decay(0.0))?;
 /// adamw.backward_step(&w.sqr()?.sum_all()?)?;
 /// let after = w.to_vec1::<f32>()?; // the first step goes by the gradient's signs
 /// assert!((after[0] - 0.5).abs() < 1e-6 && (after[1] + 1.5).abs() < 1e-6);
@@ -76,9 +119,8 @@ impl AdamWConfig {
 /// ```
 #[derive(Debug)]
 pub struct AdamW {
-    vars: Vec<Var>,
-    /// Made at a parameter's first step.
-    moments: Vec<Option<Moments>>,
+    parameters: Parameters,
+    moments: Vec<Moments>,
     config: AdamWConfig,
     context: Cpu,
 }
@@ -91,7 +133,31 @@ struct Moments {
     steps: u64,
 }
 
+/// A count that is saved as an i64 and never overflows.
+const MOST_STEPS: u64 = i64::MAX as u64 - 1;
+
 impl AdamW {
+    /// Over variables with their names, which its state is saved by: those of a `VarMap` from
+    /// [`named_vars`](crate::named_vars).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange), [`Error::NoParameters`](crate::Error::NoParameters),
+    /// [`Error::DuplicateParameter`](crate::Error::DuplicateParameter),
+    /// [`Error::DuplicateName`](crate::Error::DuplicateName).
+    pub fn named(parameters: Vec<(String, Var)>, config: AdamWConfig) -> Result<Self> {
+        Self::over(Parameters::named(parameters)?, config)
+    }
+
+    fn over(parameters: Parameters, config: AdamWConfig) -> Result<Self> {
+        config.validate()?;
+        let moments = parameters.vars().iter().map(|var| {
+            let zeros = || Var::zeros(var.shape(), var.dtype(), var.device());
+            Ok(Moments { first: zeros()?, second: zeros()?, steps: 0 })
+        });
+        let moments = moments.collect::<Result<_>>()?;
+        Ok(Self { parameters, moments, config, context: Cpu::shared().clone() })
+    }
+
     /// Runs on the threads of `context` rather than on all of the machine's.
     #[must_use]
     pub fn with_cpu(self, context: Cpu) -> Self {
@@ -103,43 +169,53 @@ impl AdamW {
         &self.config
     }
 
+    /// Replaces the hyper-parameters. Moments and step counts stay.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange); the old ones then stay in force.
+    pub fn set_config(&mut self, config: AdamWConfig) -> Result<()> {
+        config.validate()?;
+        self.config = config;
+        Ok(())
+    }
+
     fn try_step(&mut self, gradients: &GradStore) -> Result<()> {
+        self.config.validate()?;
         let AdamWConfig { learning_rate, beta1, beta2, epsilon, weight_decay } = self.config;
-        let parameters = with_gradients(&self.vars, gradients)?;
-        for &(index, var, _) in &parameters {
-            if self.moments[index].is_none() {
-                let zeros = || Var::zeros(var.shape(), var.dtype(), var.device());
-                self.moments[index] = Some(Moments { first: zeros()?, second: zeros()?, steps: 0 });
-            }
-        }
-        // Parameters that have taken as many steps go together.
+        let parameters = self.parameters.with_gradients(gradients)?;
+        // Parameters that have taken the same number of steps go together.
         let mut by_step = BTreeMap::<u64, Vec<_>>::new();
         for &(index, var, gradient) in &parameters {
-            if let Some(Moments { first, second, steps }) = &self.moments[index] {
-                by_step.entry(steps + 1).or_default().push((var, gradient, first, second));
-            }
+            let Moments { first, second, steps } = &self.moments[index];
+            by_step.entry(steps + 1).or_default().push((var, gradient, first, second));
         }
         for (step, group) in by_step {
             let constants = AdamWStep { learning_rate, beta1, beta2, epsilon, weight_decay, step };
             optimizer_step::adamw_all(&self.context, &group, &constants)?;
         }
-        for &(index, ..) in &parameters {
-            if let Some(moments) = &mut self.moments[index] {
-                moments.steps += 1;
-            }
+        for (index, ..) in parameters {
+            self.moments[index].steps += 1;
         }
         Ok(())
+    }
+}
+
+impl Variables for AdamW {
+    fn vars(&self) -> &[Var] {
+        self.parameters.vars()
+    }
+
+    fn names(&self) -> Option<&[String]> {
+        self.parameters.names()
     }
 }
 
 impl Optimizer for AdamW {
     type Config = AdamWConfig;
 
+    /// Over variables without names: the state cannot be saved.
     fn new(vars: Vec<Var>, config: AdamWConfig) -> candle_core::Result<Self> {
-        config.validate()?;
-        check_distinct(&vars)?;
-        let moments = vars.iter().map(|_| None).collect();
-        Ok(Self { vars, moments, config, context: Cpu::shared().clone() })
+        Ok(Self::over(Parameters::new(vars, None)?, config)?)
     }
 
     fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {
@@ -150,29 +226,27 @@ impl Optimizer for AdamW {
         self.config.learning_rate
     }
 
+    /// The next step checks it.
     fn set_learning_rate(&mut self, learning_rate: f64) {
         self.config.learning_rate = learning_rate;
     }
 }
 
-/// The five hyper-parameters, `step` (per parameter, the steps taken), `exp_avg.{index}` and
-/// `exp_avg_sq.{index}`.
+/// The five hyper-parameters, and for each parameter `step.{name}` (the steps taken), `exp_avg.{name}` and
+/// `exp_avg_sq.{name}`.
 impl OptimizerState for AdamW {
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        let steps = self.moments.iter().map(|moments| moments.as_ref().map_or(0, |moments| moments.steps));
         let mut state = vec![
             number("learning_rate", self.config.learning_rate)?,
             number("beta1", self.config.beta1)?,
             number("beta2", self.config.beta2)?,
             number("epsilon", self.config.epsilon)?,
             number("weight_decay", self.config.weight_decay)?,
-            counts("step", steps)?,
         ];
-        for (index, moments) in self.moments.iter().enumerate() {
-            if let Some(Moments { first, second, steps: 1.. }) = moments {
-                state.push(buffer("exp_avg", index, first)?);
-                state.push(buffer("exp_avg_sq", index, second)?);
-            }
+        for ((name, _), Moments { first, second, steps }) in self.parameters.by_name()?.zip(&self.moments) {
+            state.push(count("step", name, *steps)?);
+            state.push(buffer("exp_avg", name, first)?);
+            state.push(buffer("exp_avg_sq", name, second)?);
         }
         Ok(state)
     }
@@ -186,20 +260,16 @@ impl OptimizerState for AdamW {
             epsilon: entries.number("epsilon")?,
             weight_decay: entries.number("weight_decay")?,
         };
-        let mut loaded = Vec::with_capacity(self.vars.len());
-        for (index, steps) in entries.counts("step", self.vars.len())?.into_iter().enumerate() {
-            let moments = if steps > 0 {
-                let first = entries.buffer("exp_avg", index, &self.vars[index])?;
-                let second = entries.buffer("exp_avg_sq", index, &self.vars[index])?;
-                first.zip(second).map(|(first, second)| Moments { first, second, steps })
-            } else {
-                None
-            };
-            loaded.push(moments);
+        let mut moments = Vec::new();
+        for (name, var) in self.parameters.by_name()? {
+            let steps = entries.count("step", name, MOST_STEPS)?;
+            let first = entries.buffer("exp_avg", name, var)?;
+            let second = entries.squares("exp_avg_sq", name, var)?;
+            moments.push(Moments { first, second, steps });
         }
         entries.finish()?;
         config.validate()?;
-        (self.config, self.moments) = (config, loaded);
+        (self.config, self.moments) = (config, moments);
         Ok(())
     }
 }

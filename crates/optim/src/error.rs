@@ -2,12 +2,17 @@
 
 use candle_core::Shape;
 
+use crate::Pass;
+
 /// The result of an optimizer's call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What an optimizer refuses. Whatever the variant, weights and state are as they were before the call.
-/// (Two causes lie outside that promise: a device that fails, and a base optimizer of another crate that
-/// fails halfway through its step.)
+/// What an optimizer refuses.
+///
+/// Whatever the variant, these are as before the call: the weights, the state of [`Sgd`](crate::Sgd),
+/// [`AdamW`](crate::AdamW) and [`Sam`](crate::Sam), and the buffers that `Sam` was given
+/// ([`with_buffers`](crate::Sam::with_buffers)). There are two exceptions: a device that fails, and the state inside a
+/// base optimizer of another crate that fails halfway through its step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,29 +25,43 @@ pub enum Error {
     /// A hyper-parameter is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
-    /// Nesterov's momentum is defined for undampened momentum alone.
-    #[error(
-        "nesterov needs momentum above 0 and dampening 0, found momentum {momentum}, dampening {dampening}"
-    )]
-    Nesterov {
-        /// The momentum asked for.
-        momentum: f64,
-        /// The dampening asked for.
-        dampening: f64,
-    },
+    /// The list of variables is empty, so a step would move nothing.
+    #[error("there are no parameters to optimize; pass the variables of the model")]
+    NoParameters,
     /// The same variable is listed twice, so a step would move it twice.
     #[error("parameters {first} and {second} are the same variable; list each once")]
     DuplicateParameter {
-        /// Its first index.
-        first: usize,
-        /// Its second index.
-        second: usize,
+        /// Its first name, or index where parameters have no names.
+        first: String,
+        /// Its second.
+        second: String,
     },
+    /// Two variables have the same name, so a saved state could not tell them apart.
+    #[error("two parameters have the name {0}; give each its own")]
+    DuplicateName(String),
+    /// A state was to be saved or loaded, but the parameters have no names to save it under.
+    #[error(
+        "an optimizer made with `new` does not know its parameters' names, and their order is not safe to save a state \
+         by; make it with `named`, for a VarMap from `named_vars`"
+    )]
+    Unnamed,
+    /// No parameter has a gradient, so a step would move nothing.
+    #[error(
+        "none of the {parameters} parameters has a gradient: the loss does not depend on them through a graph; check \
+         that the forward pass builds one (not in an evaluation mode, nothing detached) and uses these variables"
+    )]
+    NoGradient {
+        /// How many parameters there are.
+        parameters: usize,
+    },
+    /// The base optimizer's step moved no parameter, although there were gradients and a learning rate.
+    #[error("the base optimizer moved none of the parameters; make it with the same variables as Sam")]
+    NothingMoved,
     /// A gradient is not like its parameter.
     #[error("the gradient of parameter {parameter} must be {expected}, found {found}")]
     Gradient {
-        /// The parameter's index.
-        parameter: usize,
+        /// The parameter's name, or index where it has no name.
+        parameter: String,
         /// The parameter's shape, element type and device.
         expected: String,
         /// The gradient's.
@@ -50,21 +69,25 @@ pub enum Error {
     },
     /// The gradient holds infinities or NaN, or its norm overflows.
     #[error(
-        "the gradient's norm is not finite ({norm}), first so at parameter {parameter} of shape {shape:?}; \
-         a smaller learning rate, or skipping this batch, may help"
+        "the gradient's norm is not finite ({norm}), first at parameter {parameter} of shape {shape:?}, in the {} pass of \
+         the step; nothing was changed, so this batch can be skipped; if it happens again, {}",
+        if *pass == Pass::First { "first" } else { "second" },
+        if *pass == Pass::First { "look for bad values in the batch, or lower the learning rate" } else { "lower rho" }
     )]
     NonFiniteGradient {
-        /// The index of the first parameter with which the norm is not finite.
-        parameter: usize,
+        /// The name, or index, of the first parameter with which the norm is not finite.
+        parameter: String,
         /// Its shape.
         shape: Shape,
         /// The norm up to that parameter: infinite or NaN.
         norm: f64,
+        /// The pass that the gradient is from: at w, or at w + e.
+        pass: Pass,
     },
     /// A GPU met a gradient that holds infinities or NaN, or whose norm overflows.
     #[error(
-        "a gradient's norm was not finite (a sum of {norm}) in a step since the last check, and no weight has moved \
-         since; a smaller learning rate may help"
+        "a gradient's norm was not finite (a sum of {norm}) in a step since the last check; nothing has changed since \
+         the step before it; if it happens again, look for bad values in the batches, or lower rho or the learning rate"
     )]
     NonFiniteGradientOnGpu {
         /// The first sum over all parameters that was not finite: infinite or NaN.
@@ -74,7 +97,10 @@ pub enum Error {
     #[error("the loss must be a single number, found shape {0:?}; reduce it, with mean_all() for example")]
     LossShape(Shape),
     /// A saved state does not fit.
-    #[error("the saved state does not fit this optimizer:{}", list(missing, unexpected, misshapen))]
+    #[error(
+        "the saved state does not fit this optimizer, and nothing was loaded:{}",
+        list(missing, unexpected, misshapen, invalid)
+    )]
     State {
         /// Entries that are needed and not there.
         missing: Vec<String>,
@@ -82,11 +108,13 @@ pub enum Error {
         unexpected: Vec<String>,
         /// Entries of another shape or element type, with what was expected and found.
         misshapen: Vec<String>,
+        /// Entries whose values no optimizer has, such as NaN, with what is wrong.
+        invalid: Vec<String>,
     },
 }
 
-fn list(missing: &[String], unexpected: &[String], misshapen: &[String]) -> String {
-    [("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)]
+fn list(missing: &[String], unexpected: &[String], misshapen: &[String], invalid: &[String]) -> String {
+    [("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen), ("invalid", invalid)]
         .into_iter()
         .filter(|(_, names)| !names.is_empty())
         .map(|(what, names)| format!(" {what} {};", names.join(", ")))

@@ -1,34 +1,34 @@
-//! Sharpness-Aware Minimization for candle: [`Sam`] around any candle optimizer, [`Sgd`] and [`AdamW`] with
-//! PyTorch's arithmetic and a state that can be saved, and learning-rate schedules.
+//! Sharpness-Aware Minimization for candle: [`Sam`] around [`Sgd`] or [`AdamW`], with PyTorch's arithmetic and a state
+//! that can be saved, or around any other candle optimizer; and learning-rate schedules.
 //!
 //! A step of SAM (Foret et al., <https://arxiv.org/abs/2010.01412>) climbs from the weights w to the point
 //! w + e where the loss nearby is about largest, takes the gradient there, returns to w, and lets the base
 //! optimizer step along that gradient:
 //!
 //! ```
-//! use candle_core::{Device, Var};
-//! use candle_nn::Optimizer;
-//! use wrn_sam_optim::{Sam, SamConfig, Schedule, Sgd, SgdConfig, StepLr};
+//! use candle_core::{DType, Device, Tensor};
+//! use candle_nn::{Init, VarBuilder, VarMap};
+//! use wrn_sam_optim::{MultiStepLr, Sam, SamConfig, Schedule, Sgd, SgdConfig, named_vars};
 //!
-//! let w = Var::new(&[3f32, -2.], &Device::Cpu)?;
-//! let loss = || w.sqr()?.sum_all(); // of the model on one batch
+//! let variables = VarMap::new();
+//! let builder = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+//! let w = builder.get_with_hints(2, "w", Init::Const(3.0))?;
 //!
-//! let base = Sgd::new(vec![w.clone()], SgdConfig { momentum: 0.9, ..SgdConfig::default() })?;
-//! let mut sam = Sam::new(vec![w.clone()], base, SamConfig { rho: 0.05, ..SamConfig::default() })?;
-//! let schedule = StepLr::new(0.1, 20);
-//!
+//! let base = Sgd::named(named_vars(&variables), SgdConfig::new(0.1).with_momentum(0.9))?;
+//! let mut sam = Sam::new(base, SamConfig::new(0.05))?;
+//! let schedule = MultiStepLr::new(0.1, [10, 15], 0.2);
 //! for epoch in 0..20 {
 //!     sam.set_learning_rate(schedule.at(epoch));
-//!     let perturbed = sam.first_step(&loss()?.backward()?)?; // w -> w + e
-//!     perturbed.second_step(&loss()?.backward()?)?; // w + e -> w -> base step
+//!     // Called once at w and once at w + e.
+//!     let loss = sam.step(|_pass| w.sqr()?.sum_all())?;
+//! #   assert!(loss.to_scalar::<f32>()? <= 18.0);
 //! }
-//! # assert!(loss()?.to_scalar::<f32>()? < 2.0);
 //! # Ok::<(), wrn_sam_optim::Error>(())
 //! ```
 //!
-//! [`Sam::first_step`] lends the perturbed weights out as a guard, [`Perturbed`]: only it can take the second
-//! step, and dropping it, on the way out of an error for example, puts w back as it was. [`Sam::step`] runs
-//! both passes of a closure itself.
+//! Where a closure does not fit, [`Sam::begin`] gives the same step by hand: a guard, [`Step`], whose
+//! [`climb`](Step::climb) gives the guard of the second pass, [`Perturbed`], whose [`descend`](Perturbed::descend) takes
+//! the step. Dropping either, for example on the way out of an error, puts everything back to the bit.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -42,7 +42,8 @@ mod state;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use error::{Error, Result};
-pub use sam::{Pass, Perturbed, Sam, SamConfig};
-pub use schedule::{CosineWithWarmup, Schedule, StepLr};
+pub use parameters::{Variables, named_vars};
+pub use sam::{Pass, Perturbed, Sam, SamConfig, Step};
+pub use schedule::{CosineWithWarmup, MultiStepLr, Schedule};
 pub use sgd::{Sgd, SgdConfig};
 pub use state::OptimizerState;

@@ -1,12 +1,12 @@
 //! Learning rates over the epochs.
 
-/// A learning rate for every epoch, counted from 0: a pure function, so that a resumed run goes on where it
+/// A learning rate for every epoch, counted from 0: a pure function, so that a resumed run continues where it
 /// was. Any closure of this shape is one.
 ///
 /// ```
-/// use wrn_sam_optim::{CosineWithWarmup, Schedule, StepLr};
+/// use wrn_sam_optim::{CosineWithWarmup, MultiStepLr, Schedule};
 /// let schedules: [Box<dyn Schedule>; 3] = [
-///     Box::new(StepLr::new(0.1, 200)),
+///     Box::new(MultiStepLr::new(0.1, [60, 120, 160], 0.2)),
 ///     Box::new(CosineWithWarmup::new(0.1, 200, 5)),
 ///     Box::new(|epoch| 0.1 / (1.0 + epoch as f64)),
 /// ];
@@ -23,37 +23,35 @@ impl<F: Fn(usize) -> f64> Schedule for F {
     }
 }
 
-/// The base rate, times 0.2 from each of 20 %, 50 %, 70 % and 85 % of the epochs on.
+/// The base rate, multiplied by gamma from each milestone on, as PyTorch's `MultiStepLR`:
+///
+/// base · gammaᵏ in an epoch that k milestones are not above.
 ///
 /// ```
-/// use wrn_sam_optim::{Schedule, StepLr};
-/// let schedule = StepLr::new(0.1, 200);
-/// assert_eq!(schedule.at(0), 0.1);
-/// assert_eq!(schedule.at(39), 0.1);
-/// assert!((schedule.at(40) - 0.02).abs() < 1e-12);
-/// assert!((schedule.at(199) - 0.00016).abs() < 1e-12);
+/// use wrn_sam_optim::{MultiStepLr, Schedule};
+/// let schedule = MultiStepLr::new(0.1, [60, 120], 0.2);
+/// assert_eq!(schedule.at(59), 0.1);
+/// assert!((schedule.at(60) - 0.02).abs() < 1e-12);
+/// assert!((schedule.at(120) - 0.004).abs() < 1e-12);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepLr {
+#[derive(Clone, Debug, PartialEq)]
+pub struct MultiStepLr {
     base: f64,
-    epochs: usize,
+    milestones: Vec<usize>,
+    gamma: f64,
 }
 
-impl StepLr {
-    const FACTOR: f64 = 0.2;
-    const PERCENT: [usize; 4] = [20, 50, 70, 85];
-
-    /// The schedule of a training of `epochs` epochs that begins with the rate `base`.
-    pub fn new(base: f64, epochs: usize) -> Self {
-        Self { base, epochs }
+impl MultiStepLr {
+    /// The rate `base`, times `gamma` from each of the epochs `milestones` on, which may be in any order.
+    pub fn new(base: f64, milestones: impl Into<Vec<usize>>, gamma: f64) -> Self {
+        Self { base, milestones: milestones.into(), gamma }
     }
 }
 
-impl Schedule for StepLr {
+impl Schedule for MultiStepLr {
     fn at(&self, epoch: usize) -> f64 {
-        // In whole numbers: 0.7 * epochs may fall short of the epoch it means.
-        let passed = Self::PERCENT.iter().filter(|&percent| epoch * 100 >= self.epochs * percent).count();
-        self.base * Self::FACTOR.powi(passed as i32)
+        let passed = self.milestones.iter().filter(|&&milestone| milestone <= epoch).count();
+        self.base * self.gamma.powi(i32::try_from(passed).unwrap_or(i32::MAX))
     }
 }
 
@@ -61,7 +59,7 @@ impl Schedule for StepLr {
 /// (Loshchilov & Hutter, <https://arxiv.org/abs/1608.03983>, without restarts).
 ///
 /// Epoch e of a warm-up of k epochs has base · (e + 1) / (k + 1), so that no epoch's rate is zero; of n epochs,
-/// those from k on have base / 2 · (1 + cos(π (e - k) / (n - k))).
+/// those from k on have base / 2 · (1 + cos(π (e - k) / (n - k))), and those from both n and k on have 0.
 ///
 /// ```
 /// use wrn_sam_optim::{CosineWithWarmup, Schedule};
@@ -89,7 +87,7 @@ impl CosineWithWarmup {
 impl Schedule for CosineWithWarmup {
     fn at(&self, epoch: usize) -> f64 {
         if epoch < self.warmup {
-            return self.base * (epoch + 1) as f64 / (self.warmup + 1) as f64;
+            return self.base * (epoch + 1) as f64 / (self.warmup as f64 + 1.0);
         }
         if epoch >= self.epochs {
             return 0.0;

@@ -8,48 +8,91 @@ use candle_nn::Optimizer;
 use wrn_sam_kernels::optimizer_step::{self, SgdStep};
 use wrn_sam_kernels::{Cpu, OutOfRange};
 
-use crate::parameters::{check_distinct, with_gradients};
-use crate::state::{Entries, buffer, counts, number};
-use crate::{Error, OptimizerState, Result};
+use crate::parameters::Parameters;
+use crate::state::{Entries, buffer, check_learning_rate, check_not_negative, count, number};
+use crate::{OptimizerState, Result, Variables};
 
 /// The hyper-parameters of [`Sgd`], under PyTorch's names.
+///
+/// ```
+/// use wrn_sam_optim::SgdConfig;
+///
+/// let config = SgdConfig::new(0.1).with_momentum(0.9).with_nesterov(true);
+/// assert!(config.validate().is_ok());
+/// let error = config.with_dampening(0.1).validate().unwrap_err();
+/// assert_eq!(error.to_string(), "nesterov = true: must be false unless momentum is above 0 and dampening is 0");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SgdConfig {
-    /// The learning rate, at least 0. Default 0.1.
+    /// The learning rate: a finite number of at least 0. Default 0.1.
     pub learning_rate: f64,
-    /// What part of the momentum stays, at least 0; 0 for none. Default 0.
+    /// The factor of the momentum buffer in each step: a finite number of at least 0; 0 for no momentum. Default 0.
     pub momentum: f64,
-    /// What part of a gradient does not enter the momentum, after the first. Default 0.
+    /// The share of a gradient that does not enter the momentum buffer, except in a parameter's first step: a finite
+    /// number. Default 0.
     pub dampening: f64,
-    /// Nesterov's momentum; needs momentum above 0 and dampening 0. Default false.
+    /// Nesterov's momentum; needs a momentum above 0 and no dampening. Default false.
     pub nesterov: bool,
-    /// What part of the weights is added to their gradient, at least 0. Default 0.
+    /// The factor of the weights that is added to their gradient: a finite number of at least 0. Default 0.
     pub weight_decay: f64,
 }
 
 impl Default for SgdConfig {
     fn default() -> Self {
-        Self { learning_rate: 0.1, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 }
+        Self::new(0.1)
     }
 }
 
 impl SgdConfig {
+    /// Plain gradient descent at a learning rate.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 }
+    }
+
+    /// With this [`learning_rate`](Self::learning_rate).
+    #[must_use]
+    pub fn with_learning_rate(self, learning_rate: f64) -> Self {
+        Self { learning_rate, ..self }
+    }
+
+    /// With this [`momentum`](Self::momentum).
+    #[must_use]
+    pub fn with_momentum(self, momentum: f64) -> Self {
+        Self { momentum, ..self }
+    }
+
+    /// With this [`dampening`](Self::dampening).
+    #[must_use]
+    pub fn with_dampening(self, dampening: f64) -> Self {
+        Self { dampening, ..self }
+    }
+
+    /// With or without [`nesterov`](Self::nesterov).
+    #[must_use]
+    pub fn with_nesterov(self, nesterov: bool) -> Self {
+        Self { nesterov, ..self }
+    }
+
+    /// With this [`weight_decay`](Self::weight_decay).
+    #[must_use]
+    pub fn with_weight_decay(self, weight_decay: f64) -> Self {
+        Self { weight_decay, ..self }
+    }
+
     /// Checks every value's range.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Nesterov`].
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) names the first value outside its range.
     pub fn validate(&self) -> Result<()> {
         let &Self { learning_rate, momentum, dampening, nesterov, weight_decay } = self;
-        for (name, value) in
-            [("learning_rate", learning_rate), ("momentum", momentum), ("weight_decay", weight_decay)]
-        {
-            OutOfRange::check(name, value, value.is_finite() && value >= 0.0, "a number of at least 0")?;
-        }
-        OutOfRange::check("dampening", dampening, dampening.is_finite(), "a number")?;
-        if nesterov && (momentum <= 0.0 || dampening != 0.0) {
-            return Err(Error::Nesterov { momentum, dampening });
-        }
-        Ok(())
+        check_learning_rate(learning_rate)?;
+        check_not_negative("momentum", momentum)?;
+        OutOfRange::check("dampening", dampening, dampening.is_finite(), "a finite number")?;
+        check_not_negative("weight_decay", weight_decay)?;
+        let defined = !nesterov || (momentum > 0.0 && dampening == 0.0);
+        let expected = "false unless momentum is above 0 and dampening is 0";
+        Ok(OutOfRange::check("nesterov", nesterov, defined, expected)?)
     }
 }
 
@@ -59,10 +102,12 @@ impl SgdConfig {
 /// d = g + weight_decay · w;  b = d the first time, then momentum · b + (1 - dampening) · d;
 /// w ← w - learning_rate · (d without momentum; d + momentum · b with Nesterov; else b).
 ///
-/// A parameter without a gradient is left alone, its momentum too. A step is checked before it moves anything:
-/// a gradient of another shape, element type or device than its parameter's is an error. On the CPU, `f32`
-/// parameters take fused passes on all threads; the result does not depend on their number. On an NVIDIA GPU they
-/// take a launch or two for all of them together.
+/// A parameter without a gradient stays as it is, and so does its momentum. A step in which no parameter has a gradient
+/// is an error. A step is checked before it moves anything: after an error, weights and state are as before it.
+/// On the CPU, `f32` parameters take fused passes on all threads; the result does not depend on their number. On an
+/// NVIDIA GPU they take a launch or two for all of them together.
+///
+/// Its state can be saved if it is made by [`named`](Self::named).
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -70,8 +115,7 @@ impl SgdConfig {
 /// use wrn_sam_optim::{Sgd, SgdConfig};
 ///
 /// let w = Var::new(&[1f32, -2.], &Device::Cpu)?;
-/// let config = SgdConfig { learning_rate: 0.25, momentum: 0.5, ..SgdConfig::default() };
-/// let mut sgd = Sgd::new(vec![w.clone()], config)?;
+/// let mut sgd = Sgd::new(vec![w.clone()], SgdConfig::new(0.25).with_momentum(0.5))?;
 /// sgd.backward_step(&w.sqr()?.sum_all()?)?; // the gradient is 2w
 /// assert_eq!(w.to_vec1::<f32>()?, [0.5, -1.0]);
 /// sgd.backward_step(&w.sqr()?.sum_all()?)?; // b = 0.5 · [2, -4] + [1, -2]
@@ -80,14 +124,40 @@ impl SgdConfig {
 /// ```
 #[derive(Debug)]
 pub struct Sgd {
-    vars: Vec<Var>,
-    /// Made at a parameter's first step, so that its presence tells the first step from the later ones.
-    momentum_buffers: Vec<Option<Var>>,
+    parameters: Parameters,
+    /// One for each parameter, or none at all without momentum.
+    momentum_buffers: Vec<Var>,
+    /// Whether each parameter has taken its first step with momentum.
+    started: Vec<bool>,
     config: SgdConfig,
     context: Cpu,
 }
 
 impl Sgd {
+    /// Over variables with their names, which its state is saved by: those of a `VarMap` from
+    /// [`named_vars`](crate::named_vars).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange), [`Error::NoParameters`](crate::Error::NoParameters),
+    /// [`Error::DuplicateParameter`](crate::Error::DuplicateParameter),
+    /// [`Error::DuplicateName`](crate::Error::DuplicateName).
+    pub fn named(parameters: Vec<(String, Var)>, config: SgdConfig) -> Result<Self> {
+        Self::over(Parameters::named(parameters)?, config)
+    }
+
+    fn over(parameters: Parameters, config: SgdConfig) -> Result<Self> {
+        config.validate()?;
+        let mut sgd = Self {
+            started: vec![false; parameters.vars().len()],
+            momentum_buffers: Vec::new(),
+            parameters,
+            config,
+            context: Cpu::shared().clone(),
+        };
+        sgd.set_config(config)?;
+        Ok(sgd)
+    }
+
     /// Runs on the threads of `context` rather than on all of the machine's.
     #[must_use]
     pub fn with_cpu(self, context: Cpu) -> Self {
@@ -99,50 +169,61 @@ impl Sgd {
         &self.config
     }
 
+    /// Replaces the hyper-parameters. The momentum buffers stay; at a momentum of 0 they are dropped.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange); the old ones then stay in force.
+    pub fn set_config(&mut self, config: SgdConfig) -> Result<()> {
+        config.validate()?;
+        let vars = self.parameters.vars();
+        if config.momentum == 0.0 {
+            (self.momentum_buffers, self.started) = (Vec::new(), vec![false; vars.len()]);
+        } else if self.momentum_buffers.is_empty() {
+            let zeros = vars.iter().map(|var| Var::zeros(var.shape(), var.dtype(), var.device()));
+            self.momentum_buffers = zeros.collect::<candle_core::Result<_>>()?;
+        }
+        self.config = config;
+        Ok(())
+    }
+
     fn try_step(&mut self, gradients: &GradStore) -> Result<()> {
+        self.config.validate()?;
         let SgdConfig { learning_rate, momentum, dampening, nesterov, weight_decay } = self.config;
-        let step = SgdStep { learning_rate, momentum, dampening, nesterov, weight_decay };
-        let parameters = with_gradients(&self.vars, gradients)?;
-        if momentum == 0.0 {
-            let parameters: Vec<_> =
-                parameters.iter().map(|&(_, var, gradient)| (var, gradient, None)).collect();
-            return Ok(optimizer_step::sgd_all(&self.context, &parameters, &step)?);
-        }
-        // The first step of a parameter is b = d: a buffer of zeros and no dampening.
-        let mut fresh = Vec::new();
-        for &(index, var, _) in &parameters {
-            if self.momentum_buffers[index].is_none() {
-                fresh.push((index, Var::zeros(var.shape(), var.dtype(), var.device())?));
-            }
-        }
-        let new = |index: usize| fresh.iter().find(|(fresh, _)| *fresh == index).map(|(_, buffer)| buffer);
-        let (first, later): (Vec<_>, Vec<_>) = parameters
-            .iter()
-            .map(|&(index, var, gradient)| match &self.momentum_buffers[index] {
-                Some(buffer) => (var, gradient, Some(buffer), false),
-                None => (var, gradient, new(index), true),
-            })
-            .partition(|(.., first)| *first);
-        for (group, step) in [(first, SgdStep { dampening: 0.0, ..step }), (later, step)] {
-            let group: Vec<_> =
-                group.into_iter().map(|(var, gradient, buffer, _)| (var, gradient, buffer)).collect();
+        let later = SgdStep { learning_rate, momentum, dampening, nesterov, weight_decay };
+        // A first step is b = d: from a buffer of zeros, without dampening.
+        let first = SgdStep { dampening: 0.0, ..later };
+        let parameters = self.parameters.with_gradients(gradients)?;
+        for (started, step) in [(false, first), (true, later)] {
+            let group: Vec<_> = parameters
+                .iter()
+                .filter(|(index, ..)| self.started[*index] == started)
+                .map(|&(index, var, gradient)| (var, gradient, self.momentum_buffers.get(index)))
+                .collect();
             optimizer_step::sgd_all(&self.context, &group, &step)?;
         }
-        for (index, buffer) in fresh {
-            self.momentum_buffers[index] = Some(buffer);
+        for (index, ..) in parameters {
+            self.started[index] = momentum > 0.0;
         }
         Ok(())
+    }
+}
+
+impl Variables for Sgd {
+    fn vars(&self) -> &[Var] {
+        self.parameters.vars()
+    }
+
+    fn names(&self) -> Option<&[String]> {
+        self.parameters.names()
     }
 }
 
 impl Optimizer for Sgd {
     type Config = SgdConfig;
 
+    /// Over variables without names: the state cannot be saved.
     fn new(vars: Vec<Var>, config: SgdConfig) -> candle_core::Result<Self> {
-        config.validate()?;
-        check_distinct(&vars)?;
-        let momentum_buffers = vec![None; vars.len()];
-        Ok(Self { vars, momentum_buffers, config, context: Cpu::shared().clone() })
+        Ok(Self::over(Parameters::new(vars, None)?, config)?)
     }
 
     fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {
@@ -153,27 +234,27 @@ impl Optimizer for Sgd {
         self.config.learning_rate
     }
 
+    /// The next step checks it.
     fn set_learning_rate(&mut self, learning_rate: f64) {
         self.config.learning_rate = learning_rate;
     }
 }
 
-/// The five hyper-parameters, `started` (per parameter, 1 once it has momentum) and `momentum_buffer.{index}`.
+/// The five hyper-parameters; with momentum, for each parameter also `started.{name}`, 1 after its first step, and
+/// `momentum_buffer.{name}`.
 impl OptimizerState for Sgd {
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        let started = self.momentum_buffers.iter().map(|buffer| u64::from(buffer.is_some()));
         let mut state = vec![
             number("learning_rate", self.config.learning_rate)?,
             number("momentum", self.config.momentum)?,
             number("dampening", self.config.dampening)?,
             number("nesterov", self.config.nesterov.into())?,
             number("weight_decay", self.config.weight_decay)?,
-            counts("started", started)?,
         ];
-        for (index, var) in self.momentum_buffers.iter().enumerate() {
-            if let Some(var) = var {
-                state.push(buffer("momentum_buffer", index, var)?);
-            }
+        let buffers = self.momentum_buffers.iter().zip(&self.started);
+        for ((name, _), (var, &started)) in self.parameters.by_name()?.zip(buffers) {
+            state.push(count("started", name, started.into())?);
+            state.push(buffer("momentum_buffer", name, var)?);
         }
         Ok(state)
     }
@@ -184,18 +265,21 @@ impl OptimizerState for Sgd {
             learning_rate: entries.number("learning_rate")?,
             momentum: entries.number("momentum")?,
             dampening: entries.number("dampening")?,
-            nesterov: entries.number("nesterov")? != 0.0,
+            nesterov: entries.switch("nesterov")?,
             weight_decay: entries.number("weight_decay")?,
         };
-        let mut momentum_buffers = vec![None; self.vars.len()];
-        for (index, started) in entries.counts("started", self.vars.len())?.into_iter().enumerate() {
-            if started > 0 {
-                momentum_buffers[index] = entries.buffer("momentum_buffer", index, &self.vars[index])?;
+        let (mut momentum_buffers, mut started) = (Vec::new(), Vec::new());
+        for (name, var) in self.parameters.by_name()? {
+            if config.momentum == 0.0 {
+                started.push(false);
+            } else {
+                started.push(entries.count("started", name, 1)? == 1);
+                momentum_buffers.push(entries.buffer("momentum_buffer", name, var)?);
             }
         }
         entries.finish()?;
         config.validate()?;
-        (self.config, self.momentum_buffers) = (config, momentum_buffers);
+        (self.config, self.momentum_buffers, self.started) = (config, momentum_buffers, started);
         Ok(())
     }
 }

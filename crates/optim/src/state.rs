@@ -4,15 +4,18 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Optimizer;
+use wrn_sam_kernels::OutOfRange;
 
 use crate::{Error, Result};
 
-/// An optimizer whose whole state can be saved and put back, so that training continues as if it had never
-/// stopped: hyper-parameters, momentum buffers, step counts.
+/// An optimizer whose whole state can be saved and loaded, so that training continues with the same bits as if it had
+/// never stopped: hyper-parameters, momentum buffers, step counts.
 ///
-/// The state is a list of named tensors, ready for a safetensors file. Parameters are named by their index
-/// in the list that the optimizer was made with. candle's own `AdamW` keeps its moments to itself; use
-/// [`AdamW`](crate::AdamW) where they are to be saved.
+/// The state is a list of named tensors, ready for a safetensors file. What belongs to a parameter is saved under the
+/// parameter's name, so the optimizer must be made with `named`: the order of variables may differ between processes
+/// (that of [`VarMap::all_vars`](candle_nn::VarMap::all_vars) does). Its entries and shapes are the same before the first
+/// step and after the last. candle's own `AdamW` does not show its moments; use [`AdamW`](crate::AdamW) where they are
+/// to be saved.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -20,14 +23,15 @@ use crate::{Error, Result};
 /// use wrn_sam_optim::{OptimizerState, Sgd, SgdConfig};
 ///
 /// let w = Var::new(&[1f32, 2.], &Device::Cpu)?;
-/// let config = SgdConfig { momentum: 0.9, ..SgdConfig::default() };
-/// let mut sgd = Sgd::new(vec![w.clone()], config)?;
+/// let parameters = vec![("w".to_string(), w.clone())];
+/// let config = SgdConfig::default().with_momentum(0.9);
+/// let mut sgd = Sgd::named(parameters.clone(), config)?;
 /// sgd.backward_step(&w.sqr()?.sum_all()?)?;
 ///
 /// let file = std::env::temp_dir().join(format!("sgd-{}.safetensors", std::process::id()));
 /// candle_core::safetensors::save(&sgd.state()?.into_iter().collect(), &file)?;
 ///
-/// let mut resumed = Sgd::new(vec![w.clone()], config)?;
+/// let mut resumed = Sgd::named(parameters, config)?;
 /// resumed.load_state(&candle_core::safetensors::load(&file, &Device::Cpu)?)?;
 /// # std::fs::remove_file(file)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -36,14 +40,15 @@ pub trait OptimizerState {
     /// The state, entries in a stable order, as copies that later steps do not change.
     ///
     /// # Errors
-    /// If candle cannot copy.
+    /// [`Error::Unnamed`] for an optimizer whose parameters have no names; candle's where it cannot copy.
     fn state(&self) -> Result<Vec<(String, Tensor)>>;
 
-    /// Puts a saved state back, hyper-parameters included.
+    /// Puts a saved state back, hyper-parameters included. Its tensors may be on any device.
     ///
     /// # Errors
-    /// [`Error::State`] naming every missing, unexpected and misshapen entry, or the error of a
-    /// hyper-parameter outside its range; the optimizer's state is then as before.
+    /// [`Error::State`] names every entry that is missing, unexpected, misshapen or invalid, such as one that holds NaN;
+    /// [`Error::OutOfRange`] names a hyper-parameter outside its range; [`Error::Unnamed`] as for
+    /// [`state`](Self::state). After an error the optimizer is as before.
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()>;
 }
 
@@ -57,9 +62,20 @@ impl OptimizerState for candle_nn::SGD {
         let mut entries = Entries::of(state);
         let learning_rate = entries.number("learning_rate")?;
         entries.finish()?;
+        check_learning_rate(learning_rate)?;
         self.set_learning_rate(learning_rate);
         Ok(())
     }
+}
+
+/// What every optimizer asks of a learning rate.
+pub(crate) fn check_learning_rate(rate: f64) -> Result<()> {
+    Ok(check_not_negative("learning_rate", rate)?)
+}
+
+/// Checks that a hyper-parameter is finite and at least 0.
+pub(crate) fn check_not_negative(name: &'static str, value: f64) -> std::result::Result<(), OutOfRange> {
+    OutOfRange::check(name, value, value.is_finite() && value >= 0.0, "a number of at least 0")
 }
 
 /// An entry of one number.
@@ -67,14 +83,14 @@ pub(crate) fn number(name: &str, value: f64) -> Result<(String, Tensor)> {
     Ok((name.to_string(), Tensor::new(value, &Device::Cpu)?))
 }
 
-/// An entry of one count per parameter.
-pub(crate) fn counts(name: &str, counts: impl Iterator<Item = u64>) -> Result<(String, Tensor)> {
-    let counts: Vec<i64> = counts.map(|count| i64::try_from(count).unwrap_or(i64::MAX)).collect();
-    Ok((name.to_string(), Tensor::new(counts, &Device::Cpu)?))
+/// An entry of one count for a parameter.
+pub(crate) fn count(name: &str, parameter: &str, count: u64) -> Result<(String, Tensor)> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    Ok((format!("{name}.{parameter}"), Tensor::new(count, &Device::Cpu)?))
 }
 
-/// An entry with a copy of a buffer.
-pub(crate) fn buffer(name: &str, parameter: usize, buffer: &Var) -> Result<(String, Tensor)> {
+/// An entry with a copy of a parameter's buffer.
+pub(crate) fn buffer(name: &str, parameter: &str, buffer: &Var) -> Result<(String, Tensor)> {
     Ok((format!("{name}.{parameter}"), buffer.as_detached_tensor().copy()?))
 }
 
@@ -83,12 +99,13 @@ pub(crate) struct Entries<'a> {
     unread: HashMap<&'a str, &'a Tensor>,
     missing: Vec<String>,
     misshapen: Vec<String>,
+    invalid: Vec<String>,
 }
 
 impl<'a> Entries<'a> {
     pub(crate) fn of(state: &'a HashMap<String, Tensor>) -> Self {
         let unread = state.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        Self { unread, missing: Vec::new(), misshapen: Vec::new() }
+        Self { unread, missing: Vec::new(), misshapen: Vec::new(), invalid: Vec::new() }
     }
 
     /// The entry, if it is there and of this shape and type.
@@ -111,27 +128,59 @@ impl<'a> Entries<'a> {
         Ok(self.take(name, &[], DType::F64).map_or(Ok(0.0), Tensor::to_scalar)?)
     }
 
-    /// The counts of this name, one for each of `len` parameters, or zeros with the fault remembered.
-    pub(crate) fn counts(&mut self, name: &str, len: usize) -> Result<Vec<u64>> {
-        let Some(tensor) = self.take(name, &[len], DType::I64) else { return Ok(vec![0; len]) };
-        Ok(tensor.to_vec1::<i64>()?.into_iter().map(|count| u64::try_from(count).unwrap_or(0)).collect())
+    /// The switch of this name, a number that is 0 or 1; or false with the fault remembered.
+    pub(crate) fn switch(&mut self, name: &str) -> Result<bool> {
+        let value = self.number(name)?;
+        if value != 0.0 && value != 1.0 {
+            self.invalid.push(format!("{name} (expected 0 or 1, found {value})"));
+        }
+        Ok(value == 1.0)
     }
 
-    /// A fresh variable like `var` with the buffer of this name, or none with the fault remembered.
-    pub(crate) fn buffer(&mut self, name: &str, parameter: usize, var: &Var) -> Result<Option<Var>> {
-        let tensor = self.take(&format!("{name}.{parameter}"), var.dims(), var.dtype());
-        let buffer = tensor.map(|tensor| Var::from_tensor(&tensor.detach().to_device(var.device())?.copy()?));
-        Ok(buffer.transpose()?)
+    /// A parameter's count of this name, at most `most`; or 0 with the fault remembered.
+    pub(crate) fn count(&mut self, name: &str, parameter: &str, most: u64) -> Result<u64> {
+        let name = format!("{name}.{parameter}");
+        let found = self.take(&name, &[], DType::I64).map_or(Ok(0), Tensor::to_scalar::<i64>)?;
+        let count = u64::try_from(found).ok().filter(|&count| count <= most);
+        if count.is_none() {
+            self.invalid.push(format!("{name} (expected 0 to {most}, found {found})"));
+        }
+        Ok(count.unwrap_or(0))
+    }
+
+    /// A fresh variable like `var` with the parameter's finite buffer of this name, or one of zeros with the fault
+    /// remembered.
+    pub(crate) fn buffer(&mut self, name: &str, parameter: &str, var: &Var) -> Result<Var> {
+        let name = format!("{name}.{parameter}");
+        let Some(tensor) = self.take(&name, var.dims(), var.dtype()) else {
+            return Ok(Var::zeros(var.shape(), var.dtype(), var.device())?);
+        };
+        // 0 times an infinity or NaN is NaN.
+        let zero = tensor.affine(0.0, 0.0)?.flatten_all()?.to_dtype(DType::F64)?.sum_all()?;
+        if !zero.to_scalar::<f64>()?.is_finite() {
+            self.invalid.push(format!("{name} (holds infinities or NaN)"));
+        }
+        Ok(Var::from_tensor(&tensor.detach().to_device(var.device())?.copy()?)?)
+    }
+
+    /// As [`buffer`](Self::buffer), without negative numbers.
+    pub(crate) fn squares(&mut self, name: &str, parameter: &str, var: &Var) -> Result<Var> {
+        let buffer = self.buffer(name, parameter, var)?;
+        let negative = buffer.as_detached_tensor().lt(0.0)?.to_dtype(DType::U32)?.sum_all()?;
+        if negative.to_scalar::<u32>()? > 0 {
+            self.invalid.push(format!("{name}.{parameter} (holds negative numbers)"));
+        }
+        Ok(buffer)
     }
 
     /// The faults remembered, and whatever was not read.
     pub(crate) fn finish(self) -> Result<()> {
-        let Self { unread, missing, misshapen } = self;
-        if unread.is_empty() && missing.is_empty() && misshapen.is_empty() {
+        let Self { unread, missing, misshapen, invalid } = self;
+        if unread.is_empty() && missing.is_empty() && misshapen.is_empty() && invalid.is_empty() {
             return Ok(());
         }
         let mut unexpected: Vec<String> = unread.into_keys().map(str::to_string).collect();
         unexpected.sort();
-        Err(Error::State { missing, unexpected, misshapen })
+        Err(Error::State { missing, unexpected, misshapen, invalid })
     }
 }

@@ -10,7 +10,7 @@ use wrn_sam_data::{
 };
 use wrn_sam_kernels::{OutOfRange, Precision};
 use wrn_sam_models::WideResNetConfig;
-use wrn_sam_optim::{CosineWithWarmup, SamConfig, Schedule, SgdConfig, StepLr};
+use wrn_sam_optim::{CosineWithWarmup, MultiStepLr, SamConfig, Schedule, SgdConfig};
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
@@ -41,11 +41,15 @@ impl DataChoice {
     }
 }
 
+/// The milestones of [`ScheduleKind::Step`], in percent of the epochs.
+const STEP_PERCENT: [usize; 4] = [20, 50, 70, 85];
+const STEP_GAMMA: f64 = 0.2;
+
 /// How the learning rate moves over the epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// [`StepLr`]: times 0.2 at 20 %, 50 %, 70 % and 85 % of the epochs.
+    /// [`MultiStepLr`]: times 0.2 at 20 %, 50 %, 70 % and 85 % of the epochs.
     #[default]
     Step,
     /// [`CosineWithWarmup`]: a linear rise over `warmup_epochs`, then half a cosine down to zero.
@@ -424,24 +428,25 @@ impl Recipe {
 
     /// The base optimizer.
     pub fn sgd(&self) -> SgdConfig {
-        SgdConfig {
-            learning_rate: self.learning_rate,
-            momentum: self.momentum,
-            dampening: self.dampening,
-            nesterov: self.nesterov,
-            weight_decay: self.weight_decay,
-        }
+        SgdConfig::new(self.learning_rate)
+            .with_momentum(self.momentum)
+            .with_dampening(self.dampening)
+            .with_nesterov(self.nesterov)
+            .with_weight_decay(self.weight_decay)
     }
 
     /// The ascent around it.
     pub fn sam(&self) -> SamConfig {
-        SamConfig { rho: self.rho, adaptive: self.adaptive, p: self.norm }
+        SamConfig::new(self.rho).with_adaptive(self.adaptive).with_p(self.norm)
     }
 
     /// The learning rate's way.
     pub fn learning_rates(&self) -> Box<dyn Schedule> {
         match self.schedule {
-            ScheduleKind::Step => Box::new(StepLr::new(self.learning_rate, self.epochs)),
+            ScheduleKind::Step => {
+                let milestones = STEP_PERCENT.map(|percent| (self.epochs * percent).div_ceil(100));
+                Box::new(MultiStepLr::new(self.learning_rate, milestones, STEP_GAMMA))
+            }
             ScheduleKind::Cosine => {
                 Box::new(CosineWithWarmup::new(self.learning_rate, self.epochs, self.warmup_epochs))
             }

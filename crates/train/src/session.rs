@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::Optimizer;
 use wrn_sam_data::{Augmentation, Batch, Loader, LoaderConfig, Split, Statistics};
 use wrn_sam_kernels::Cpu;
 use wrn_sam_models::{Parameters, WideResNet};
@@ -126,8 +125,8 @@ impl<'a> Session<'a> {
         let model = model.with_cpu(context.clone()).with_precision(recipe.precision)?;
         let model = model.with_deterministic(recipe.deterministic);
         let model = model.with_handed_over_gradients(); // as `step` takes them
-        let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?.with_cpu(context.clone());
-        let sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?.with_cpu(context);
+        let sgd = Sgd::named(parameters.named_trainable(), recipe.sgd())?.with_cpu(context.clone());
+        let sam = Sam::new(sgd, recipe.sam())?.with_cpu(context);
         let learning_rates = recipe.learning_rates();
         let network = format!("WRN-{}-{}", recipe.depth, recipe.width_factor);
         let provenance = Provenance::new(network, data, statistics, &progress.images, recipe);

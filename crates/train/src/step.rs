@@ -24,11 +24,11 @@ pub struct StepOutcome {
 /// Takes one SAM step (<https://arxiv.org/abs/2010.01412>) on a batch whose tensors lie on the model's device.
 ///
 /// The first pass climbs from w to w + e(w), the worst point within rho; the second finds the gradient there, without
-/// moving the batch normalization's running statistics; the base optimizer then steps from w with that gradient.
+/// moving the batch normalization's running statistics; the base optimizer then steps from w with that gradient. Where
+/// rho is 0, the first pass is the only one.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use candle_nn::Optimizer;
 /// use wrn_sam_data::Batch;
 /// use wrn_sam_models::{Parameters, WideResNet};
 /// use wrn_sam_optim::{Sam, Sgd};
@@ -37,8 +37,7 @@ pub struct StepOutcome {
 /// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
 /// let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
 /// let model = WideResNet::new(&recipe.network(100), parameters.var_builder())?;
-/// let sgd = Sgd::new(parameters.trainable(), recipe.sgd())?;
-/// let mut sam = Sam::new(parameters.trainable(), sgd, recipe.sam())?;
+/// let mut sam = Sam::new(Sgd::named(parameters.named_trainable(), recipe.sgd())?, recipe.sam())?;
 ///
 /// let images = Tensor::rand(-1f32, 1f32, (2, 3, 32, 32), &Device::Cpu)?;
 /// let batch = Batch::new(images, Tensor::new(&[3u32, 98], &Device::Cpu)?);
@@ -48,23 +47,44 @@ pub struct StepOutcome {
 /// ```
 ///
 /// # Errors
-/// Those of the network, of the loss (a label out of range) and of SAM (a gradient that is not finite). The weights
-/// are then where they were before the step. On an NVIDIA GPU nothing waits for the step: there a label out of range
-/// makes a gradient that is not finite, and that is reported by [`Sam::check_gradients`].
+/// Those of the network, of the loss (a label out of range) and of SAM (a gradient that is not finite). Weights, running
+/// statistics, batch counts, the optimizer's state and the dropout's pass are then what they were before the step, so the
+/// batch can be skipped. On an NVIDIA GPU nothing waits for the step: there a label out of range makes a gradient that is
+/// not finite, and that is reported by [`Sam::check_gradients`].
 pub fn step<O: Optimizer>(
     model: &WideResNet,
     sam: &mut Sam<O>,
     batch: &Batch,
     smoothing: f64,
 ) -> Result<StepOutcome> {
+    let (seed, pass) = model.dropout_position();
+    sam.add_buffers(model.buffers())?;
+    let outcome = both_passes(model, sam, batch, smoothing);
+    if outcome.is_err() {
+        model.seek_dropout(seed, pass);
+    }
+    outcome
+}
+
+fn both_passes<O: Optimizer>(
+    model: &WideResNet,
+    sam: &mut Sam<O>,
+    batch: &Batch,
+    smoothing: f64,
+) -> Result<StepOutcome> {
+    let step = sam.begin()?;
     let logits = model.forward(&batch.images, Mode::Train)?; // updates BN running statistics
     let loss = batch_loss(&logits, batch, smoothing)?; // [N]
-    let perturbed = sam.first_step(&backward(&mean(&loss)?)?)?; // w -> w + e(w)
-    let first = StepOutcome::new(logits, loss, perturbed.grad_norm().clone());
-    let second = model.forward(&batch.images, Mode::TrainFrozenStatistics)?;
-    let second = batch_loss(&second, batch, smoothing)?;
-    perturbed.second_step(&backward(&mean(&second)?)?)?; // w + e(w) -> w -> base step
-    Ok(first)
+    let gradients = backward(&mean(&loss)?)?;
+    let (logits, loss) = (logits.detach(), loss.detach());
+    // w -> w + e(w). With a rho of 0 there is no second pass: the base optimizer has stepped.
+    if let Some(perturbed) = step.climb(&gradients)? {
+        drop(gradients); // the second pass needs the memory
+        let second = model.forward(&batch.images, Mode::TrainFrozenStatistics)?;
+        let second = batch_loss(&second, batch, smoothing)?;
+        perturbed.descend(&backward(&mean(&second)?)?)?; // w + e(w) -> w -> base step
+    }
+    Ok(StepOutcome { logits, loss, grad_norm: sam.grad_norm().clone() })
 }
 
 /// The smoothed loss of each image `[N]`: of a mixed batch, that by its own labels with the weight λ and that by the
@@ -80,11 +100,4 @@ fn batch_loss(logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> 
 /// them up would only cost a GPU more kernels.
 fn mean(loss: &Tensor) -> Result<Tensor> {
     Ok((loss / loss.elem_count() as f64)?)
-}
-
-impl StepOutcome {
-    /// Takes the tensors and gives them back without their graph, so that the second pass finds its memory free.
-    fn new(logits: Tensor, loss: Tensor, grad_norm: Tensor) -> Self {
-        Self { logits: logits.detach(), loss: loss.detach(), grad_norm }
-    }
 }

@@ -132,3 +132,10 @@ impl AdamW {
         }
     }
 }
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Copies {
+    pub(super) tensors: Tensors,
+    pub(super) found_inf: u64,
+}

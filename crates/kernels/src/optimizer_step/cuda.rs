@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 
-use super::arguments::{AdamW, Ascent, OPERANDS, Perturb, PowerSums, Sgd, Tensors};
+use super::arguments::{AdamW, Ascent, Copies, OPERANDS, Perturb, PowerSums, Sgd, Tensors};
 use super::{AdamWStep, FoundInf, Neighborhood, SgdStep};
 use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 use crate::{Error, Result};
@@ -27,6 +27,8 @@ unsafe impl DeviceRepr for Perturb {}
 unsafe impl DeviceRepr for Sgd {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for AdamW {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Copies {}
 
 fn grid(blocks: usize) -> Grid {
     Grid { blocks: (blocks, 1), threads: THREADS, shared: 0 }
@@ -188,6 +190,45 @@ pub(super) fn adamw(
         unsafe { launch(device, &MODULE, "adamw", grid(blocks), &arguments)? };
     }
     Ok(())
+}
+
+/// Copies those of `pairs` (from, to) that are of whole words on one GPU, and returns the others.
+pub(super) fn copy<'a>(
+    pairs: &[(&'a Var, &'a Var)],
+    found_inf: &FoundInf,
+) -> Result<Vec<(&'a Var, &'a Var)>> {
+    let first = pairs.iter().map(|(from, _)| from).find(|from| from.device().is_cuda());
+    let Some(first) = first else { return Ok(pairs.to_vec()) };
+    let device = cuda_device(OPERATION, first)?;
+    let (mut rows, mut others) = (Vec::new(), Vec::new());
+    for &(from, to) in pairs {
+        let alike = from.shape() == to.shape()
+            && from.dtype() == to.dtype()
+            && [from, to].iter().all(|var| var.device().same_device(first.device()) && var.is_contiguous());
+        let address = match from.dtype() {
+            DType::F32 => pointer::<f32>,
+            DType::U32 => pointer::<u32>,
+            DType::F64 => pointer::<f64>,
+            DType::I64 => pointer::<i64>,
+            _ => {
+                others.push((from, to));
+                continue;
+            }
+        };
+        if !alike {
+            others.push((from, to));
+            continue;
+        }
+        let words = from.elem_count() * from.dtype().size_in_bytes() / size_of::<f32>();
+        rows.push(([address(OPERATION, &device, from)?, address(OPERATION, &device, to)?, 0, 0], words));
+    }
+    let found_inf = pointer::<f64>(OPERATION, &device, &found_inf.on(first.device())?)?;
+    for (tensors, blocks) in Tensors::tables(&rows) {
+        // SAFETY: the addresses are of live tensors of at least as many words as the table says, all of them variables
+        // with storages of their own; `found_inf` has two elements and is kept alive by the note.
+        unsafe { launch(&device, &MODULE, "copy", grid(blocks), &Copies { tensors, found_inf })? };
+    }
+    Ok(others)
 }
 
 /// Where the note lies that a step heeds: nowhere if there is none, or none on this device.

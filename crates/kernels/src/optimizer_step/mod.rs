@@ -12,6 +12,7 @@
 
 #[cfg(any(feature = "cuda", all(test, unix)))]
 mod arguments;
+mod copy;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -24,6 +25,7 @@ mod tests;
 
 use candle_core::{DType, Device, Storage, Tensor, Var};
 
+pub use copy::copy_all;
 pub use found_inf::FoundInf;
 
 use crate::span::{self, Cost};

@@ -2,12 +2,12 @@
 
 use candle_core::{Device, Tensor, Var};
 
-use super::arguments::{AdamW, Ascent, CHUNK, OPERANDS, Perturb, PowerSums, Sgd, TENSORS, Tensors};
+use super::arguments::{AdamW, Ascent, CHUNK, Copies, OPERANDS, Perturb, PowerSums, Sgd, TENSORS, Tensors};
 use super::{AdamWStep, Neighborhood, SgdStep};
 use crate::Cpu;
 use crate::on_host::{Grid, Guarded, Module, Order, compile};
 
-const KERNELS: [&str; 5] = ["power_sums", "ascent", "perturb", "sgd", "adamw"];
+const KERNELS: [&str; 6] = ["power_sums", "ascent", "perturb", "sgd", "adamw", "copy"];
 const BALLS: [Neighborhood; 5] = [
     Neighborhood { p: 2.0, adaptive: false },
     Neighborhood { p: 2.0, adaptive: true },
@@ -269,6 +269,24 @@ fn steps_of_adamw_are_those_of_the_cpu() {
         }
         for (found, expected) in operands.iter().zip([&w, &vars(&gradients), &m, &v]) {
             assert_close("adamw", found, expected);
+        }
+    }
+}
+
+#[test]
+fn copies_are_to_the_bit_until_a_gradient_was_not_finite() {
+    let Some(module) = module() else { return };
+    let (from, before) = (values(1), values(2));
+    for (note, expected) in [(0.0, &from), (1.0, &before)] {
+        for order in Order::BOTH {
+            let (from, to, note) =
+                (Operand::new(&from), Operand::new(&before), Guarded::new(&[note, f64::NAN]));
+            for (tensors, blocks) in tables([Some(&from), Some(&to)]) {
+                module.launch("copy", grid(blocks), order, &Copies { tensors, found_inf: note.device() });
+            }
+            for (index, expected) in expected.iter().enumerate() {
+                assert_eq!(to.values(index), expected);
+            }
         }
     }
 }

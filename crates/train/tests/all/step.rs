@@ -1,7 +1,6 @@
 //! One step and one evaluation on their own.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::Optimizer;
 use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Mixed, Statistics};
 use wrn_sam_models::{Kind, Mode, Parameters, WideResNet};
 use wrn_sam_optim::{Sam, Sgd};
@@ -12,6 +11,10 @@ fn network() -> (Recipe, Parameters, WideResNet) {
     let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
     let model = WideResNet::new(&recipe.network(100), parameters.var_builder()).unwrap();
     (recipe, parameters, model)
+}
+
+fn sam(recipe: &Recipe, parameters: &Parameters) -> Sam<Sgd> {
+    Sam::new(Sgd::named(parameters.named_trainable(), recipe.sgd()).unwrap(), recipe.sam()).unwrap()
 }
 
 fn loader(batch_size: usize) -> Loader {
@@ -43,8 +46,7 @@ fn leave_zero(parameters: &Parameters) {
 #[test]
 fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
     let (recipe, parameters, model) = network();
-    let sgd = Sgd::new(parameters.trainable(), recipe.sgd()).unwrap();
-    let mut sam = Sam::new(parameters.trainable(), sgd, recipe.sam()).unwrap();
+    let mut sam = sam(&recipe, &parameters);
     let batch = loader(50).epoch(0).next().unwrap().unwrap();
     let mut losses = Vec::new();
     for _ in 0..4 {
@@ -88,8 +90,7 @@ fn a_mixed_batchs_loss_is_the_weighted_sum() {
     let rolled = Tensor::new(rolled, &Device::Cpu).unwrap();
     let losses = |batch: &Batch| -> (Vec<f32>, f64, Vec<Vec<f32>>) {
         let (recipe, parameters, model) = network();
-        let sgd = Sgd::new(parameters.trainable(), recipe.sgd()).unwrap();
-        let mut sam = Sam::new(parameters.trainable(), sgd, recipe.sam()).unwrap();
+        let mut sam = sam(&recipe, &parameters);
         // The first step leaves zero, where all labels cost the same.
         step(&model, &mut sam, &Batch::new(batch.images.clone(), batch.labels.clone()), 0.1).unwrap();
         let outcome = step(&model, &mut sam, batch, 0.1).unwrap();
