@@ -38,7 +38,9 @@ impl Setup {
     }
 
     fn step(&mut self) -> Result<(), Box<dyn Error>> {
-        step(&self.model, &mut self.sam, &self.batch, 0.1)?;
+        step(&self.model, &mut self.sam, &self.batch, |logits, labels| {
+            smooth_cross_entropy(logits, labels, 0.1)
+        })?;
         Ok(())
     }
 

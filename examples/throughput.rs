@@ -190,7 +190,7 @@ fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
             let began = Instant::now();
             let batch = next_batch()?;
             let waited = began.elapsed();
-            step(&model, &mut sam, &batch, 0.1)?;
+            step(&model, &mut sam, &batch, |logits, labels| smooth_cross_entropy(logits, labels, 0.1))?;
             Ok(waited)
         }));
     }

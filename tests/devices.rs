@@ -401,7 +401,7 @@ on_every_device! {
         let batch = Batch::new(images, Tensor::new(labels, device).unwrap());
         let mut losses = Vec::new();
         for _ in 0..8 {
-            let loss = step(&model, &mut sam, &batch, 0.1).unwrap().loss;
+            let loss = step(&model, &mut sam, &batch, |logits, labels| smooth_cross_entropy(logits, labels, 0.1)).unwrap().loss;
             losses.push(loss.mean_all().unwrap().to_scalar::<f32>().unwrap());
         }
         sam.check_gradients().unwrap();

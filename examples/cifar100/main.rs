@@ -51,7 +51,8 @@ fn run(args: &Args) -> Result<(), AnyError> {
     })?;
 
     let progress = Progress::new(device_name(&device));
-    let trainer = Trainer::new(recipe, data).device(device).observer(progress).with_control(control);
+    let trainer =
+        Trainer::new(recipe, data).with_device(device).with_observer(progress).with_control(control);
     let (out, outcome) = match &args.run.resume {
         Some(folder) => (folder.clone(), trainer.resume(folder)?),
         None => {

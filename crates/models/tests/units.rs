@@ -369,10 +369,10 @@ fn a_pass_that_is_refused_changes_nothing() {
             matches!(&error, Error::TooFewValues { layer, .. } if layer == "block.1_normalization"),
             "{error}"
         );
-        assert_eq!((state(), unit.dropout_pass()), (before.clone(), 4));
+        assert_eq!((state(), unit.dropout_position().1), (before.clone(), 4));
     }
     assert!(unit.forward(&x, Mode::Eval).is_ok());
-    assert_eq!(unit.dropout_pass(), 4);
+    assert_eq!(unit.dropout_position().1, 4);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_clone_shares_values_and_passes() {
     let clone = unit.clone();
     let x = noise(&[2, 3, 4, 4], 2).to_dtype(DType::F32).unwrap();
     unit.forward(&x, Mode::Train).unwrap();
-    assert_eq!(clone.dropout_pass(), 1);
+    assert_eq!(clone.dropout_position().1, 1);
     let values =
         |unit: &BasicUnit| flat(&unit.forward(&x, Mode::Eval).unwrap().to_dtype(DType::F64).unwrap());
     assert_eq!(values(&unit), values(&clone));

@@ -1,14 +1,15 @@
 //! Measuring a network on a split.
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use wrn_sam_data::Batch;
-use wrn_sam_losses::smooth_cross_entropy;
-use wrn_sam_models::{Mode, WideResNet};
+use wrn_sam_models::Mode;
 
-use crate::error::Result;
+use crate::classifier::Classifier;
+use crate::error::{Error, Result};
 use crate::tally::{Meter, Tally};
 
-/// Measures `model` on every image of `batches`: the smoothed loss, as in training, top-1 and top-5.
+/// Measures `model` on every image of `batches`, which may be on any device: the mean of `loss`, which gives one number an
+/// image, top-1 and top-5.
 ///
 /// Sums are over images, in `f64`, so a smaller last batch weighs no more than its images; of no images every figure is
 /// NaN.
@@ -16,6 +17,7 @@ use crate::tally::{Meter, Tally};
 /// ```
 /// use candle_core::{DType, Device};
 /// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
+/// use wrn_sam_losses::smooth_cross_entropy;
 /// use wrn_sam_models::{Parameters, WideResNet};
 /// use wrn_sam_train::{Recipe, evaluate};
 ///
@@ -27,7 +29,7 @@ use crate::tally::{Meter, Tally};
 /// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
 /// let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
 /// let model = WideResNet::new(&recipe.network(100), parameters.var_builder())?;
-/// let tally = evaluate(&model, loader.epoch(0), 0.1, &Device::Cpu)?;
+/// let tally = evaluate(&model, loader.epoch(0), |x, labels| smooth_cross_entropy(x, labels, 0.1), &Device::Cpu)?;
 /// assert_eq!(tally.images, 50);
 /// assert!(tally.top1() <= tally.top5());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -35,29 +37,35 @@ use crate::tally::{Meter, Tally};
 ///
 /// # Errors
 /// Those of the batches, of the network and of the loss (a label out of range).
-pub fn evaluate(
-    model: &WideResNet,
+pub fn evaluate<M: Classifier + ?Sized, E>(
+    model: &M,
     batches: impl IntoIterator<Item = wrn_sam_data::Result<Batch>>,
-    smoothing: f64,
+    loss: impl Fn(&Tensor, &Tensor) -> std::result::Result<Tensor, E>,
     device: &Device,
-) -> Result<Tally> {
+) -> Result<Tally>
+where
+    Error: From<E>,
+{
     let mut meter = Meter::default();
     for batch in batches {
-        evaluate_batch(model, &batch?, smoothing, device, &mut meter)?;
+        evaluate_batch(model, &batch?, &loss, device, &mut meter)?;
     }
     meter.tally()
 }
 
 /// Adds one batch to `meter`.
-pub(crate) fn evaluate_batch(
-    model: &WideResNet,
+pub(crate) fn evaluate_batch<M: Classifier + ?Sized, E>(
+    model: &M,
     batch: &Batch,
-    smoothing: f64,
+    loss: impl Fn(&Tensor, &Tensor) -> std::result::Result<Tensor, E>,
     device: &Device,
     meter: &mut Meter,
-) -> Result<()> {
+) -> Result<()>
+where
+    Error: From<E>,
+{
     let Batch { images, labels, .. } = batch.to_device(device)?;
     let logits = model.forward(&images, Mode::Eval)?;
-    let loss = smooth_cross_entropy(&logits, &labels, smoothing)?;
+    let loss = loss(&logits, &labels)?;
     meter.add(&loss, &logits, &labels)
 }

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use wrn_sam_optim::Schedule;
-
 use crate::checkpoint::Progress;
 use crate::error::{Error, Result};
 use crate::metrics::nine_digits;
 use crate::observer::Warning;
 use crate::recipe::Recipe;
 use crate::run_source::Lengthened;
+use crate::trainer::Run;
 
 /// What [`Trainer::resume`](crate::Trainer::resume) does where the recipe has more epochs than the run had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,21 +30,19 @@ pub(crate) struct Lengthen {
     pub(crate) warning: Option<Warning>,
 }
 
-/// Checks `recipe` against that of a run so far, written at `path`: the two may differ in `threads`, in
+/// Checks the recipe of `run` against that of its folder, written at `path`: the two may differ in `threads`, in
 /// `checkpoint_every`, and, if `progress` allows it, by more epochs.
 ///
 /// # Errors
 /// [`Error::OtherRecipe`]; [`Error::CannotLengthen`].
 pub(crate) fn check(
     path: &Path,
-    recipe: &Recipe,
+    run: &Run<'_>,
     theirs: &Recipe,
     progress: Option<&Progress>,
-    schedule: &dyn Schedule,
-    lengthening: Lengthening,
 ) -> Result<Lengthen> {
-    let differences = recipe.differences(theirs)?;
-    let (from, to) = (theirs.epochs, recipe.epochs);
+    let differences = run.recipe.differences(theirs)?;
+    let (from, to) = (theirs.epochs, run.recipe.epochs);
     if differences.iter().any(|difference| difference.key != "epochs") || to < from {
         return Err(Error::OtherRecipe { path: path.into(), differences });
     }
@@ -54,11 +51,12 @@ pub(crate) fn check(
     let begun = (progress.step > 0).then_some(progress.learning_rate);
     let rates = progress.rows.iter().map(|row| row.learning_rate).chain(begun);
     // As rows have them.
-    let rates =
-        rates.enumerate().map(|(epoch, rate)| (epoch, nine_digits(rate), nine_digits(schedule.at(epoch))));
+    let rates = rates
+        .enumerate()
+        .map(|(epoch, rate)| (epoch, nine_digits(rate), nine_digits(run.learning_rate(epoch))));
     let other = rates.into_iter().find(|(_, found, expected)| found != expected);
     let record = Lengthened { after: progress.epoch, from, to, exact: other.is_none() };
-    let warning = match (other, lengthening) {
+    let warning = match (other, run.lengthening) {
         (None, _) => None,
         (Some((epoch, found, expected)), Lengthening::Exact) => {
             return Err(Error::CannotLengthen { from, to, epoch: epoch + 1, found, expected });

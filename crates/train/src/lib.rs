@@ -25,6 +25,7 @@
 
 mod chart;
 pub mod checkpoint;
+mod classifier;
 mod control;
 mod error;
 mod evaluate;
@@ -43,6 +44,7 @@ mod step;
 mod tally;
 mod trainer;
 
+pub use classifier::Classifier;
 pub use control::Control;
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
@@ -55,4 +57,4 @@ pub use run_folder::check_new_folder;
 pub use run_source::{InitialWeights, Lengthened, RunSource, SourceFile};
 pub use step::{StepOutcome, step};
 pub use tally::{Meter, Tally};
-pub use trainer::{Outcome, Trainer};
+pub use trainer::{Outcome, Setup, Trainer};

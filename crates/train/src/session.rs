@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::Optimizer;
 use wrn_sam_data::{Augmentation, Batch, Loader, LoaderConfig, Split, Statistics};
 use wrn_sam_kernels::Cpu;
-use wrn_sam_models::{Parameters, WideResNet};
-use wrn_sam_optim::{OptimizerState, Sam, Schedule, Sgd};
+use wrn_sam_losses::smooth_cross_entropy;
+use wrn_sam_models::Parameters;
+use wrn_sam_optim::{OptimizerState, Sam, Variables};
 
 use crate::checkpoint::{self, Best, Newest, Progress};
+use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate_batch;
 use crate::fingerprint;
@@ -23,7 +26,7 @@ use crate::run_folder::RunFolder;
 use crate::run_source::{InitialWeights, RunSource};
 use crate::step::step;
 use crate::tally::{Meter, Tally};
-use crate::trainer::{Outcome, Trainer};
+use crate::trainer::{Loss, Outcome, Run, Setup, Trainer};
 
 /// How many steps a GPU takes before it is asked for their figures, and whether all gradients were finite.
 const GPU_STEPS: usize = 50;
@@ -33,34 +36,34 @@ const DIVERGED: f64 = 10.0;
 
 /// All that a run works with. Only [`Progress`], the parameters and the optimizer change from step to step; these
 /// three are what a checkpoint holds.
-pub(crate) struct Session<'a> {
-    trainer: Trainer<'a>,
+pub(crate) struct Session<'a, M, O> {
+    run: Run<'a>,
     folder: RunFolder,
     results: Results,
     train: Loader,
     test: Loader,
     meter: Meter,
     parameters: Parameters,
-    model: WideResNet,
-    sam: Sam<Sgd>,
-    learning_rates: Box<dyn Schedule>,
+    model: M,
+    sam: Sam<O>,
+    loss: Loss<'a>,
     progress: Progress,
 }
 
-impl<'a> Session<'a> {
+impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M, O> {
     /// Begins a run; the first checkpoint shows at once whether there is room for one.
-    pub(crate) fn begin(trainer: Trainer<'a>, folder: RunFolder) -> Result<Self> {
+    pub(crate) fn begin(trainer: Trainer<'a, M, O>, folder: RunFolder) -> Result<Self> {
         let progress = Progress {
-            recipe: trainer.recipe.to_toml()?,
-            images: fingerprint::of_images(&trainer.data),
-            initial_weights: initial_weights(&trainer, &folder)?,
+            recipe: trainer.run.recipe.to_toml()?,
+            images: fingerprint::of_images(&trainer.run.data),
+            initial_weights: initial_weights(&trainer.run, &folder)?,
             ..Progress::default()
         };
         let mut session = Self::new(trainer, folder, progress)?;
         if let Some(InitialWeights { path, .. }) = &session.progress.initial_weights {
             session.parameters.load(path)?;
         }
-        session.folder.write_recipe(&session.trainer.recipe)?;
+        session.folder.write_recipe(&session.run.recipe)?;
         session.write_source()?;
         session.announce(None);
         session.write_checkpoint()?;
@@ -68,18 +71,16 @@ impl<'a> Session<'a> {
     }
 
     /// Goes on from a checkpoint. Every check comes before the first file is written.
-    pub(crate) fn restore(trainer: Trainer<'a>, folder: RunFolder, newest: Newest) -> Result<Self> {
+    pub(crate) fn restore(trainer: Trainer<'a, M, O>, folder: RunFolder, newest: Newest) -> Result<Self> {
         let Newest { path, checkpoint, skipped } = newest;
         let mut progress = checkpoint.progress;
         let theirs = Recipe::from_toml(&progress.recipe)?;
-        let rates = trainer.recipe.learning_rates();
-        let (recipe, lengthening) = (&trainer.recipe, trainer.lengthening);
-        let lengthen = lengthen::check(&path, recipe, &theirs, Some(&progress), &*rates, lengthening)?;
-        let expected = fingerprint::of_images(&trainer.data);
+        let lengthen = lengthen::check(&path, &trainer.run, &theirs, Some(&progress))?;
+        let expected = fingerprint::of_images(&trainer.run.data);
         if progress.images != expected {
             return Err(Error::OtherData { path, found: progress.images, expected });
         }
-        progress.recipe = trainer.recipe.to_toml()?;
+        progress.recipe = trainer.run.recipe.to_toml()?;
         let lengthened = lengthen.record.is_some();
         progress.lengthened.extend(lengthen.record);
 
@@ -87,24 +88,25 @@ impl<'a> Session<'a> {
         session.parameters.load_state(&checkpoint.model)?;
         session.sam.load_state(&checkpoint.optimizer)?;
         let state = session.state()?;
-        session.folder.write_recipe(&session.trainer.recipe)?;
+        session.folder.write_recipe(&session.run.recipe)?;
         session.write_source()?;
         session.announce(Some((&path, &skipped)));
         if let Some(warning) = lengthen.warning {
-            session.trainer.observer.on_warning(&warning);
+            session.run.observer.on_warning(&warning);
         }
         if lengthened {
             session.write_checkpoint()?;
         }
         if let Some(epoch) = session.results.write_missing(&session.progress, &state)? {
-            session.trainer.observer.on_warning(&Warning::BestWeightsLost { epoch });
+            session.run.observer.on_warning(&Warning::BestWeightsLost { epoch });
         }
         Ok(session)
     }
 
-    fn new(trainer: Trainer<'a>, folder: RunFolder, progress: Progress) -> Result<Self> {
-        let Trainer { recipe, data, device, .. } = &trainer;
-        let context = match recipe.threads {
+    fn new(trainer: Trainer<'a, M, O>, folder: RunFolder, progress: Progress) -> Result<Self> {
+        let Trainer { mut run, network, optimizer } = trainer;
+        let Run { recipe, data, device, .. } = &run;
+        let cpu = match recipe.threads {
             0 => Cpu::shared().clone(),
             threads => Cpu::new(threads),
         };
@@ -112,7 +114,7 @@ impl<'a> Session<'a> {
         let statistics = Statistics::from_split(&data.train)?;
         let config = LoaderConfig::default()
             .with_batch_size(recipe.batch_size)
-            .with_threads(context.threads())
+            .with_threads(cpu.threads())
             .with_seed(recipe.seed);
         let (images, augmentation) =
             (limited(&data.train, recipe.train_limit), recipe.augmentation(statistics));
@@ -121,41 +123,37 @@ impl<'a> Session<'a> {
         let test = Loader::new(&images, Augmentation::none(statistics), config)?.with_device(device);
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
-        let model = WideResNet::new(&recipe.network(data.classes()), parameters.var_builder())?;
-        let model = model.with_cpu(context.clone()).with_precision(recipe.precision)?;
-        let model = model.with_deterministic(recipe.deterministic);
-        let model = model.with_handed_over_gradients(); // as `step` takes them
-        let sgd = Sgd::named(parameters.named_trainable(), recipe.sgd())?.with_cpu(context.clone());
-        let sam = Sam::new(sgd, recipe.sam())?.with_cpu(context);
-        let learning_rates = recipe.learning_rates();
-        let network = format!("WRN-{}-{}", recipe.depth, recipe.width_factor);
-        let provenance = Provenance::new(network, data, statistics, &progress.images, recipe);
+        let setup = Setup { recipe, classes: data.classes(), cpu: &cpu };
+        let model = network(parameters.var_builder(), &setup)?;
+        if model.classes() != data.classes() {
+            return Err(Error::UnsuitableData {
+                what: "the network has other classes than the images",
+                found: format!("{} of the network", model.classes()),
+                expected: format!("{}", data.classes()),
+            });
+        }
+        let optimizer = optimizer(parameters.named_trainable(), &setup)?;
+        let sam =
+            Sam::new(optimizer, recipe.sam())?.with_buffers(parameters.buffers())?.with_cpu(cpu.clone());
+        let smoothing = recipe.label_smoothing;
+        let smoothed =
+            move |logits: &Tensor, labels: &Tensor| Ok(smooth_cross_entropy(logits, labels, smoothing)?);
+        let provenance = Provenance::new(model.name(), data, statistics, &progress.images, recipe);
         let results = Results::new(folder.path(), provenance);
         let meter = Meter::from(progress.tally);
-        Ok(Self {
-            trainer,
-            folder,
-            results,
-            train,
-            test,
-            meter,
-            parameters,
-            model,
-            sam,
-            learning_rates,
-            progress,
-        })
+        let loss = run.loss.take().unwrap_or_else(|| Box::new(smoothed));
+        Ok(Self { run, folder, results, train, test, meter, parameters, model, sam, loss, progress })
     }
 
     fn write_source(&self) -> Result<()> {
         let Progress { images, initial_weights, lengthened, .. } = &self.progress;
-        let mut source = RunSource::new(&self.trainer.data.source, images);
+        let mut source = RunSource::new(&self.run.data.source, images);
         (source.initial_weights, source.lengthened) = (initial_weights.clone(), lengthened.clone());
         source.write(self.folder.path())
     }
 
     fn announce(&mut self, resumed: Option<(&Path, &[Error])>) {
-        let Self { trainer, progress, .. } = self;
+        let Self { run, progress, .. } = self;
         let resumed = resumed.map(|(checkpoint, skipped)| Resumed {
             checkpoint,
             epoch: progress.epoch,
@@ -163,9 +161,9 @@ impl<'a> Session<'a> {
             skipped,
         });
         tracing::info!(folder = %self.folder.path().display(), batches = %self.train, ?resumed, "training");
-        trainer.observer.on_start(&Start {
-            recipe: &trainer.recipe,
-            source: &trainer.data.source,
+        run.observer.on_start(&Start {
+            recipe: &run.recipe,
+            source: &run.data.source,
             loader: &self.train,
             folder: self.folder.path(),
             parameters: self.parameters.parameter_count(),
@@ -174,17 +172,17 @@ impl<'a> Session<'a> {
             steps: self.train.batches_per_epoch(),
             resumed,
         });
-        let source = &trainer.data.source;
-        if false && !source.is_synthetic() {
-            trainer.observer.on_warning(&Warning::UnknownImages { source: source.to_string() });
+        let source = &run.data.source;
+        if !source.known && !source.is_synthetic() {
+            run.observer.on_warning(&Warning::UnknownImages { source: source.to_string() });
         }
     }
 
     /// Trains what epochs are left.
     pub(crate) fn train(mut self) -> Result<Outcome> {
-        while self.progress.epoch < self.trainer.recipe.epochs {
+        while self.progress.epoch < self.run.recipe.epochs {
             if self.progress.step == 0 {
-                self.progress.learning_rate = self.learning_rates.at(self.progress.epoch);
+                self.progress.learning_rate = self.run.learning_rate(self.progress.epoch);
             }
             let trained = self.train_epoch()?;
             // Before the evaluation, which may well give plausible figures.
@@ -198,10 +196,10 @@ impl<'a> Session<'a> {
         }
         let (loss, guess) = (
             self.progress.rows.last().map_or(0.0, |row| row.train_loss),
-            (self.trainer.data.classes() as f64).ln(),
+            (self.run.data.classes() as f64).ln(),
         );
         if loss > DIVERGED * guess {
-            self.trainer.observer.on_warning(&Warning::LossAboveGuess { loss, guess });
+            self.run.observer.on_warning(&Warning::LossAboveGuess { loss, guess });
         }
         Ok(Outcome::Completed { metrics: self.progress.rows })
     }
@@ -212,8 +210,8 @@ impl<'a> Session<'a> {
         self.sam.set_learning_rate(learning_rate);
         let (before, began) = (self.progress.seconds, Instant::now());
         for batch in self.train.epoch_from(self.progress.epoch, self.progress.step) {
-            let stops = self.trainer.control.stops();
-            if stops || self.trainer.control.take_checkpoint() {
+            let stops = self.run.control.stops();
+            if stops || self.run.control.take_checkpoint() {
                 self.settle()?;
                 self.progress.seconds = before + began.elapsed().as_secs_f64();
                 if stops {
@@ -224,16 +222,16 @@ impl<'a> Session<'a> {
             let grad_norm = self.step(batch?).map_err(|error| self.failed(self.progress.step + 1, error))?;
             self.progress.step += 1;
             let (step, steps) = (self.progress.step, self.train.batches_per_epoch());
-            if self.trainer.device.is_cuda() && step < steps && !step.is_multiple_of(GPU_STEPS) {
+            if self.run.device.is_cuda() && step < steps && !step.is_multiple_of(GPU_STEPS) {
                 continue;
             }
             self.settle()?;
             self.progress.seconds = before + began.elapsed().as_secs_f64();
 
             let progress = &self.progress;
-            self.trainer.observer.on_step(&StepProgress {
+            self.run.observer.on_step(&StepProgress {
                 epoch: progress.epoch + 1,
-                epochs: self.trainer.recipe.epochs,
+                epochs: self.run.recipe.epochs,
                 step,
                 steps,
                 learning_rate,
@@ -267,7 +265,7 @@ impl<'a> Session<'a> {
     }
 
     fn diverged(&self, what: &str) -> Error {
-        let (learning_rate, rho) = (self.progress.learning_rate, self.trainer.recipe.rho);
+        let (learning_rate, rho) = (self.progress.learning_rate, self.run.recipe.rho);
         let source = Error::Diverged { what: what.into(), learning_rate, rho };
         self.failed(self.progress.step, source)
     }
@@ -278,11 +276,10 @@ impl<'a> Session<'a> {
 
     /// One step; returns the norm of its first gradient.
     fn step(&mut self, batch: Batch) -> Result<Tensor> {
-        let Self { trainer, model, sam, progress, train, meter, .. } = self;
-        let recipe = &trainer.recipe;
+        let Self { run, model, sam, loss, progress, train, meter, .. } = self;
         let taken = progress.epoch * train.batches_per_epoch() + progress.step;
-        model.seek_dropout(recipe.seed, 2 * taken as u64); // a step has two passes
-        let outcome = step(model, sam, &batch, recipe.label_smoothing)?;
+        model.seek_dropout(run.recipe.seed, 2 * taken as u64); // a step has two passes
+        let outcome = step(model, sam, &batch, &*loss)?;
         meter.add(&outcome.loss, &outcome.logits, batch.dominant_labels())?;
         Ok(outcome.grad_norm)
     }
@@ -291,15 +288,15 @@ impl<'a> Session<'a> {
     fn evaluate(&mut self) -> Result<Option<Tally>> {
         let (mut meter, mut images) = (Meter::default(), 0);
         for batch in self.test.epoch(0) {
-            if self.trainer.control.stops() {
+            if self.run.control.stops() {
                 return Ok(None);
             }
-            if self.trainer.control.take_checkpoint() {
+            if self.run.control.take_checkpoint() {
                 self.write_checkpoint()?;
             }
             let batch = batch?;
-            let Trainer { recipe, device, observer, .. } = &mut self.trainer;
-            evaluate_batch(&self.model, &batch, recipe.label_smoothing, device, &mut meter)?;
+            let Run { recipe, device, observer, .. } = &mut self.run;
+            evaluate_batch(&self.model, &batch, &*self.loss, device, &mut meter)?;
             images += batch.labels.elem_count();
             observer.on_evaluate(&EvaluateProgress {
                 epoch: self.progress.epoch + 1,
@@ -316,8 +313,8 @@ impl<'a> Session<'a> {
         if !test.loss_sum.is_finite() {
             return Err(self.diverged("the test loss"));
         }
-        let Self { trainer, progress, results, .. } = self;
-        let recipe = &trainer.recipe;
+        let Self { run, progress, results, .. } = self;
+        let recipe = &run.recipe;
         let epoch = progress.epoch + 1;
         let row = EpochMetrics {
             epoch,
@@ -351,7 +348,7 @@ impl<'a> Session<'a> {
             test_top1 = row.test_top1,
             "epoch ended"
         );
-        self.trainer.observer.on_epoch(&row);
+        self.run.observer.on_epoch(&row);
         Ok(())
     }
 
@@ -360,7 +357,7 @@ impl<'a> Session<'a> {
         std::fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
         let path = checkpoint::write(&folder, &self.progress, &self.state()?, &self.sam.state()?)?;
         tracing::info!(path = %path.display(), "wrote a checkpoint");
-        self.trainer.observer.on_checkpoint(&path);
+        self.run.observer.on_checkpoint(&path);
         Ok(path)
     }
 }
@@ -370,12 +367,11 @@ fn limited(split: &Split, limit: usize) -> Split {
     split.truncated(if limit == 0 { split.len() } else { limit })
 }
 
-/// The weights that a run which begins was given: by `trainer`, or, where it was killed before its first checkpoint, as
+/// The weights that a run which begins was given: by the trainer, or, where it was killed before its first checkpoint, as
 /// its source.toml says.
-fn initial_weights(trainer: &Trainer<'_>, folder: &RunFolder) -> Result<Option<InitialWeights>> {
+fn initial_weights(run: &Run<'_>, folder: &RunFolder) -> Result<Option<InitialWeights>> {
     let recorded = RunSource::from_run(folder.path())?.and_then(|source| source.initial_weights);
-    let Some(path) =
-        trainer.initial_weights.clone().or(recorded.as_ref().map(|weights| weights.path.clone()))
+    let Some(path) = run.initial_weights.clone().or(recorded.as_ref().map(|weights| weights.path.clone()))
     else {
         return Ok(None);
     };

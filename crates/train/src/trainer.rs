@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor, Var};
+use candle_nn::{Optimizer, VarBuilder};
 use wrn_sam_data::Cifar;
+use wrn_sam_kernels::Cpu;
+use wrn_sam_models::WideResNet;
+use wrn_sam_optim::{OptimizerState, Schedule, Sgd, Variables};
 
 use crate::checkpoint;
+use crate::classifier::Classifier;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::lengthen::{self, Lengthening};
@@ -23,7 +28,7 @@ use crate::session::Session;
 /// use wrn_sam_data::Cifar;
 /// use wrn_sam_train::{Outcome, Recipe, Trainer};
 ///
-/// let recipe = Recipe { depth: 10, width_factor: 1, epochs: 1, batch_size: 32, ..Recipe::reference() };
+/// let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
 /// let data = Cifar::synthetic(recipe.seed, 64, 32);
 /// let outcome = Trainer::new(recipe, data).run(&out)?;
 /// assert!(matches!(outcome, Outcome::Completed { metrics } if metrics.len() == 1));
@@ -34,7 +39,7 @@ use crate::session::Session;
 /// The folder of a run:
 ///
 /// ```text
-/// recipe.toml                         every value in force, written first
+/// recipe.toml                         every value in force
 /// source.toml                         where the images come from, with MD5 sums
 /// metrics.csv                         a row an epoch, written anew each epoch
 /// loss.svg top1.svg top5.svg          the curves, drawn anew each epoch
@@ -46,12 +51,46 @@ use crate::session::Session;
 ///
 /// One seed fixes the weights, and every figure but the time, whatever the number of threads. A run that was
 /// interrupted, or killed at any moment, ends the same when it is [resumed](Trainer::resume).
-pub struct Trainer<'a> {
+///
+/// Unless told otherwise, the network is the recipe's [`WideResNet`], the optimizer [`Sgd`] under SAM, the loss the
+/// smoothed one and the schedule the recipe's. Any [`Classifier`], any optimizer that can save its state, any loss and
+/// any schedule can take their place; the recipe's values for what was replaced are then of no effect.
+#[must_use = "a trainer does nothing until `run` or `resume`"]
+pub struct Trainer<'a, M = WideResNet, O = Sgd> {
+    pub(crate) run: Run<'a>,
+    pub(crate) network: Builder<'a, VarBuilder<'static>, M>,
+    pub(crate) optimizer: Builder<'a, Vec<(String, Var)>, O>,
+}
+
+/// What makes a network or an optimizer.
+pub(crate) type Builder<'a, From, To> = Box<dyn FnOnce(From, &Setup<'_>) -> Result<To> + 'a>;
+
+/// A loss: of logits `[N, classes]` and labels `[N]` in u32, one number an image, `[N]`.
+pub(crate) type Loss<'a> = Box<dyn Fn(&Tensor, &Tensor) -> Result<Tensor> + 'a>;
+
+/// What a network or an optimizer may want to know when it is made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Setup<'a> {
+    /// Every value in force.
+    pub recipe: &'a Recipe,
+    /// Classes of the images.
+    pub classes: usize,
+    /// The run's threads on the CPU.
+    pub cpu: &'a Cpu,
+}
+
+/// A run apart from its network and its optimizer.
+pub(crate) struct Run<'a> {
     pub(crate) recipe: Recipe,
     pub(crate) data: Cifar,
     pub(crate) device: Device,
     pub(crate) observer: Box<dyn Observer + 'a>,
     pub(crate) control: Control,
+    /// Another loss than the smoothed one of the recipe.
+    pub(crate) loss: Option<Loss<'a>>,
+    /// Another schedule than the recipe's.
+    pub(crate) schedule: Option<Box<dyn Schedule + 'a>>,
     pub(crate) initial_weights: Option<PathBuf>,
     pub(crate) lengthening: Lengthening,
 }
@@ -75,46 +114,112 @@ pub enum Outcome {
 impl<'a> Trainer<'a> {
     /// Trains by `recipe` on `data`, on the CPU unless told otherwise.
     pub fn new(recipe: Recipe, data: Cifar) -> Self {
-        Self {
+        let run = Run {
             recipe,
             data,
             device: Device::Cpu,
             observer: Box::new(()),
             control: Control::default(),
+            loss: None,
+            schedule: None,
             initial_weights: None,
             lengthening: Lengthening::default(),
-        }
+        };
+        Self { run, network: Box::new(wide_resnet), optimizer: Box::new(sgd) }
     }
+}
 
+fn wide_resnet(vb: VarBuilder<'static>, setup: &Setup<'_>) -> Result<WideResNet> {
+    let recipe = setup.recipe;
+    let model = WideResNet::new(&recipe.network(setup.classes), vb)?;
+    let model = model.with_cpu(setup.cpu.clone()).with_precision(recipe.precision)?;
+    // `step` takes gradients as they are handed over.
+    Ok(model.with_deterministic(recipe.deterministic).with_handed_over_gradients())
+}
+
+fn sgd(parameters: Vec<(String, Var)>, setup: &Setup<'_>) -> Result<Sgd> {
+    Ok(Sgd::named(parameters, setup.recipe.sgd())?.with_cpu(setup.cpu.clone()))
+}
+
+impl<'a, M, O> Trainer<'a, M, O> {
     /// Trains on `device`.
-    pub fn device(self, device: Device) -> Self {
-        Self { device, ..self }
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.run.device = device;
+        self
     }
 
     /// Tells `observer` how the run goes.
-    pub fn observer(self, observer: impl Observer + 'a) -> Self {
-        Self { observer: Box::new(observer), ..self }
+    pub fn with_observer(mut self, observer: impl Observer + 'a) -> Self {
+        self.run.observer = Box::new(observer);
+        self
     }
 
     /// Does what `control` is asked for while the run goes on: stop, or write a checkpoint.
-    #[must_use]
-    pub fn with_control(self, control: Control) -> Self {
-        Self { control, ..self }
+    pub fn with_control(mut self, control: Control) -> Self {
+        self.run.control = control;
+        self
     }
 
-    /// Begins a run with the weights in the file `path`, of any kind that [`Parameters::load`](wrn_sam_models::Parameters::load) reads, rather than
-    /// with those that the seed gives. The run's source.toml names the file.
-    #[must_use]
-    pub fn with_initial_weights(self, path: impl Into<PathBuf>) -> Self {
-        Self { initial_weights: Some(path.into()), ..self }
+    /// Trains the network that `build` makes from the builder: every value it asks for there is trained, saved and
+    /// resumed under its name. Their first values are drawn from the recipe's seed.
+    pub fn with_network<N: Classifier, E>(
+        self,
+        build: impl FnOnce(VarBuilder<'static>, &Setup<'_>) -> std::result::Result<N, E> + 'a,
+    ) -> Trainer<'a, N, O>
+    where
+        Error: From<E>,
+    {
+        let Self { run, optimizer, .. } = self;
+        Trainer { run, network: Box::new(|vb, setup| Ok(build(vb, setup)?)), optimizer }
+    }
+
+    /// Steps with the optimizer that `build` makes for the network's trainable parameters, under SAM. Each epoch sets
+    /// its learning rate.
+    pub fn with_optimizer<P: Optimizer + OptimizerState + Variables, E>(
+        self,
+        build: impl FnOnce(Vec<(String, Var)>, &Setup<'_>) -> std::result::Result<P, E> + 'a,
+    ) -> Trainer<'a, M, P>
+    where
+        Error: From<E>,
+    {
+        let Self { run, network, .. } = self;
+        Trainer { run, network, optimizer: Box::new(|parameters, setup| Ok(build(parameters, setup)?)) }
+    }
+
+    /// Trains and measures by `loss`, which gives one number an image, `[N]`, of logits `[N, classes]` and labels `[N]`.
+    pub fn with_loss<E>(
+        mut self,
+        loss: impl Fn(&Tensor, &Tensor) -> std::result::Result<Tensor, E> + 'a,
+    ) -> Self
+    where
+        Error: From<E>,
+    {
+        self.run.loss = Some(Box::new(move |logits, labels| Ok(loss(logits, labels)?)));
+        self
+    }
+
+    /// Takes each epoch's learning rate from `schedule`.
+    pub fn with_schedule(mut self, schedule: impl Schedule + 'a) -> Self {
+        self.run.schedule = Some(Box::new(schedule));
+        self
+    }
+
+    /// Begins a run with the weights in the file `path`, of any kind that
+    /// [`Parameters::load`](wrn_sam_models::Parameters::load) reads, rather than with those that the seed gives. The
+    /// run's source.toml names the file.
+    pub fn with_initial_weights(mut self, path: impl Into<PathBuf>) -> Self {
+        self.run.initial_weights = Some(path.into());
+        self
     }
 
     /// Says what [`resume`](Self::resume) does where the recipe has more epochs than the run had.
-    #[must_use]
-    pub fn with_lengthening(self, lengthening: Lengthening) -> Self {
-        Self { lengthening, ..self }
+    pub fn with_lengthening(mut self, lengthening: Lengthening) -> Self {
+        self.run.lengthening = lengthening;
+        self
     }
+}
 
+impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Trainer<'_, M, O> {
     /// Begins a run in the folder `out`, which must be new or empty.
     ///
     /// # Errors
@@ -122,7 +227,7 @@ impl<'a> Trainer<'a> {
     /// While training: [`Error::Step`] where a gradient, the loss or a weight is no longer finite, and [`Error::Io`]; the
     /// run can then be resumed from its newest checkpoint.
     pub fn run(mut self, out: &Path) -> Result<Outcome> {
-        self.settle_recipe()?;
+        self.run.settle()?;
         let folder = RunFolder::create(out)?;
         Session::begin(self, folder)?.train()
     }
@@ -131,22 +236,21 @@ impl<'a> Trainer<'a> {
     /// nothing was trained yet.
     ///
     /// The recipe must be that of the run ([`Recipe::from_run`]); only `threads` and `checkpoint_every` may differ, and
-    /// `epochs` may be more (see [`Lengthening`]). Results of epochs after the checkpoint stay until the run has come as
-    /// far again; files that were removed from the folder are written again as far as the checkpoint has them.
+    /// `epochs` may be more (see [`Lengthening`]). The network and the optimizer must be those of the run. Results of
+    /// epochs after the checkpoint stay until the run has come as far again; files that were removed from the folder are
+    /// written again as far as the checkpoint has them.
     ///
     /// # Errors
     /// [`Error::NotARun`], [`Error::OtherRecipe`], [`Error::CannotLengthen`], [`Error::OtherData`],
     /// [`Error::NoUsableCheckpoint`], [`Error::CheckpointsMissing`], with every file as it was; those of
     /// [`run`](Self::run).
     pub fn resume(mut self, out: &Path) -> Result<Outcome> {
-        self.settle_recipe()?;
+        self.run.settle()?;
         let folder = RunFolder::open(out)?;
         let newest = checkpoint::newest(&folder.checkpoints())?;
         if let Some(theirs) = folder.recipe()? {
-            let (path, progress) =
-                (folder.file("recipe.toml"), newest.as_ref().map(|n| &n.checkpoint.progress));
-            let rates = self.recipe.learning_rates();
-            lengthen::check(&path, &self.recipe, &theirs, progress, &*rates, self.lengthening)?;
+            let progress = newest.as_ref().map(|newest| &newest.checkpoint.progress);
+            lengthen::check(&folder.file("recipe.toml"), &self.run, &theirs, progress)?;
         }
         let session = match newest {
             Some(newest) => Session::restore(self, folder, newest)?,
@@ -157,9 +261,11 @@ impl<'a> Trainer<'a> {
         };
         session.train()
     }
+}
 
+impl Run<'_> {
     /// Checks recipe and data, and writes into the recipe what the data are.
-    fn settle_recipe(&mut self) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         self.recipe.validate()?;
         self.recipe.check_device(&self.device)?;
         let found = DataChoice::of(&self.data.source);
@@ -178,5 +284,13 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The learning rate of `epoch`, counted from 0.
+    pub(crate) fn learning_rate(&self, epoch: usize) -> f64 {
+        match &self.schedule {
+            Some(schedule) => schedule.at(epoch),
+            None => self.recipe.learning_rates().at(epoch),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Mixed, Statistics};
+use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Kind, Mode, Parameters, WideResNet};
 use wrn_sam_optim::{Sam, Sgd};
 use wrn_sam_train::{Recipe, evaluate, step};
@@ -11,6 +12,10 @@ fn network() -> (Recipe, Parameters, WideResNet) {
     let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
     let model = WideResNet::new(&recipe.network(100), parameters.var_builder()).unwrap();
     (recipe, parameters, model)
+}
+
+fn smoothed(logits: &Tensor, labels: &Tensor) -> wrn_sam_losses::Result<Tensor> {
+    smooth_cross_entropy(logits, labels, 0.1)
 }
 
 fn sam(recipe: &Recipe, parameters: &Parameters) -> Sam<Sgd> {
@@ -50,7 +55,7 @@ fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
     let batch = loader(50).epoch(0).next().unwrap().unwrap();
     let mut losses = Vec::new();
     for _ in 0..4 {
-        let outcome = step(&model, &mut sam, &batch, recipe.label_smoothing).unwrap();
+        let outcome = step(&model, &mut sam, &batch, smoothed).unwrap();
         assert_eq!(outcome.loss.dims(), [50]);
         assert!(outcome.grad_norm.to_scalar::<f64>().unwrap() > 0.0);
         losses.push(outcome.loss.mean_all().unwrap().to_scalar::<f32>().unwrap());
@@ -59,8 +64,7 @@ fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
 
     let before = weights(&parameters);
     let labels = Tensor::full(100u32, 50, &Device::Cpu).unwrap();
-    let error =
-        step(&model, &mut sam, &Batch::new(batch.images, labels), recipe.label_smoothing).unwrap_err();
+    let error = step(&model, &mut sam, &Batch::new(batch.images, labels), smoothed).unwrap_err();
     assert!(error.to_string().contains("100"), "{error}");
     assert_eq!(weights(&parameters), before);
 }
@@ -92,8 +96,8 @@ fn a_mixed_batchs_loss_is_the_weighted_sum() {
         let (recipe, parameters, model) = network();
         let mut sam = sam(&recipe, &parameters);
         // The first step leaves zero, where all labels cost the same.
-        step(&model, &mut sam, &Batch::new(batch.images.clone(), batch.labels.clone()), 0.1).unwrap();
-        let outcome = step(&model, &mut sam, batch, 0.1).unwrap();
+        step(&model, &mut sam, &Batch::new(batch.images.clone(), batch.labels.clone()), smoothed).unwrap();
+        let outcome = step(&model, &mut sam, batch, smoothed).unwrap();
         (outcome.loss.to_vec1().unwrap(), outcome.grad_norm.to_scalar().unwrap(), weights(&parameters))
     };
     let with = |lambda| batch.clone().with_mixed(Mixed { labels: rolled.clone(), lambda });
@@ -112,10 +116,10 @@ fn a_mixed_batchs_loss_is_the_weighted_sum() {
 fn an_evaluation_is_of_the_images_whatever_the_batches() {
     let (_, parameters, model) = network();
     leave_zero(&parameters);
-    let whole = evaluate(&model, loader(50).epoch(0), 0.1, &Device::Cpu).unwrap();
+    let whole = evaluate(&model, loader(50).epoch(0), smoothed, &Device::Cpu).unwrap();
     assert_eq!(whole.images, 50);
     for batch_size in [7, 49] {
-        let parts = evaluate(&model, loader(batch_size).epoch(0), 0.1, &Device::Cpu).unwrap();
+        let parts = evaluate(&model, loader(batch_size).epoch(0), smoothed, &Device::Cpu).unwrap();
         assert_eq!((parts.images, parts.top1, parts.top5), (whole.images, whole.top1, whole.top5));
         assert!(
             (parts.loss() - whole.loss()).abs() < 1e-5 * whole.loss(),

@@ -151,7 +151,7 @@ fn interrupted_after_every_step_it_ends_the_same() {
     let mut stops = 0;
     loop {
         let control = Control::default();
-        let trainer = trainer(&recipe()).observer(Impatient(control.clone())).with_control(control);
+        let trainer = trainer(&recipe()).with_observer(Impatient(control.clone())).with_control(control);
         let outcome = if stops == 0 { trainer.run(&out) } else { trainer.resume(&out) };
         match outcome.unwrap() {
             Outcome::Completed { metrics } => {
@@ -183,7 +183,7 @@ fn policies_and_mixing_end_the_same_when_interrupted() {
     let _ = trainer(&all).run(&whole).unwrap();
     for stops in 0..2 {
         let control = Control::default();
-        let trainer = trainer(&all).observer(Impatient(control.clone())).with_control(control);
+        let trainer = trainer(&all).with_observer(Impatient(control.clone())).with_control(control);
         let outcome = if stops == 0 { trainer.run(&parts) } else { trainer.resume(&parts) };
         assert!(matches!(outcome.unwrap(), Outcome::Interrupted { .. }));
     }
@@ -206,7 +206,7 @@ fn interrupted_during_evaluation_it_ends_the_same() {
     let out = folder.path().join("interrupted");
     let control = Control::default();
     let stopped = trainer(&recipe())
-        .observer(DuringEvaluation(control.clone()))
+        .with_observer(DuringEvaluation(control.clone()))
         .with_control(control)
         .run(&out)
         .unwrap();
@@ -241,7 +241,7 @@ fn checkpoints_on_request_change_nothing() {
     let out = folder.path().join("careful");
     let control = Control::default();
     let mut careful = Careful { control: control.clone(), written: Vec::new() };
-    let outcome = trainer(&recipe()).observer(&mut careful).with_control(control).run(&out).unwrap();
+    let outcome = trainer(&recipe()).with_observer(&mut careful).with_control(control).run(&out).unwrap();
     assert!(matches!(outcome, Outcome::Completed { .. }));
     for point in ["0000-step-000001", "0000-step-000004", "0001-step-000002"] {
         assert!(careful.written.iter().any(|name| name == point), "no {point} in {:?}", careful.written);
@@ -283,7 +283,8 @@ fn killed_at_any_moment_it_can_be_resumed_to_the_same_end() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let to = folder.path().join("killed");
-    let _ = trainer(&recipe()).observer(Snapshots { out: out.clone(), to: to.clone() }).run(&out).unwrap();
+    let _ =
+        trainer(&recipe()).with_observer(Snapshots { out: out.clone(), to: to.clone() }).run(&out).unwrap();
     let end = End::of(&out);
 
     let moments = ["before the first checkpoint", "in the first evaluation", "in the second epoch"];
@@ -325,7 +326,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let bytes = std::fs::read(&newest).unwrap();
     std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
     let mut skipped = Skipped(Vec::new());
-    let _ = trainer(&recipe()).observer(&mut skipped).resume(&out).unwrap();
+    let _ = trainer(&recipe()).with_observer(&mut skipped).resume(&out).unwrap();
     assert_eq!(skipped.0.len(), 1);
     assert!(skipped.0[0].contains("epoch-0002") && skipped.0[0].contains("cut short"), "{}", skipped.0[0]);
     end.assert_same(&End::of(&out), "resumed before a damaged checkpoint");
@@ -462,7 +463,7 @@ fn results_of_more_training_stay_until_they_are_reached_again() {
     // Back to the checkpoint after two epochs.
     std::fs::remove_file(checkpoints(&out).pop().unwrap()).unwrap();
     let mut watch = Watch::new(&out);
-    let _ = trainer(&four).observer(&mut watch).resume(&out).unwrap();
+    let _ = trainer(&four).with_observer(&mut watch).resume(&out).unwrap();
     assert!(watch.models.len() == 2 && watch.models.iter().all(|model| *model == end.model));
     end.assert_same(&End::of(&out), "trained again");
 }
@@ -476,13 +477,13 @@ fn removed_results_are_written_again() {
         let before = std::fs::read(out.join(name)).unwrap();
         std::fs::remove_file(out.join(name)).unwrap();
         let mut watch = Watch::new(&out);
-        let _ = trainer(&recipe()).observer(&mut watch).resume(&out).unwrap();
+        let _ = trainer(&recipe()).with_observer(&mut watch).resume(&out).unwrap();
         assert!(std::fs::read(out.join(name)).unwrap() == before, "{name}");
         assert_eq!(watch.warnings, []);
     }
     std::fs::remove_file(out.join("best.safetensors")).unwrap();
     let mut watch = Watch::new(&out);
-    let _ = trainer(&recipe()).observer(&mut watch).resume(&out).unwrap();
+    let _ = trainer(&recipe()).with_observer(&mut watch).resume(&out).unwrap();
     if best_is_last {
         end.assert_same(&End::of(&out), "written again");
         assert_eq!(watch.warnings, []);
@@ -508,6 +509,33 @@ fn weights_say_what_they_were_trained_on() {
     assert_eq!(provenance.images_md5, images_md5);
     assert_eq!(Provenance::from_toml(&provenance.to_toml().unwrap()).unwrap(), provenance);
     assert!(Provenance::from_toml("version = 1").is_err());
+}
+
+#[test]
+fn a_checkpoint_is_as_large_at_the_start_as_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    struct First {
+        out: PathBuf,
+        bytes: u64,
+    }
+    impl Observer for First {
+        fn on_step(&mut self, step: &StepProgress) {
+            if (step.epoch, step.step) == (1, 1) {
+                self.bytes = tensor_bytes(&checkpoints(&self.out)[0]);
+            }
+        }
+    }
+    let mut first = First { out: out.clone(), bytes: 0 };
+    let _ = trainer(&recipe()).with_observer(&mut first).run(&out).unwrap();
+    assert_eq!(first.bytes, tensor_bytes(&checkpoints(&out)[1]));
+}
+
+/// The length of a safetensors file without its header.
+fn tensor_bytes(path: &Path) -> u64 {
+    let bytes = std::fs::read(path).unwrap();
+    let header: [u8; 8] = bytes[..8].try_into().unwrap();
+    bytes.len() as u64 - 8 - u64::from_le_bytes(header)
 }
 
 #[test]
@@ -550,7 +578,7 @@ fn past_rates_are_kept_only_if_asked_for() {
     end.assert_same(&End::of(&out), "after a refusal");
     let long = Recipe { epochs: 3, ..recipe() };
     let mut watch = Watch::new(&out);
-    let kept = trainer(&long).observer(&mut watch).with_lengthening(Lengthening::KeepPastRates);
+    let kept = trainer(&long).with_observer(&mut watch).with_lengthening(Lengthening::KeepPastRates);
     let Outcome::Completed { metrics } = kept.resume(&out).unwrap() else { panic!("interrupted") };
     assert_eq!(metrics.iter().map(|row| row.epoch).collect::<Vec<_>>(), [1, 2, 3]);
     let expected = long.learning_rates();
@@ -614,7 +642,7 @@ fn weights_that_stay_finite_but_answer_nonsense_are_warned_of() {
     let out = folder.path().join("run");
     let mut watch = Watch::new(&out);
     let wild = Recipe { learning_rate: 1e9, epochs: 1, ..recipe() };
-    match trainer(&wild).observer(&mut watch).run(&out) {
+    match trainer(&wild).with_observer(&mut watch).run(&out) {
         Ok(_) => assert!(matches!(watch.warnings[..], [Warning::LossAboveGuess { .. }])),
         Err(error) => assert!(error.to_string().contains("epoch 1, step"), "{error}"),
     }
@@ -649,7 +677,7 @@ fn a_table_edited_while_the_run_goes_on_loses_no_row() {
         }
     }
     let mut editor = Restore(Editor(out.join("metrics.csv")), Vec::new());
-    let _ = trainer(&recipe()).observer(&mut editor).run(&out).unwrap();
+    let _ = trainer(&recipe()).with_observer(&mut editor).run(&out).unwrap();
     let without_time = |line: &String| line.split(',').take(7).collect::<Vec<_>>().join(",");
     assert_eq!(editor.1.iter().map(without_time).collect::<Vec<_>>(), end.metrics);
 }
