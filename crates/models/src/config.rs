@@ -19,7 +19,7 @@ use crate::state_dict::WideResNetShapes;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct WideResNetConfig {
-    /// Layers with weights on the longest path but for the projections: 6n + 4, at least 10, where n is the number
+    /// Layers with weights on the longest path, without the projections: 6n + 4, at least 10, where n is the number
     /// of units in each of the three groups. Default 34.
     pub depth: usize,
     /// The groups have 16, 32 and 64 times this many channels; at least 1. Default 10.

@@ -1,4 +1,4 @@
-//! Seeded initialization: a tensor's first values depend on (seed, name, shape) alone.
+//! Seeded initialization: a tensor's first values depend only on (seed, name, shape).
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Init;
@@ -14,8 +14,8 @@ pub(crate) const ONE: Init = candle_nn::init::ONE;
 /// Biases, the running mean, and the whole classifier.
 pub(crate) const ZERO: Init = candle_nn::init::ZERO;
 
-/// Draws a tensor as `init` says, from the stream of `name`. The values are computed in f64 on the CPU, whatever the
-/// dtype and device, so that all of them begin alike.
+/// Draws a tensor as `init` says, from the stream of `name`. The values are computed in f64 on the CPU, so that every
+/// dtype and device begins with the same ones.
 pub(crate) fn tensor(
     seed: u64,
     name: &str,

@@ -1,6 +1,6 @@
 //! What the layers are written against.
 //!
-//! A layer says once, in [`Layer::apply`], what it does with images, in the operations of a [`Pass`]. Who runs it decides what
+//! A layer says once, in [`Layer::apply`], what it does with images, in the operations of a [`Pass`]. The pass decides what
 //! becomes of that: a [`Tape`](crate::tape::Tape) computes on a backend and records the backward pass,
 //! [`Plain`](crate::plain::Plain) computes with candle's own operations, and a
 //! [`Description`](crate::description::Description) only lists the layers.
@@ -52,8 +52,7 @@ pub(crate) trait Layer {
     fn check_input(&self, x: &Tensor) -> Result<()>;
 
     /// Runs `x` through the layer.
-    fn apply<'a, P: Pass<'a>>(&'a self, pass: &mut P, x: P::Images)
-    -> Result<Output<P::Images, P::Features>>;
+    fn apply<'a, P: Pass<'a>>(&'a self, pass: &mut P, x: P::Images) -> Result<OutputOf<'a, P>>;
 }
 
 /// What comes out of a layer.

@@ -3,8 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// The stream of its own of (seed, purpose, name, index): no other use ever sees its numbers, and the order in which
-/// streams are opened does not matter.
+/// The stream of (seed, purpose, name, index). No other key gives its numbers, and the order in which streams are opened
+/// does not matter.
 pub(crate) fn stream(seed: u64, purpose: [u8; 8], name: &str, index: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -26,8 +26,8 @@ pub(crate) fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Standard normal deviates by Marsaglia's polar method. It needs a square root, which IEEE 754 rounds alike
-/// everywhere, and a logarithm, which the platforms' libraries do not: hence [`ln`].
+/// Standard normal deviates by Marsaglia's polar method. It needs a square root, which IEEE 754 rounds the same
+/// everywhere, and a logarithm, which platforms round differently: so it takes [`ln`].
 pub(crate) struct Normal {
     rng: ChaCha8Rng,
     spare: Option<f64>,
@@ -55,7 +55,7 @@ impl Normal {
     }
 }
 
-/// The natural logarithm of a positive normal number, from additions, multiplications and divisions alone:
+/// The natural logarithm of a positive normal number, only from additions, multiplications and divisions:
 /// with x = m 2^e and m in [sqrt(1/2), sqrt(2)], ln x = e ln 2 + 2 artanh((m - 1) / (m + 1)), whose series has
 /// reached the last bit after twelve terms.
 fn ln(x: f64) -> f64 {

@@ -26,10 +26,10 @@ pub struct LayerSummary {
     pub output_shape: Vec<usize>,
     /// Trainable numbers.
     pub parameters: u64,
-    /// Numbers kept beside them: running means, variances and batch counts.
+    /// Numbers in its buffers: running means, variances and batch counts.
     pub buffers: u64,
-    /// Floating-point operations of one forward pass over the batch, an addition and a multiplication being two. The
-    /// convolutions and the classifier are counted; what is done once per element is not.
+    /// Floating-point operations of one forward pass over the batch, of which a multiplication and an addition are two. Only
+    /// the convolutions and the classifier are counted.
     pub flops: f64,
 }
 
@@ -41,7 +41,7 @@ pub struct Summary {
     pub config: WideResNetConfig,
     /// Images in the batch.
     pub batch: usize,
-    /// The layers in the order of the way through.
+    /// The layers in the order of a pass.
     pub layers: Vec<LayerSummary>,
 }
 
@@ -67,7 +67,7 @@ impl Summary {
         4 * (self.parameters() + self.buffers())
     }
 
-    /// Bytes of every layer's output in f32, kept once: about what a training pass keeps for its backward pass.
+    /// Bytes of every layer's output in f32: about what a training pass keeps for its backward pass.
     pub fn activation_bytes(&self) -> u64 {
         let elements =
             |layer: &LayerSummary| layer.output_shape.iter().map(|&dim| dim as u64).product::<u64>();
