@@ -109,8 +109,12 @@ fn what_is_refused() -> Result<()> {
     let message = |logits: &Tensor, labels: &Tensor, smoothing| {
         smooth_cross_entropy(logits, labels, smoothing).expect_err("must be refused").to_string()
     };
-    for smoothing in [-0.1, 1.0, 1.5, f64::NAN] {
-        assert!(message(&logits, &labels, smoothing).contains("outside [0, 1)"));
+    for smoothing in [-1e-300, -0.1, 1.0, 1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let expected = "must be at least 0 and less than 1 (0 for none; 0.1 is usual)";
+        assert_eq!(message(&logits, &labels, smoothing), format!("smoothing = {smoothing}: {expected}"));
+    }
+    for smoothing in [0.0, 1e-300, 0.999_999] {
+        assert!(smooth_cross_entropy(&logits, &labels, smoothing).is_ok(), "{smoothing}");
     }
     assert_eq!(
         message(&logits, &Tensor::new(&[0i64, -1], CPU)?, 0.1),
@@ -125,6 +129,8 @@ fn what_is_refused() -> Result<()> {
     let empty = Tensor::zeros((0, 3), DType::F32, CPU)?;
     assert!(message(&empty, &Tensor::zeros(0, DType::U32, CPU)?, 0.1).contains("none of them empty"));
     assert!(message(&logits.flatten_all()?, &labels, 0.1).contains("expected logits [N, K]"));
+    let no_classes = Tensor::zeros((2, 0), DType::F32, CPU)?;
+    assert!(message(&no_classes, &labels, 0.1).contains("none of them empty"));
     assert!(message(&logits, &labels.to_dtype(DType::F32)?, 0.1).contains("labels must be u8, u32 or i64"));
     assert!(message(&logits.to_dtype(DType::F16)?, &labels, 0.1).contains("logits must be f32 or f64"));
     let single = Tensor::zeros((1, 1), DType::F32, CPU)?;
