@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_optim::{
     AdamW, AdamWConfig, Error, OptimizerState, Result, Sam, SamConfig, Sgd, SgdConfig, Variables,
 };
@@ -190,6 +191,20 @@ fn what_an_optimizer_lists_is_what_it_was_given() -> Result<()> {
     assert_eq!(Sgd::new(vars.clone(), SgdConfig::default())?.names(), None);
     assert_eq!(AdamW::new(vars.clone(), AdamWConfig::default())?.names(), None);
     assert_eq!(ids(Sam::new(sgd, SamConfig::default())?.vars()), ids(&vars));
+    Ok(())
+}
+
+/// As their `Debug` shows it: results do not depend on it.
+#[test]
+fn each_runs_on_the_threads_it_was_given() -> Result<()> {
+    let (vars, cpu) = (vec![Var::new(&[1f32], CPU)?], Cpu::new(7));
+    let threads = format!("{cpu:?}");
+    let sgd = Sgd::new(vars.clone(), SgdConfig::default())?.with_cpu(cpu.clone());
+    assert!(format!("{sgd:?}").contains(&threads), "{sgd:?}");
+    let adamw = AdamW::new(vars.clone(), AdamWConfig::default())?.with_cpu(cpu.clone());
+    assert!(format!("{adamw:?}").contains(&threads), "{adamw:?}");
+    let sam = Sam::over(vars, (), SamConfig::default())?.with_cpu(cpu);
+    assert!(format!("{sam:?}").contains(&threads), "{sam:?}");
     Ok(())
 }
 

@@ -14,6 +14,12 @@ fn the_rate_drops_at_each_milestone() {
 }
 
 #[test]
+fn a_closure_is_a_schedule() {
+    let schedule: &dyn Schedule = &|epoch: usize| 0.5 / (epoch + 1) as f64;
+    assert_eq!([schedule.at(0), schedule.at(3)], [0.5, 0.125]);
+}
+
+#[test]
 fn a_cosine_ends_at_zero_whatever_its_warm_up() {
     for (epochs, warmup) in [(0, 0), (1, 0), (5, 5), (5, 4), (0, 3)] {
         let schedule = CosineWithWarmup::new(0.3, epochs, warmup);

@@ -1,11 +1,14 @@
 //! One step and one evaluation on their own.
 
-use candle_core::{DType, Device, Tensor};
+use std::cell::Cell;
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::Optimizer;
 use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Mixed, Statistics};
 use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Kind, Mode, Parameters, WideResNet};
-use wrn_sam_optim::{Sam, Sgd};
-use wrn_sam_train::{Recipe, evaluate, step};
+use wrn_sam_optim::{OptimizerState, Sam, Sgd};
+use wrn_sam_train::{Classifier, Recipe, evaluate, step};
 
 fn network() -> (Recipe, Parameters, WideResNet) {
     let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
@@ -67,6 +70,163 @@ fn steps_bring_the_loss_down_and_a_failed_one_moves_no_weight() {
     let error = step(&model, &mut sam, &Batch::new(batch.images, labels), smoothed).unwrap_err();
     assert!(error.to_string().contains("100"), "{error}");
     assert_eq!(weights(&parameters), before);
+}
+
+/// A network whose every pass moves what a network can move, and which fails where it is told to.
+struct Failing {
+    network: WideResNet,
+    fail: Cell<Option<(usize, Fault)>>,
+    passes: Cell<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Forward,
+    NanLogits,
+    LogitsWithoutGraph,
+    LogitsOfAnotherType,
+}
+
+impl Failing {
+    fn new(network: WideResNet) -> Self {
+        Self { network, fail: Cell::new(None), passes: Cell::new(0) }
+    }
+
+    fn fail(&self, pass: usize, fault: Fault) {
+        self.fail.set(Some((pass, fault)));
+        self.passes.set(0);
+    }
+}
+
+impl Classifier for Failing {
+    fn forward(&self, images: &Tensor, mode: Mode) -> wrn_sam_train::Result<Tensor> {
+        let logits = self.network.forward(images, mode)?;
+        let pass = self.passes.replace(self.passes.get() + 1);
+        match self.fail.get() {
+            Some((failing, fault)) if failing == pass => match fault {
+                Fault::Forward => Err(candle_core::Error::msg("the pass failed").into()),
+                Fault::NanLogits => Ok((logits * f64::NAN)?),
+                Fault::LogitsWithoutGraph => Ok(logits.detach()),
+                Fault::LogitsOfAnotherType => Ok(logits.to_dtype(DType::BF16)?),
+            },
+            _ => Ok(logits),
+        }
+    }
+
+    fn classes(&self) -> usize {
+        self.network.config().classes
+    }
+
+    fn buffers(&self) -> Vec<Var> {
+        self.network.buffers()
+    }
+
+    fn dropout_position(&self) -> (u64, u64) {
+        self.network.dropout_position()
+    }
+
+    fn seek_dropout(&self, seed: u64, pass: u64) {
+        self.network.seek_dropout(seed, pass);
+    }
+}
+
+/// After an error, wherever it is from, a step leaves everything as it was, and training goes on as if the step had never
+/// been tried.
+#[test]
+fn a_step_that_fails_anywhere_changes_nothing() {
+    let recipe = Recipe { depth: 10, width_factor: 1, dropout: 0.2, ..Recipe::reference() };
+    let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
+    let model = WideResNet::new(&recipe.network(100), parameters.var_builder()).unwrap();
+    let model = Failing::new(model);
+    let mut sam = sam(&recipe, &parameters);
+    model.seek_dropout(23, 5);
+    let good = loader(10).epoch(0).next().unwrap().unwrap();
+    step(&model, &mut sam, &good, smoothed).unwrap(); // so that there is a state to spoil
+    let state = |sam: &Sam<Sgd>| {
+        let bytes = |tensor: &Tensor| {
+            let numbers: Vec<f64> = tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+            Ok::<_, candle_core::Error>(numbers.into_iter().map(f64::to_bits).collect::<Vec<_>>())
+        };
+        let values = parameters.named().into_iter().map(|(name, _, var)| (name, bytes(&var).unwrap()));
+        let optimizer = sam.state().unwrap().into_iter().map(|(name, value)| (name, bytes(&value).unwrap()));
+        (values.chain(optimizer).collect::<Vec<_>>(), model.dropout_position())
+    };
+    let before = state(&sam);
+    let check = |sam: &mut Sam<Sgd>, batch: &Batch, said: &str| {
+        let error = step(&model, sam, batch, smoothed).expect_err(said).to_string();
+        assert!(error.contains(said), "{said}: {error}");
+        assert!(state(sam) == before, "{said}");
+    };
+
+    let images = |change: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>| {
+        Batch::new(change(&good.images).unwrap(), good.labels.clone())
+    };
+    check(&mut sam, &images(&|images| images.narrow(2, 0, 31)), "[10, 3, 31, 32]");
+    check(&mut sam, &images(&|images| images.to_dtype(DType::F64)), "F64");
+    check(&mut sam, &images(&|images| images * f64::NAN), "not finite (NaN)");
+    check(&mut sam, &images(&|images| images * f64::INFINITY), "not finite");
+    let labels = |values: Vec<u32>| {
+        let len = values.len();
+        Batch::new(good.images.clone(), Tensor::from_vec(values, len, &Device::Cpu).unwrap())
+    };
+    check(&mut sam, &labels(vec![100; 10]), "label 100 of row 0 is outside 0..100");
+    check(&mut sam, &labels(vec![1; 9]), "labels [9]");
+    let mixed = Mixed { labels: Tensor::new(&[7u32; 3], &Device::Cpu).unwrap(), lambda: 0.5 };
+    check(&mut sam, &good.clone().with_mixed(mixed), "labels [3]");
+
+    for pass in [0, 1] {
+        for (fault, said) in [
+            (Fault::Forward, "the pass failed"),
+            (Fault::NanLogits, if pass == 0 { "in the first pass" } else { "in the second pass" }),
+            (Fault::LogitsWithoutGraph, "has a gradient"),
+            (Fault::LogitsOfAnotherType, "logits must be f32 or f64"),
+        ] {
+            model.fail(pass, fault);
+            check(&mut sam, &good, said);
+        }
+    }
+    model.fail.set(None);
+    for rate in [f64::NAN, f64::INFINITY, -1.0] {
+        let kept = sam.learning_rate();
+        sam.set_learning_rate(rate);
+        let error = step(&model, &mut sam, &good, smoothed).unwrap_err().to_string();
+        assert!(error.contains(&format!("learning_rate = {rate}: must be")), "{error}");
+        sam.set_learning_rate(kept);
+        assert!(state(&sam) == before, "{rate}");
+    }
+
+    // As if none of it had been tried.
+    let outcome = step(&model, &mut sam, &good, smoothed).unwrap();
+    let other_parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
+    let other_model = WideResNet::new(&recipe.network(100), other_parameters.var_builder()).unwrap();
+    let mut other = self::sam(&recipe, &other_parameters);
+    other_model.seek_dropout(23, 5);
+    step(&other_model, &mut other, &good, smoothed).unwrap();
+    let expected = step(&other_model, &mut other, &good, smoothed).unwrap();
+    assert_eq!(outcome.logits.to_vec2::<f32>().unwrap(), expected.logits.to_vec2::<f32>().unwrap());
+    assert_eq!(weights(&parameters), weights(&other_parameters));
+}
+
+/// With a rho of 0 a step is one pass, and the same as the base optimizer's.
+#[test]
+fn without_a_radius_a_step_is_one_pass_of_the_base() {
+    let (recipe, parameters, model) = network();
+    let model = Failing::new(model);
+    let batch = loader(10).epoch(0).next().unwrap().unwrap();
+    let mut sam =
+        Sam::new(Sgd::named(parameters.named_trainable(), recipe.sgd()).unwrap(), recipe.sam().with_rho(0.0))
+            .unwrap();
+    let (_, plain_parameters, plain) = network();
+    let mut sgd = Sgd::named(plain_parameters.named_trainable(), recipe.sgd()).unwrap();
+    for taken in 1..=3 {
+        let outcome = step(&model, &mut sam, &batch, smoothed).unwrap();
+        assert!(outcome.grad_norm.to_scalar::<f64>().unwrap() > 0.0);
+        assert_eq!(model.passes.get(), taken);
+        let logits = plain.forward(&batch.images, Mode::Train).unwrap();
+        let loss = (smoothed(&logits, &batch.labels).unwrap() / 10.0).unwrap();
+        sgd.step(&wrn_sam_kernels::backward(&loss).unwrap()).unwrap();
+        assert_eq!(weights(&parameters), weights(&plain_parameters));
+    }
 }
 
 /// The loader's images are a view of channels-last memory, which changes no bit of what the network answers.
