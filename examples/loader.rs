@@ -23,7 +23,7 @@ struct Args {
     /// Folder or archive of CIFAR-100; without it, as many synthetic images
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The first so many training images alone; 0 for all
+    /// Only the first N training images; 0 for all
     #[arg(long, default_value_t = 0)]
     images: usize,
     /// Worker threads; with 0 the caller makes each batch

@@ -48,7 +48,7 @@ struct Args {
     /// What convolutions take: f32, or on a GPU tf32 or bf16
     #[arg(long, default_value_t = Precision::F32)]
     precision: Precision,
-    /// On a GPU, the same convolutions in every run, in the place of the fastest
+    /// On a GPU, the same convolutions in every run instead of the fastest
     #[arg(long)]
     deterministic: bool,
     /// CPU threads of the network; 0 for all

@@ -37,7 +37,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
 
-    /// On a GPU, the same convolutions in every run, in the place of the fastest
+    /// On a GPU, the same convolutions in every run instead of the fastest
     #[arg(long)]
     deterministic: bool,
 

@@ -26,7 +26,7 @@ impl Worst {
     }
 }
 
-/// As JSON the error alone; an infinite one is null there.
+/// As JSON, only the error; an infinite one is null there.
 impl Serialize for Worst {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         self.error.serialize(to)
@@ -104,7 +104,7 @@ impl Replay<'_> {
     }
 
     /// One SAM step, as in `train::step`, looked at between its parts. The gradients and the perturbed weights are in
-    /// the file for the first step alone.
+    /// the file only for the first step.
     fn step<O: Optimizer>(&self, sam: &mut Sam<O>, step: usize) -> Result<Errors, AnyError> {
         let key = |name: &str| format!("step{step}/{name}");
         let mut errors = Errors::default();

@@ -11,7 +11,7 @@
 #[allow(dead_code, reason = "the number of threads is the kernels' business")]
 mod threads;
 
-/// loom's types in the place of `crates/kernels/src/sync.rs`.
+/// loom's types instead of those in `crates/kernels/src/sync.rs`.
 mod sync {
     pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::hint::spin_loop;

@@ -61,7 +61,7 @@ pub enum ScheduleKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Augment {
-    /// Crop and flip alone.
+    /// Only crop and flip.
     Basic,
     /// The reference's.
     #[default]
@@ -102,9 +102,9 @@ pub struct Recipe {
 
     /// Which images to train on.
     pub data: DataChoice,
-    /// Train on the first so many images alone; 0 for all of them.
+    /// Train on only the first N images; 0 for all of them.
     pub train_limit: usize,
-    /// Test on the first so many images alone; 0 for all of them.
+    /// Test on only the first N images; 0 for all of them.
     pub test_limit: usize,
     /// What happens to a training image.
     pub augment: Augment,
@@ -165,7 +165,7 @@ pub struct Recipe {
     pub seed: u64,
     /// CPU threads; 0 for all. No result depends on it.
     pub threads: usize,
-    /// Write a checkpoint after every so many epochs; 0 for the last one alone. No result depends on it.
+    /// Write a checkpoint after every N epochs; 0 for only the last one. No result depends on it.
     pub checkpoint_every: usize,
 }
 

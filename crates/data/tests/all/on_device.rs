@@ -100,7 +100,7 @@ fn draws_are_distributed_as_the_cpu_loaders() {
                 let blank = places.clone().find(|&(y, x)| at(0, y, x) == 0);
                 coins[usize::from(flip) * 2 + usize::from(blank.is_some())] += 1;
                 if let Some((top, _)) = blank {
-                    // Tops above the image are cut off: those that show count alone.
+                    // Tops above the image are cut off: only those that show count.
                     tops[top] += 1;
                 }
             }

@@ -100,10 +100,10 @@ fn wrong_folders_are_told_apart() {
         "DIR/test.bin is too long: 30740000 bytes expected (10000 records of 3074), 30743074 found; \
          is it of CIFAR-100's binary version?"
     );
-    let labelled = folder(Some(TRAIN), Some(TEST));
-    poke(&labelled.path().join("train.bin"), 777 * RECORD as u64 + 1, 100);
+    let labeled = folder(Some(TRAIN), Some(TEST));
+    poke(&labeled.path().join("train.bin"), 777 * RECORD as u64 + 1, 100);
     assert_eq!(
-        dir_error(&labelled),
+        dir_error(&labeled),
         "DIR/train.bin: record 777 has the fine label 100 at offset 2388499, 0 to 99 allowed; \
          is it of CIFAR-100's binary version?"
     );

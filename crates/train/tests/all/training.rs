@@ -1,4 +1,4 @@
-//! Whole runs of a tiny network: the same again, stopped and gone on with, and every way in which a folder can be bad.
+//! Whole runs of a tiny network: the same again, stopped and resumed, and every way in which a folder can be bad.
 
 use std::path::{Path, PathBuf};
 
@@ -564,7 +564,7 @@ fn a_run_is_lengthened_where_the_schedule_allows_it() {
         (2, 2, 3, true)
     );
     assert_eq!(Recipe::from_run(&parts).unwrap().epochs, 3);
-    // Less is never trained in the place of more.
+    // Results of more training are never replaced by those of less.
     assert!(matches!(trainer(&short).resume(&parts), Err(Error::OtherRecipe { .. })));
 }
 

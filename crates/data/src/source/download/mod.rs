@@ -117,7 +117,7 @@ fn is_passing(error: &Error) -> bool {
 /// Unpacks the whole archive to `target`, through a folder beside it.
 fn unpack(partial: &mut Partial, dir: &Path, layout: &Layout, target: &Path) -> Result<()> {
     let unpacked = TempDir::with_prefix_in(".cifar-", dir).map_err(Error::io("create a folder in", dir))?;
-    // Not the temporary folder itself, for that is readable by its owner alone.
+    // Not the temporary folder itself, which only its owner can read.
     let folder = unpacked.path().join(layout.folder);
     fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
     let path = partial.path().to_path_buf();
