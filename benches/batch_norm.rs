@@ -8,13 +8,13 @@ mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use wrn_sam::kernels::Cpu;
-use wrn_sam::kernels::batch_norm::{self, EPS, Forward, Saved, Statistics};
+use wrn_sam::kernels::batch_norm::{self, BatchStatistics, EPS, Forward, Saved};
 use wrn_sam::kernels::conv2d::Activation;
 
 use support::{Bench, NETWORKS, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let group = format!("batch_norm {network} batch {batch}");
         let mut bench = Bench::new(criterion, group, Yardstick::Bytes);
@@ -27,19 +27,20 @@ fn bench(criterion: &mut Criterion) {
             let saved = Saved::new(&mean, &var, EPS);
             let (scale, shift) = batch_norm::scale_shift(&gamma, &beta, &mean, &var, EPS);
             let activation = Activation { scale: &scale, shift: &shift };
-            let forward = Forward { x: &x, activation, saved: &saved, statistics: Statistics::Batch };
+            let statistics = BatchStatistics::Batch { moves: true };
+            let forward = Forward { x: &x, activation, saved: &saved, statistics, relu: true };
             let name = format!("{size}x{size} {channels}");
             let tensor = size_of_val(&x[..]) as u64;
             bench.operation("statistics", &name, tensor, || {
-                batch_norm::statistics(ctx, &x, &mut mean, &mut var)
+                batch_norm::statistics(cpu, &x, &mut mean, &mut var)
             });
-            bench.operation("apply", &name, 2 * tensor, || batch_norm::apply(ctx, &x, activation, &mut y));
+            bench.operation("apply", &name, 2 * tensor, || batch_norm::apply(cpu, &x, activation, &mut y));
             // Both of its passes read x and the gradient; the second also writes it.
             bench.operation("backward", &name, 5 * tensor, || {
-                batch_norm::backward(ctx, forward, &mut grad, None, &mut dgamma, &mut dbeta)
+                batch_norm::backward(cpu, forward, &mut grad, None, &mut dgamma, &mut dbeta)
             });
             bench.operation("backward + add", &name, 6 * tensor, || {
-                batch_norm::backward(ctx, forward, &mut grad, Some(&add), &mut dgamma, &mut dbeta)
+                batch_norm::backward(cpu, forward, &mut grad, Some(&add), &mut dgamma, &mut dbeta)
             });
         }
     }

@@ -37,7 +37,7 @@ fn shapes(batch: usize, width: usize) -> Vec<(String, Conv2dShape)> {
 }
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let group = format!("conv2d {network} batch {batch}");
         let mut bench = Bench::new(criterion, group, Yardstick::Flops);
@@ -51,15 +51,15 @@ fn bench(criterion: &mut Criterion) {
             let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
             let flops = shape.flops();
             bench.operation("forward", &name, flops, || {
-                conv2d::forward(ctx, &shape, &x, activation, &w, None, &mut y)
+                conv2d::forward(cpu, &shape, &x, activation, &w, None, &mut y)
             });
             if in_channels > 3 {
                 bench.operation("dx", &name, flops, || {
-                    conv2d::backward_input(ctx, &shape, &dy, &w, None, &mut dx)
+                    conv2d::backward_input(cpu, &shape, &dy, &w, None, &mut dx)
                 });
             }
             bench.operation("dw", &name, flops, || {
-                conv2d::backward_weight(ctx, &shape, &x, activation, &dy, &mut dw)
+                conv2d::backward_weight(cpu, &shape, &x, activation, &dy, &mut dw)
             });
         }
     }

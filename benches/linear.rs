@@ -11,7 +11,7 @@ use wrn_sam::kernels::linear::{self, LinearShape};
 use support::{Bench, NETWORKS, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let mut bench = Bench::new(criterion, format!("linear {network} batch {batch}"), Yardstick::Flops);
         let (inputs, outputs) = (64 * width, 100);
@@ -19,10 +19,10 @@ fn bench(criterion: &mut Criterion) {
         let (mut x, mut w, mut b) = (numbers(batch * inputs), numbers(outputs * inputs), numbers(outputs));
         let (mut y, dy) = (numbers(batch * outputs), numbers(batch * outputs));
         let (flops, name) = (2 * (batch * inputs * outputs) as u64, format!("{inputs}->{outputs}"));
-        bench.operation("forward", &name, flops, || linear::forward(ctx, &shape, &x, &w, &b, &mut y));
-        bench.operation("dx", &name, flops, || linear::backward_input(ctx, &shape, &dy, &w, &mut x));
+        bench.operation("forward", &name, flops, || linear::forward(cpu, &shape, &x, &w, &b, &mut y));
+        bench.operation("dx", &name, flops, || linear::backward_input(cpu, &shape, &dy, &w, &mut x));
         bench.operation("dw", &name, flops, || {
-            linear::backward_parameters(ctx, &shape, &x, &dy, &mut w, &mut b)
+            linear::backward_parameters(cpu, &shape, &x, &dy, &mut w, &mut b)
         });
     }
 }

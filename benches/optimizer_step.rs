@@ -15,7 +15,7 @@ use wrn_sam::kernels::optimizer_step::{
 use support::{Bench, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     let mut bench = Bench::new(criterion, "optimizer_step".to_string(), Yardstick::Bytes);
     for len in [1_000_000, 20_000_000] {
         let tensor = || Tensor::from_vec(numbers(len), len, &Device::Cpu).expect("a length");
@@ -39,13 +39,13 @@ fn bench(criterion: &mut Criterion) {
             step: 10,
         };
         let (stream, name) = ((len * size_of::<f32>()) as u64, format!("{} million", len / 1_000_000));
-        bench.operation("norm", &name, stream, || power_sums(ctx, &ball, &[(&w, &gradient)]).map(drop));
+        bench.operation("norm", &name, stream, || power_sums(cpu, &ball, &[(&w, &gradient)]).map(drop));
         bench.operation("perturb, restore", &name, 3 * stream, || {
-            perturb(ctx, &w, &old, &gradient, &ball, 1e-3)?;
+            perturb(cpu, &w, &old, &gradient, &ball, 1e-3)?;
             restore(&w, &old)
         });
-        bench.operation("sgd", &name, 5 * stream, || sgd(ctx, &w, &gradient, Some(&m), &momentum));
-        bench.operation("adamw", &name, 7 * stream, || adamw(ctx, &w, &gradient, &m, &v, &decoupled));
+        bench.operation("sgd", &name, 5 * stream, || sgd(cpu, &w, &gradient, Some(&m), &momentum));
+        bench.operation("adamw", &name, 7 * stream, || adamw(cpu, &w, &gradient, &m, &v, &decoupled));
     }
 }
 

@@ -13,7 +13,7 @@ use wrn_sam::kernels::pool::{self, PoolShape};
 use support::{Bench, NETWORKS, Yardstick, numbers};
 
 fn bench(criterion: &mut Criterion) {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     for (network, batch, width) in NETWORKS {
         let mut bench = Bench::new(criterion, format!("pool {network} batch {batch}"), Yardstick::Bytes);
         let channels = 64 * width;
@@ -22,8 +22,8 @@ fn bench(criterion: &mut Criterion) {
         let (scale, shift) = (numbers(channels), numbers(channels));
         let activation = Some(Activation { scale: &scale, shift: &shift });
         let (bytes, name) = (size_of_val(&x[..]) as u64, format!("8x8 {channels}"));
-        bench.operation("forward", &name, bytes, || pool::forward(ctx, &shape, &x, activation, &mut y));
-        bench.operation("backward", &name, bytes, || pool::backward(ctx, &shape, &y, &mut x));
+        bench.operation("forward", &name, bytes, || pool::forward(cpu, &shape, &x, activation, &mut y));
+        bench.operation("backward", &name, bytes, || pool::backward(cpu, &shape, &y, &mut x));
     }
 }
 

@@ -8,7 +8,9 @@ use wrn_sam::candle::backprop::GradStore;
 use wrn_sam::candle::{DType, Device, Tensor, Var};
 use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Maker, Mix, Policy, Statistics};
-use wrn_sam::kernels::backend::{self, Backend, BatchNormState, BatchStatistics};
+use wrn_sam::kernels::Backend;
+use wrn_sam::kernels::batch_norm::{BatchNormState, BatchStatistics, batch_norm_relu};
+use wrn_sam::kernels::conv2d::conv2d;
 use wrn_sam::kernels::{Cpu, backward};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -129,7 +131,7 @@ fn compare_convolutions<B: Backend>(backend: &B, device: &Device, tolerance: f32
             let gradients = (&y * factors).unwrap().sum_all().unwrap().backward().unwrap();
             [y, gradients.get(&x).unwrap().clone(), gradients.get(&w).unwrap().clone()]
         };
-        let found = on(device, &|x, w| backend::conv2d(backend, x, w, stride, padding).unwrap());
+        let found = on(device, &|x, w| conv2d(backend, x, w, stride, padding).unwrap());
         let expected = on(&Device::Cpu, &|x, w| x.conv2d(w, padding, stride, 1, 1).unwrap());
         for ((name, found), expected) in ["y", "dx", "dw"].iter().zip(&found).zip(&expected) {
             assert_close(&format!("{name} of {inputs} -> {outputs}"), found, expected, tolerance);
@@ -168,7 +170,7 @@ fn compare_batch_norms<B: Backend>(backend: &B, device: &Device, tolerance: f32)
             let x = x.broadcast_mul(&column(&plain_weight)).unwrap().broadcast_add(&column(&plain_bias));
             x.unwrap().relu().unwrap()
         };
-        let evaluated = backend::batch_norm_relu(backend, &x, &norm, BatchStatistics::Running).unwrap();
+        let evaluated = batch_norm_relu(backend, &x, &norm, BatchStatistics::Running).unwrap();
         assert_close(
             "evaluated",
             &evaluated,
@@ -185,7 +187,7 @@ fn compare_batch_norms<B: Backend>(backend: &B, device: &Device, tolerance: f32)
         };
         let moved_mean = moved(norm.running_mean, &mean);
         let moved_var = moved(norm.running_var, &(&squares / (rows - 1.0)).unwrap());
-        let y = backend::batch_norm_relu(backend, &x, &norm, BatchStatistics::Batch { moves: true }).unwrap();
+        let y = batch_norm_relu(backend, &x, &norm, BatchStatistics::Batch { moves: true }).unwrap();
         let expected = plain(&mean, &variance);
         assert_close("activated", &y, &expected, tolerance);
         assert_close("running mean", norm.running_mean, &moved_mean, tolerance);

@@ -34,12 +34,12 @@ pub struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// Measures the peak, says it, and opens a group.
     pub fn new(criterion: &'a mut Criterion, group: String, yardstick: Yardstick) -> Self {
-        let ctx = Cpu::shared();
+        let cpu = Cpu::shared();
         let (peak, unit) = match yardstick {
-            Yardstick::Flops => (machine::multiply_add_rate(ctx), "GFLOP/s of multiply-adds"),
-            Yardstick::Bytes => (machine::copy_rate(ctx), "GB/s of copying"),
+            Yardstick::Flops => (machine::multiply_add_rate(cpu), "GFLOP/s of multiply-adds"),
+            Yardstick::Bytes => (machine::copy_rate(cpu), "GB/s of copying"),
         };
-        println!("{} threads, {:?}, {:.1} {unit}", ctx.threads(), ctx.instruction_set(), peak / 1e9);
+        println!("{} threads, {:?}, {:.1} {unit}", cpu.threads(), cpu.instruction_set(), peak / 1e9);
         let mut group = criterion.benchmark_group(group);
         group.sample_size(10).sampling_mode(SamplingMode::Flat);
         group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));

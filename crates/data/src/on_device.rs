@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::augment::{Draws, Images, Order};
 
-use crate::{Augmentation, Batch, Cutout, Result, Split};
+use crate::{Augmentation, Batch, Cutout, IMAGE_SIZE, Result, Split};
 
 /// The largest side of a cutout that the kernel does.
 const LARGEST_CUTOUT: usize = 64;
@@ -44,10 +44,11 @@ impl OnDevice {
             cutout: p,
             cutout_size: size as u32,
         };
-        let values = std::array::from_fn(|channel| {
+        let values: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             std::array::from_fn(|byte| augmentation.normalize.value(channel, byte as u8))
         });
-        let images = Images::new(split.images().as_flattened(), split.labels(), &values, device)?;
+        let (images, size) = (split.images().as_flattened(), [IMAGE_SIZE, IMAGE_SIZE]);
+        let images = Images::new(images, size, split.labels(), &values, device)?;
         Ok(Self { images, draws })
     }
 

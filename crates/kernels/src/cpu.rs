@@ -26,8 +26,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// A context of `threads` threads (at least one; the caller's is one of them) with the best
-    /// instruction set of this processor.
+    /// `threads` threads (at least one; the caller's is one of them) and the best instruction set of this
+    /// processor.
     pub fn new(threads: usize) -> Self {
         Self::build(threads, InstructionSet::detect())
     }
@@ -48,7 +48,7 @@ impl Cpu {
         Self { threads: Arc::new(Threads::new(threads)), arena: Arc::default(), instruction_set }
     }
 
-    /// The context of everything that was not given one: all of the machine's cores.
+    /// What everything runs on that was not given another: all of the machine's cores.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cpu> = OnceLock::new();
         SHARED

@@ -3,9 +3,8 @@
 //!
 //! Every operation lives in a folder of its own beside its plain reference, and comes at two levels:
 //!
-//! - on **tensors** ([`conv2d::conv2d`], [`batch_norm::batch_norm_relu`] on the CPU; [`backend::conv2d`],
-//!   [`backend::batch_norm_relu`] on any backend, a GPU too): `[N, C, H, W]` in and out, differentiable through candle,
-//!   for any candle program;
+//! - on **tensors** ([`conv2d::conv2d`], [`batch_norm::batch_norm_relu`], [`batch_norm::batch_norm`]): `[N, C, H, W]` in
+//!   and out, differentiable through candle, for any candle program, on a [`Backend`]: the CPU or an NVIDIA GPU;
 //! - on **slices** ([`conv2d::forward`], [`batch_norm::backward`], …): channels-last (`[N, H, W, C]`)
 //!   `f32` buffers with explicit backward products, for networks that write their own backward pass and
 //!   join it to candle's graph as one node with [`autograd::node`].
@@ -18,13 +17,25 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
-//! use wrn_sam_kernels::{backward, batch_norm::{EPS, batch_norm_relu}, conv2d::conv2d};
+//! use wrn_sam_kernels::batch_norm::{BatchNormState, BatchStatistics, EPS, batch_norm_relu};
+//! use wrn_sam_kernels::{Cpu, backward, conv2d::conv2d};
 //!
+//! let vector = |value: f32| Var::from_vec(vec![value; 16], 16, &Device::Cpu);
+//! let (weight, bias, running_mean, running_var) = (vector(1.)?, vector(0.)?, vector(0.)?, vector(1.)?);
+//! let norm = BatchNormState {
+//!     weight: &weight,
+//!     bias: &bias,
+//!     running_mean: &running_mean,
+//!     running_var: &running_var,
+//!     num_batches_tracked: &Var::new(0i64, &Device::Cpu)?,
+//!     epsilon: EPS,
+//!     momentum: 0.1,
+//! };
 //! let x = Tensor::randn(0f32, 1., (8, 16, 12, 12), &Device::Cpu)?;
-//! let (gamma, beta) = (Var::new(&[1f32; 16], &Device::Cpu)?, Var::new(&[0f32; 16], &Device::Cpu)?);
 //! let w = Var::randn(0f32, 0.1, (32, 16, 3, 3), &Device::Cpu)?;
-//! let (activated, _mean, _var) = batch_norm_relu(&x, &gamma, &beta, EPS)?;
-//! let y = conv2d(&activated, &w, 1, 1)?; // stride 1, padding 1
+//! let cpu = Cpu::shared();
+//! let activated = batch_norm_relu(cpu, &x, &norm, BatchStatistics::Batch { moves: true })?;
+//! let y = conv2d(cpu, &activated, &w, 1, 1)?; // stride 1, padding 1
 //! let gradients = backward(&y.sqr()?.mean_all()?)?; // or .backward(), as ever
 //! assert_eq!(gradients.get(&w).unwrap().dims(), [32, 16, 3, 3]);
 //! # Ok::<(), wrn_sam_kernels::Error>(())
@@ -38,23 +49,23 @@
 //! use wrn_sam_kernels::{Cpu, batch_norm::{self, EPS}};
 //! use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape};
 //!
-//! let ctx = Cpu::shared();
+//! let cpu = Cpu::shared();
 //! let shape = Conv2dShape::new([2, 8, 8, 16], 16, 3, 1, 1)?; // [N, H, W, C], then O, kernel, stride and padding
 //! let x: Vec<f32> = (0..shape.input_len()).map(|i| (i as f32).sin()).collect();
 //! let w: Vec<f32> = (0..shape.weight_len()).map(|i| (i as f32).cos()).collect();
 //!
 //! let (mut mean, mut var) = ([0.; 16], [0.; 16]);
-//! batch_norm::statistics(ctx, &x, &mut mean, &mut var)?;
+//! batch_norm::statistics(cpu, &x, &mut mean, &mut var)?;
 //! let (scale, shift) = batch_norm::scale_shift(&[1.; 16], &[0.; 16], &mean, &var, EPS);
 //! let activation = Activation { scale: &scale, shift: &shift };
-//! let mut y = ctx.buffer(shape.output_len());
-//! conv2d::forward(ctx, &shape, &x, Some(activation), &w, Some(&x), &mut y)?; // x + conv(relu(norm(x)))
+//! let mut y = cpu.buffer(shape.output_len());
+//! conv2d::forward(cpu, &shape, &x, Some(activation), &w, Some(&x), &mut y)?; // x + conv(relu(norm(x)))
 //!
 //! // The same in three steps.
 //! let mut activated = vec![0.; x.len()];
-//! batch_norm::apply(ctx, &x, activation, &mut activated)?;
+//! batch_norm::apply(cpu, &x, activation, &mut activated)?;
 //! let mut plain = vec![0.; y.len()];
-//! conv2d::forward(ctx, &shape, &activated, None, &w, None, &mut plain)?;
+//! conv2d::forward(cpu, &shape, &activated, None, &w, None, &mut plain)?;
 //! assert!(y.iter().zip(plain.iter().zip(&x)).all(|(y, (conv, x))| (y - (conv + x)).abs() < 1e-4));
 //! # Ok::<(), wrn_sam_kernels::Error>(())
 //! ```
@@ -68,8 +79,6 @@
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
-#[cfg(any(feature = "cuda", test))]
-mod arguments;
 pub mod augment;
 pub mod autograd;
 pub mod backend;
@@ -80,10 +89,12 @@ mod cpu;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 pub mod dropout;
 mod error;
 mod gemm;
-#[cfg(test)]
+#[cfg(any(feature = "cuda", all(test, unix)))]
 mod layout;
 pub mod linear;
 pub mod machine;

@@ -11,34 +11,34 @@ use crate::simd::{Algorithm, F32x16, LANES};
 /// Repetitions, of which the fastest counts.
 const REPETITIONS: usize = 10;
 
-/// Floating-point operations per second of multiply-adds in registers, on all of a context's threads with its
+/// Floating-point operations per second of multiply-adds in registers, on all threads of `cpu` with its
 /// instruction set. Takes some tens of milliseconds.
 ///
 /// ```
 /// use wrn_sam_kernels::{Cpu, machine};
 /// assert!(machine::multiply_add_rate(Cpu::shared()) > 1e8);
 /// ```
-pub fn multiply_add_rate(ctx: &Cpu) -> f64 {
+pub fn multiply_add_rate(cpu: &Cpu) -> f64 {
     const STEPS: usize = 50_000;
     // Several tasks a thread, so that one that starts late is not waited for.
-    let tasks = 8 * ctx.threads();
+    let tasks = 8 * cpu.threads();
     let once = || {
-        ctx.run(tasks, |_| {
-            ctx.instruction_set().dispatch(MultiplyAdd { steps: STEPS });
+        cpu.run(tasks, |_| {
+            cpu.instruction_set().dispatch(MultiplyAdd { steps: STEPS });
         });
     };
-    let flops = ctx.instruction_set().dispatch(MultiplyAdd { steps: 0 }) * STEPS;
+    let flops = cpu.instruction_set().dispatch(MultiplyAdd { steps: 0 }) * STEPS;
     (tasks * flops) as f64 / fastest(once).as_secs_f64()
 }
 
 /// Bytes per second, read and written together, of copying between buffers far larger than the caches on all
-/// of a context's threads. Takes some tenths of a second.
-pub fn copy_rate(ctx: &Cpu) -> f64 {
+/// threads of `cpu`. Takes some tenths of a second.
+pub fn copy_rate(cpu: &Cpu) -> f64 {
     const LEN: usize = 32 << 20;
     const TASK: usize = 1 << 15;
-    let (from, mut to) = (ctx.zeroed(LEN), ctx.zeroed(LEN));
+    let (from, mut to) = (cpu.zeroed(LEN), cpu.zeroed(LEN));
     let once =
-        || for_each(ctx, to.chunks_mut(TASK).zip(from.chunks(TASK)), |(to, from)| to.copy_from_slice(from));
+        || for_each(cpu, to.chunks_mut(TASK).zip(from.chunks(TASK)), |(to, from)| to.copy_from_slice(from));
     (2 * LEN * size_of::<f32>()) as f64 / fastest(once).as_secs_f64()
 }
 

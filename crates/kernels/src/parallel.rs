@@ -1,19 +1,19 @@
-//! Sharing disjoint pieces of work out to a context's threads.
+//! Sharing disjoint pieces of work out to threads.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::Cpu;
 
-/// Runs `task` once for each of `items`, spread over the context's threads as they become free. Items may
+/// Runs `task` once for each of `items`, spread over the threads as they become free. Items may
 /// own exclusive borrows, as those of `chunks_mut`.
-pub(crate) fn for_each<T, I>(ctx: &Cpu, items: I, task: impl Fn(T) + Sync)
+pub(crate) fn for_each<T, I>(cpu: &Cpu, items: I, task: impl Fn(T) + Sync)
 where
     I: IntoIterator<Item = T, IntoIter: ExactSizeIterator + Send>,
 {
     let items = items.into_iter();
     let count = items.len();
     let items = Mutex::new(items);
-    ctx.run(count, |_| {
+    cpu.run(count, |_| {
         // Taken under the lock, worked on outside it.
         let item = items.lock().unwrap_or_else(PoisonError::into_inner).next();
         if let Some(item) = item {

@@ -59,7 +59,7 @@ impl Deref for ChannelsLast<'_> {
 ///
 /// # Panics
 /// If the layout has not four dimensions.
-pub(crate) fn channels_last<'a>(ctx: &Cpu, data: &'a [f32], layout: &Layout) -> ChannelsLast<'a> {
+pub(crate) fn channels_last<'a>(cpu: &Cpu, data: &'a [f32], layout: &Layout) -> ChannelsLast<'a> {
     let ([_, channels, height, width], [by_image, by_channel, by_row, by_column]) =
         (layout.dims(), layout.stride())
     else {
@@ -76,9 +76,9 @@ pub(crate) fn channels_last<'a>(ctx: &Cpu, data: &'a [f32], layout: &Layout) -> 
     {
         return ChannelsLast::Borrowed(&data[..len]);
     }
-    let mut copy = ctx.buffer(len);
+    let mut copy = cpu.buffer(len);
     let line = (width * channels).max(1);
-    parallel::for_each(ctx, copy.chunks_mut(line).enumerate(), |(index, to)| {
+    parallel::for_each(cpu, copy.chunks_mut(line).enumerate(), |(index, to)| {
         let from = &data[index / height * by_image + index % height * by_row..];
         for (column, to) in to.chunks_exact_mut(*channels).enumerate() {
             for (channel, to) in to.iter_mut().enumerate() {

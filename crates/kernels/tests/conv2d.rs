@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, check, random, values, variable};
 use proptest::prelude::*;
-use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape, reference};
+use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape, plain};
 use wrn_sam_kernels::{Cpu, Error};
 
 /// The project's bound on a convolution's error relative to float64.
@@ -31,24 +31,24 @@ fn check_shape(shape: &Conv2dShape) {
         [(None, None, None), (Some(activation), Some(&add_y[..]), Some(&add_x[..]))]
     {
         let mut y = vec![0.; shape.output_len()];
-        reference::forward(shape, &x, activation, &w, add_y, &mut y);
-        check(&format!("{shape:?} forward"), &y, TOLERANCE, |ctx| {
+        plain::forward(shape, &x, activation, &w, add_y, &mut y);
+        check(&format!("{shape:?} forward"), &y, TOLERANCE, |cpu| {
             let mut y = vec![f32::NAN; shape.output_len()];
-            conv2d::forward(ctx, shape, &x, activation, &w, add_y, &mut y).unwrap();
+            conv2d::forward(cpu, shape, &x, activation, &w, add_y, &mut y).unwrap();
             y
         });
         let mut dx = vec![0.; shape.input_len()];
-        reference::backward_input(shape, &dy, &w, add_x, &mut dx);
-        check(&format!("{shape:?} backward_input"), &dx, TOLERANCE, |ctx| {
+        plain::backward_input(shape, &dy, &w, add_x, &mut dx);
+        check(&format!("{shape:?} backward_input"), &dx, TOLERANCE, |cpu| {
             let mut dx = vec![f32::NAN; shape.input_len()];
-            conv2d::backward_input(ctx, shape, &dy, &w, add_x, &mut dx).unwrap();
+            conv2d::backward_input(cpu, shape, &dy, &w, add_x, &mut dx).unwrap();
             dx
         });
         let mut dw = vec![0.; shape.weight_len()];
-        reference::backward_weight(shape, &x, activation, &dy, &mut dw);
-        check(&format!("{shape:?} backward_weight"), &dw, TOLERANCE, |ctx| {
+        plain::backward_weight(shape, &x, activation, &dy, &mut dw);
+        check(&format!("{shape:?} backward_weight"), &dw, TOLERANCE, |cpu| {
             let mut dw = vec![f32::NAN; shape.weight_len()];
-            conv2d::backward_weight(ctx, shape, &x, activation, &dy, &mut dw).unwrap();
+            conv2d::backward_weight(cpu, shape, &x, activation, &dy, &mut dw).unwrap();
             dw
         });
     }
@@ -144,7 +144,7 @@ fn the_reference_agrees_with_finite_differences() {
         let (scale, shift) = (random(4, 3), random(5, 3));
         let loss = |x: &[f32], activation, w: &[f32]| -> f64 {
             let mut y = vec![0.; shape.output_len()];
-            reference::forward(&shape, x, activation, w, None, &mut y);
+            plain::forward(&shape, x, activation, w, None, &mut y);
             y.iter().zip(&dy).map(|(&y, &dy)| f64::from(y) * f64::from(dy)).sum()
         };
         let differences = |at: &[f32], loss: &dyn Fn(&[f32]) -> f64| -> Vec<f32> {
@@ -156,11 +156,11 @@ fn the_reference_agrees_with_finite_differences() {
             (0..at.len()).map(|i| ((shifted(i, 1.) - shifted(i, -1.)) / 2.) as f32).collect()
         };
         let mut dx = vec![0.; x.len()];
-        reference::backward_input(&shape, &dy, &w, None, &mut dx);
+        plain::backward_input(&shape, &dy, &w, None, &mut dx);
         assert_close("dx", &differences(&x, &|x| loss(x, None, &w)), &dx, 1e-6);
         let activation = Some(Activation { scale: &scale, shift: &shift });
         let mut dw = vec![0.; w.len()];
-        reference::backward_weight(&shape, &x, activation, &dy, &mut dw);
+        plain::backward_weight(&shape, &x, activation, &dy, &mut dw);
         assert_close("dw", &differences(&w, &|w| loss(&x, activation, w)), &dw, 1e-6);
     }
 }
@@ -173,7 +173,7 @@ fn tensors_agree_with_candle() {
         let padding = kernel / 2;
         let x = variable(1, &[3, channels[0], size, size]);
         let w = variable(2, &[channels[1], channels[0], kernel, kernel]);
-        let ours = conv2d::conv2d(&x, &w, stride, padding).unwrap();
+        let ours = conv2d::conv2d(Cpu::shared(), &x, &w, stride, padding).unwrap();
         let candle = x.conv2d(&w, padding, stride, 1, 1).unwrap();
         assert_eq!(ours.dims(), candle.dims());
         assert_close("y", &values(&ours), &values(&candle), TOLERANCE);
@@ -191,20 +191,20 @@ fn tensors_agree_with_candle() {
 fn tensors_of_any_strides_are_taken() {
     let x = variable(1, &[2, 16, 6, 5]);
     let w = variable(2, &[8, 16, 3, 3]);
-    let expected = values(&conv2d::conv2d(&x, &w, 2, 1).unwrap());
+    let expected = values(&conv2d::conv2d(Cpu::shared(), &x, &w, 2, 1).unwrap());
     let channels_last = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap();
-    assert_eq!(values(&conv2d::conv2d(&channels_last, &w, 2, 1).unwrap()), expected);
+    assert_eq!(values(&conv2d::conv2d(Cpu::shared(), &channels_last, &w, 2, 1).unwrap()), expected);
     let wide = Tensor::cat(&[x.as_tensor(), x.as_tensor()], 3).unwrap().narrow(3, 5, 5).unwrap();
-    assert_eq!(values(&conv2d::conv2d(&wide, &w, 2, 1).unwrap()), expected);
+    assert_eq!(values(&conv2d::conv2d(Cpu::shared(), &wide, &w, 2, 1).unwrap()), expected);
     let turned = w.transpose(0, 1).unwrap().contiguous().unwrap().transpose(0, 1).unwrap();
-    assert_eq!(values(&conv2d::conv2d(&x, &turned, 2, 1).unwrap()), expected);
+    assert_eq!(values(&conv2d::conv2d(Cpu::shared(), &x, &turned, 2, 1).unwrap()), expected);
 }
 
 #[test]
 fn inputs_that_do_not_track_get_no_gradient() {
     let x = variable(1, &[1, 3, 4, 4]);
     let w = variable(2, &[2, 3, 3, 3]);
-    let loss = conv2d::conv2d(&x.as_detached_tensor(), &w, 1, 1).unwrap().sum_all().unwrap();
+    let loss = conv2d::conv2d(Cpu::shared(), &x.as_detached_tensor(), &w, 1, 1).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
     assert!(gradients.get(&x).is_none() && gradients.get(&w).is_some());
 }
@@ -212,13 +212,13 @@ fn inputs_that_do_not_track_get_no_gradient() {
 #[test]
 fn what_does_not_fit_is_an_error_that_says_why() {
     let shape = shape(1, 4, [2, 3], 3, 1);
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     let (x, w, mut y) = (vec![0.; 32], vec![0.; 54], vec![0.; 48]);
     let message = |result: Result<(), Error>| result.unwrap_err().to_string();
-    let short = conv2d::forward(ctx, &shape, &x[1..], None, &w, None, &mut y);
+    let short = conv2d::forward(cpu, &shape, &x[1..], None, &w, None, &mut y);
     assert_eq!(message(short), "x: expected 32 elements, found 31 elements");
     let activation = Some(Activation { scale: &[1., 1.], shift: &[0.] });
-    let short = conv2d::forward(ctx, &shape, &x, activation, &w, None, &mut y);
+    let short = conv2d::forward(cpu, &shape, &x, activation, &w, None, &mut y);
     assert_eq!(message(short), "activation shift: expected 2 elements, found 1 elements");
     const MAX: usize = usize::MAX;
     for (what, input, out_channels, kernel, stride, padding) in [
@@ -247,8 +247,9 @@ fn what_does_not_fit_is_an_error_that_says_why() {
     assert_eq!(wide.flops(), 1 << 59);
     let x = Tensor::zeros((1, 2, 4, 4), DType::F32, &Device::Cpu).unwrap();
     let w = Tensor::zeros((3, 5, 3, 3), DType::F32, &Device::Cpu).unwrap();
-    let error = conv2d::conv2d(&x, &w, 1, 1).unwrap_err().to_string();
+    let error = conv2d::conv2d(Cpu::shared(), &x, &w, 1, 1).unwrap_err().to_string();
     assert_eq!(error, "input channels of w: expected 2, found 5");
-    let error = conv2d::conv2d(&x.to_dtype(DType::F64).unwrap(), &w, 1, 1).unwrap_err().to_string();
+    let error =
+        conv2d::conv2d(Cpu::shared(), &x.to_dtype(DType::F64).unwrap(), &w, 1, 1).unwrap_err().to_string();
     assert_eq!(error, "conv2d needs f32 tensors on the CPU, found F64 on Cpu");
 }

@@ -3,10 +3,10 @@
 mod common;
 
 use candle_core::{Device, Tensor, Var};
-use common::{contexts, random, values};
+use common::{cpus, random, values};
+use wrn_sam_kernels::Backend;
 use wrn_sam_kernels::Cpu;
-use wrn_sam_kernels::backend::{Backend, BatchNormState, BatchStatistics};
-use wrn_sam_kernels::batch_norm::{self, EPS, Forward, Saved, Statistics};
+use wrn_sam_kernels::batch_norm::{self, BatchNormState, BatchStatistics, EPS, Forward, Saved};
 use wrn_sam_kernels::conv2d::{self, Activation, Conv2dShape};
 use wrn_sam_kernels::linear::{self, LinearShape};
 use wrn_sam_kernels::pool::{self, PoolShape};
@@ -26,7 +26,7 @@ enum Nans {
 /// Computes with every instruction set, and checks that the result is NaN where the expected one is.
 fn check_nans(name: &str, nans: Nans, expected: &[f32], compute: impl Fn(&Cpu) -> Vec<f32>) {
     assert!(expected.iter().any(|x| x.is_nan()), "{name}: the case has no NaN");
-    for (set, [one, two]) in contexts() {
+    for (set, [one, two]) in cpus() {
         for cpu in [one, two] {
             let found = compute(&cpu);
             assert_eq!(found.len(), expected.len(), "{name}");
@@ -52,7 +52,7 @@ fn batch_norm_keeps_them_forward_and_backward() {
         let rows = 37;
         let x = with_nan(random(1, rows * channels));
         let (mut mean, mut var) = (vec![0.; channels], vec![0.; channels]);
-        batch_norm::reference::statistics(&x, &mut mean, &mut var);
+        batch_norm::plain::statistics(&x, &mut mean, &mut var);
         let compute = |cpu: &Cpu| {
             let (mut mean, mut var) = (vec![0.; channels], vec![0.; channels]);
             batch_norm::statistics(cpu, &x, &mut mean, &mut var).unwrap();
@@ -67,24 +67,25 @@ fn batch_norm_keeps_them_forward_and_backward() {
             let [x, scale, shift] = &operands;
             let activation = Activation { scale, shift };
             let mut expected = vec![0.; x.len()];
-            batch_norm::reference::apply(x, activation, &mut expected);
+            batch_norm::plain::apply(x, activation, &mut expected);
             check_nans("apply", Nans::There, &expected, |cpu| {
                 let mut y = vec![0.; x.len()];
                 batch_norm::apply(cpu, x, activation, &mut y).unwrap();
                 y
             });
             let saved = Saved::new(&random(4, channels), &vec![1.; channels], EPS);
-            for statistics in [Statistics::Batch, Statistics::Constant] {
-                let forward = Forward { x, activation, saved: &saved, statistics };
+            for statistics in [BatchStatistics::Batch { moves: true }, BatchStatistics::Running] {
+                let forward = Forward { x, activation, saved: &saved, statistics, relu: true };
                 let dy = random(5, x.len());
                 let (mut dx, mut dgamma, mut dbeta) = (dy.clone(), vec![0.; channels], vec![0.; channels]);
-                batch_norm::reference::backward(forward, &mut dx, None, &mut dgamma, &mut dbeta);
+                batch_norm::plain::backward(forward, &mut dx, None, &mut dgamma, &mut dbeta);
                 let expected = [dx, dgamma, dbeta].concat();
                 if !expected.iter().any(|x| x.is_nan()) {
                     continue; // a constant's gradient does not see the summand
                 }
                 // Of constants, `x - mean` has the factor zero.
-                let nans = if statistics == Statistics::Batch { Nans::There } else { Nans::ThereAtLeast };
+                let nans =
+                    if statistics == BatchStatistics::Running { Nans::ThereAtLeast } else { Nans::There };
                 check_nans("backward", nans, &expected, |cpu| {
                     let (mut dx, mut dgamma, mut dbeta) =
                         (dy.clone(), vec![0.; channels], vec![0.; channels]);
@@ -102,10 +103,11 @@ fn the_gradient_passes_where_the_input_of_the_relu_is_nan() {
     let x = [f32::NAN, -1., 0., 2.];
     let saved = Saved { mean: vec![0.; 4], inv_std: vec![1.; 4] };
     let activation = Activation { scale: &[1.; 4], shift: &[0.; 4] };
-    let forward = Forward { x: &x, activation, saved: &saved, statistics: Statistics::Constant };
-    for (_, cpus) in contexts() {
+    let statistics = BatchStatistics::Running;
+    let forward = Forward { x: &x, activation, saved: &saved, statistics, relu: true };
+    for (_, [cpu, _]) in cpus() {
         let (mut dx, mut dgamma, mut dbeta) = ([1.; 4], [0.; 4], [0.; 4]);
-        batch_norm::backward(&cpus[0], forward, &mut dx, None, &mut dgamma, &mut dbeta).unwrap();
+        batch_norm::backward(&cpu, forward, &mut dx, None, &mut dgamma, &mut dbeta).unwrap();
         assert_eq!(dbeta, [1., 0., 0., 1.]);
         assert!(dx[0].is_nan() && dx[1..] == [0., 0., 1.], "{dx:?}");
     }
@@ -127,14 +129,13 @@ fn a_negative_or_nan_running_variance_gives_nan() {
             momentum: 0.1,
         };
         let x = Tensor::from_vec(random(1, 18), (1, 2, 3, 3), &Device::Cpu).unwrap();
-        for (_, [cpu, _]) in contexts() {
-            let mut images = cpu.images(&x).unwrap();
-            let activated = cpu.normalize(&mut images, 9, &norm, BatchStatistics::Running, None).unwrap();
+        for (_, [cpu, _]) in cpus() {
+            let images = cpu.images(&x).unwrap();
+            let activated = cpu.normalize(&images, 9, &norm, BatchStatistics::Running, None).unwrap();
             let y = cpu.activated(&images, &activated).unwrap();
             assert!(y.iter().enumerate().all(|(i, y)| y.is_nan() == (i % 2 == 0)), "{y:?}: {:?}", &y[..]);
         }
-        let (mean, var) = (running_mean.as_detached_tensor(), running_var.as_detached_tensor());
-        let y = batch_norm::batch_norm_relu_with(&x, &weight, &bias, &mean, &var, EPS).unwrap();
+        let y = batch_norm::batch_norm_relu(Cpu::shared(), &x, &norm, BatchStatistics::Running).unwrap();
         let y = values(&y);
         assert!(y[..9].iter().all(|y| y.is_nan()) && y[9..].iter().all(|y| y.is_finite()));
     }
@@ -162,7 +163,7 @@ fn convolutions_keep_them() {
                     }
                     let name = format!("{shape:?}, NaN in operand {place}, {activation:?}");
                     let mut expected = vec![0.; shape.output_len()];
-                    conv2d::reference::forward(&shape, x, activation, w, None, &mut expected);
+                    conv2d::plain::forward(&shape, x, activation, w, None, &mut expected);
                     if expected.iter().any(|y| y.is_nan()) {
                         check_nans(&name, Nans::ThereAtLeast, &expected, |cpu| {
                             let mut y = vec![0.; shape.output_len()];
@@ -172,7 +173,7 @@ fn convolutions_keep_them() {
                     }
                     let dy = random(5, shape.output_len());
                     let mut expected = vec![0.; shape.weight_len()];
-                    conv2d::reference::backward_weight(&shape, x, activation, &dy, &mut expected);
+                    conv2d::plain::backward_weight(&shape, x, activation, &dy, &mut expected);
                     if expected.iter().any(|dw| dw.is_nan()) {
                         check_nans(&name, Nans::ThereAtLeast, &expected, |cpu| {
                             let mut dw = vec![0.; shape.weight_len()];
@@ -184,7 +185,7 @@ fn convolutions_keep_them() {
             }
             let (dy, w) = (with_nan(random(5, shape.output_len())), random(2, shape.weight_len()));
             let mut expected = vec![0.; shape.input_len()];
-            conv2d::reference::backward_input(&shape, &dy, &w, None, &mut expected);
+            conv2d::plain::backward_input(&shape, &dy, &w, None, &mut expected);
             check_nans(&format!("{shape:?} backward_input"), Nans::There, &expected, |cpu| {
                 let mut dx = vec![0.; shape.input_len()];
                 conv2d::backward_input(cpu, &shape, &dy, &w, None, &mut dx).unwrap();
@@ -207,7 +208,7 @@ fn pools_and_linear_layers_keep_them() {
                     continue;
                 }
                 let mut expected = vec![0.; shape.output_len()];
-                pool::reference::forward(&shape, x, activation, &mut expected);
+                pool::plain::forward(&shape, x, activation, &mut expected);
                 check_nans("pool", Nans::There, &expected, |cpu| {
                     let mut y = vec![0.; shape.output_len()];
                     pool::forward(cpu, &shape, x, activation, &mut y).unwrap();
@@ -217,7 +218,7 @@ fn pools_and_linear_layers_keep_them() {
         }
         let dy = with_nan(random(4, shape.output_len()));
         let mut expected = vec![0.; shape.input_len()];
-        pool::reference::backward(&shape, &dy, &mut expected);
+        pool::plain::backward(&shape, &dy, &mut expected);
         check_nans("pool backward", Nans::There, &expected, |cpu| {
             let mut dx = vec![0.; shape.input_len()];
             pool::backward(cpu, &shape, &dy, &mut dx).unwrap();
@@ -227,7 +228,7 @@ fn pools_and_linear_layers_keep_them() {
         let shape = LinearShape::new(5, channels, 3).unwrap();
         let (x, w, b) = (with_nan(random(1, 5 * channels)), random(2, 3 * channels), random(3, 3));
         let mut expected = vec![0.; 15];
-        linear::reference::forward(&shape, &x, &w, &b, &mut expected);
+        linear::plain::forward(&shape, &x, &w, &b, &mut expected);
         check_nans("linear", Nans::There, &expected, |cpu| {
             let mut y = vec![0.; 15];
             linear::forward(cpu, &shape, &x, &w, &b, &mut y).unwrap();

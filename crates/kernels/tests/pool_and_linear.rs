@@ -23,18 +23,18 @@ fn pooling_agrees_with_its_reference() {
         let (scale, shift) = (random(3, channels), random(4, channels));
         for activation in [None, Some(Activation { scale: &scale, shift: &shift })] {
             let mut y = vec![0.; shape.output_len()];
-            pool::reference::forward(&shape, &x, activation, &mut y);
-            check(&format!("{shape:?}"), &y, 1e-6, |ctx| {
+            pool::plain::forward(&shape, &x, activation, &mut y);
+            check(&format!("{shape:?}"), &y, 1e-6, |cpu| {
                 let mut y = vec![f32::NAN; shape.output_len()];
-                pool::forward(ctx, &shape, &x, activation, &mut y).unwrap();
+                pool::forward(cpu, &shape, &x, activation, &mut y).unwrap();
                 y
             });
         }
         let mut dx = vec![0.; shape.input_len()];
-        pool::reference::backward(&shape, &dy, &mut dx);
-        check(&format!("{shape:?} backward"), &dx, 1e-6, |ctx| {
+        pool::plain::backward(&shape, &dy, &mut dx);
+        check(&format!("{shape:?} backward"), &dx, 1e-6, |cpu| {
             let mut dx = vec![f32::NAN; shape.input_len()];
-            pool::backward(ctx, &shape, &dy, &mut dx).unwrap();
+            pool::backward(cpu, &shape, &dy, &mut dx).unwrap();
             dx
         });
     }
@@ -46,8 +46,8 @@ fn the_pooling_gradient_is_the_transpose_of_pooling() {
     let shape = PoolShape::new([2, 4, 6, 3], 2).unwrap();
     let (x, dy) = (random(1, shape.input_len()), random(2, shape.output_len()));
     let (mut y, mut dx) = (vec![0.; dy.len()], vec![0.; x.len()]);
-    pool::reference::forward(&shape, &x, None, &mut y);
-    pool::reference::backward(&shape, &dy, &mut dx);
+    pool::plain::forward(&shape, &x, None, &mut y);
+    pool::plain::backward(&shape, &dy, &mut dx);
     let product = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
     assert_close("products", &[product(&dy, &y)], &[product(&dx, &x)], 1e-4);
 }
@@ -90,28 +90,28 @@ fn linear_agrees_with_its_reference() {
         let (x, w, b) = (random(1, batch * inputs), random(2, outputs * inputs), random(3, outputs));
         let dy = random(4, batch * outputs);
         let mut y = vec![0.; dy.len()];
-        linear::reference::forward(&shape, &x, &w, &b, &mut y);
-        check(&format!("{shape:?}"), &y, 1e-5, |ctx| {
+        linear::plain::forward(&shape, &x, &w, &b, &mut y);
+        check(&format!("{shape:?}"), &y, 1e-5, |cpu| {
             let mut y = vec![f32::NAN; dy.len()];
-            linear::forward(ctx, &shape, &x, &w, &b, &mut y).unwrap();
+            linear::forward(cpu, &shape, &x, &w, &b, &mut y).unwrap();
             y
         });
         let mut dx = vec![0.; x.len()];
-        linear::reference::backward_input(&shape, &dy, &w, &mut dx);
-        check(&format!("{shape:?} dx"), &dx, 1e-5, |ctx| {
+        linear::plain::backward_input(&shape, &dy, &w, &mut dx);
+        check(&format!("{shape:?} dx"), &dx, 1e-5, |cpu| {
             let mut dx = vec![f32::NAN; x.len()];
-            linear::backward_input(ctx, &shape, &dy, &w, &mut dx).unwrap();
+            linear::backward_input(cpu, &shape, &dy, &w, &mut dx).unwrap();
             dx
         });
         let (mut dw, mut db) = (vec![0.; w.len()], vec![0.; outputs]);
-        linear::reference::backward_parameters(&shape, &x, &dy, &mut dw, &mut db);
-        let compute = |ctx: &_| {
+        linear::plain::backward_parameters(&shape, &x, &dy, &mut dw, &mut db);
+        let compute = |cpu: &_| {
             let (mut dw, mut db) = (vec![f32::NAN; w.len()], vec![f32::NAN; outputs]);
-            linear::backward_parameters(ctx, &shape, &x, &dy, &mut dw, &mut db).unwrap();
+            linear::backward_parameters(cpu, &shape, &x, &dy, &mut dw, &mut db).unwrap();
             (dw, db)
         };
-        check(&format!("{shape:?} dw"), &dw, 1e-5, |ctx| compute(ctx).0);
-        check(&format!("{shape:?} db"), &db, 1e-5, |ctx| compute(ctx).1);
+        check(&format!("{shape:?} dw"), &dw, 1e-5, |cpu| compute(cpu).0);
+        check(&format!("{shape:?} db"), &db, 1e-5, |cpu| compute(cpu).1);
     }
 }
 
@@ -121,7 +121,7 @@ fn the_linear_reference_agrees_with_finite_differences() {
     let (x, w, b, dy) = (random(1, 12), random(2, 20), random(3, 5), random(4, 15));
     let loss = |x: &[f32], w: &[f32], b: &[f32]| -> f64 {
         let mut y = vec![0.; 15];
-        linear::reference::forward(&shape, x, w, b, &mut y);
+        linear::plain::forward(&shape, x, w, b, &mut y);
         y.iter().zip(&dy).map(|(&y, &dy)| f64::from(y) * f64::from(dy)).sum()
     };
     let differences = |at: &[f32], loss: &dyn Fn(&[f32]) -> f64| -> Vec<f32> {
@@ -134,8 +134,8 @@ fn the_linear_reference_agrees_with_finite_differences() {
         (0..at.len()).map(|i| ((shifted(i, 1.) - shifted(i, -1.)) / 2.) as f32).collect()
     };
     let (mut dx, mut dw, mut db) = (vec![0.; 12], vec![0.; 20], vec![0.; 5]);
-    linear::reference::backward_input(&shape, &dy, &w, &mut dx);
-    linear::reference::backward_parameters(&shape, &x, &dy, &mut dw, &mut db);
+    linear::plain::backward_input(&shape, &dy, &w, &mut dx);
+    linear::plain::backward_parameters(&shape, &x, &dy, &mut dw, &mut db);
     assert_close("dx", &dx, &differences(&x, &|x| loss(x, &w, &b)), 1e-6);
     assert_close("dw", &dw, &differences(&w, &|w| loss(&x, w, &b)), 1e-6);
     assert_close("db", &db, &differences(&b, &|b| loss(&x, &w, b)), 1e-6);

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use wrn_sam_kernels::OutOfRange;
-use wrn_sam_kernels::cross_entropy::{SmoothedLabels, cross_entropy};
+use wrn_sam_kernels::cross_entropy::{self, SmoothedLabels, cross_entropy};
 
 use crate::{Error, Result};
 
@@ -74,8 +74,8 @@ pub fn smooth_cross_entropy_with(
     };
     let on_gpu = logits.device().is_cuda() && labels.device().is_cuda() && logits.dtype() == DType::F32;
     let labels = &if on_gpu { labels.to_dtype(DType::U32)? } else { labels.clone() };
-    if let Some(loss) = cross_entropy(logits, labels, &SmoothedLabels { on, off, constant })? {
-        return Ok(loss);
+    if cross_entropy::supports(logits, labels) {
+        return Ok(cross_entropy(logits, labels, &SmoothedLabels { on, off, constant })?);
     }
 
     let index = class_index(labels, classes)?.to_device(logits.device())?;

@@ -1,7 +1,6 @@
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder};
-use wrn_sam_kernels::backend::{BatchNormState, BatchStatistics, batch_norm_relu};
-use wrn_sam_kernels::batch_norm::track;
+use wrn_sam_kernels::batch_norm::{BatchNormState, BatchStatistics, batch_norm_relu, track};
 use wrn_sam_kernels::{Backend, Cpu};
 
 use crate::compute::{Compute, Placement};

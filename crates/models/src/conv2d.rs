@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 use candle_nn::{Module, VarBuilder};
-use wrn_sam_kernels::conv2d::Conv2dShape;
-use wrn_sam_kernels::{Cpu, OutOfRange, backend};
+use wrn_sam_kernels::conv2d::{Conv2dShape, conv2d};
+use wrn_sam_kernels::{Cpu, OutOfRange};
 
 use crate::compute::{Compute, Placement};
 use crate::error::Result;
@@ -78,9 +78,9 @@ impl Conv2d {
         let layer = if self.name.is_empty() { "Conv2d" } else { &self.name };
         check_images(layer, self.weight.dims()[1], self.weight.dtype(), x)?;
         match self.placement.compute(&self.weight)? {
-            Compute::Cpu(cpu) => Ok(backend::conv2d(cpu, x, &self.weight, self.stride, self.padding)?),
+            Compute::Cpu(cpu) => Ok(conv2d(cpu, x, &self.weight, self.stride, self.padding)?),
             #[cfg(feature = "cuda")]
-            Compute::Cuda(cuda) => Ok(backend::conv2d(cuda, x, &self.weight, self.stride, self.padding)?),
+            Compute::Cuda(cuda) => Ok(conv2d(cuda, x, &self.weight, self.stride, self.padding)?),
             Compute::Plain => self.forward_plain(x),
         }
     }

@@ -82,7 +82,10 @@ impl Meter {
     /// # Errors
     /// Those of [`Tally::add`]; a GPU that fails.
     pub fn add(&mut self, loss: &Tensor, logits: &Tensor, labels: &Tensor) -> Result<()> {
-        if self.on_gpu.add(loss, logits, labels)? { Ok(()) } else { self.tally.add(loss, logits, labels) }
+        if DeviceTally::supports(loss, logits, labels) {
+            return Ok(self.on_gpu.add(loss, logits, labels)?);
+        }
+        self.tally.add(loss, logits, labels)
     }
 
     /// All that was added. Waits for a GPU.

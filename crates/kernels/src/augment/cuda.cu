@@ -2,11 +2,11 @@
 #include <cuda_bf16.h>
 
 struct Augment {
-    const unsigned char* images;  // [M, 3, 32, 32]
+    const unsigned char* images;  // [M, channels, height, width]
     const unsigned char* labels;  // [M]
     const unsigned* order;        // positions of an epoch to images
-    const float* values;          // [3, 256]: what each byte of each channel becomes
-    void* out;                    // [N, 32, 32, 3], float or bfloat16
+    const float* values;          // [channels, 256]: what each byte of each channel becomes
+    void* out;                    // [N, height, width, channels], float or bfloat16
     unsigned* out_labels;         // [N]
     unsigned long long first;     // the batch's first position
     unsigned long long seed;
@@ -15,10 +15,8 @@ struct Augment {
     unsigned padding;
     unsigned cutout;  // the square's side
     unsigned bf16_out;
+    unsigned channels, height, width;
 };
-
-static const int SIZE = 32;
-static const int PLANE = SIZE * SIZE;
 
 // Philox4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011).
 static __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
@@ -57,23 +55,24 @@ extern "C" __global__ void __launch_bounds__(256) augment(const __grid_constant_
         draw.right = below(r.y, 2 * a.padding + 1) - (int)a.padding;
         draw.flip = r.z < a.flip_below;
         draw.cutout = r.w < a.cutout_below;
-        draw.top = below(s.x, SIZE) - (int)(a.cutout / 2);
-        draw.left = below(s.y, SIZE) - (int)(a.cutout / 2);
+        draw.top = below(s.x, a.height) - (int)(a.cutout / 2);
+        draw.left = below(s.y, a.width) - (int)(a.cutout / 2);
         shared_draw = draw;
         a.out_labels[blockIdx.x] = a.labels[draw.image];
     }
     __syncthreads();
     Draw draw = shared_draw;
-    const unsigned char* image = a.images + (unsigned long long)draw.image * (3 * PLANE);
-    for (int pixel = threadIdx.x; pixel < PLANE; pixel += blockDim.x) {
-        int y = pixel / SIZE, x = pixel % SIZE;
-        int row = y + draw.down, column = (draw.flip ? SIZE - 1 - x : x) + draw.right;
-        bool inside = 0 <= row && row < SIZE && 0 <= column && column < SIZE;
+    int channels = (int)a.channels, height = (int)a.height, width = (int)a.width, plane = height * width;
+    const unsigned char* image = a.images + (unsigned long long)draw.image * channels * plane;
+    for (int pixel = threadIdx.x; pixel < plane; pixel += blockDim.x) {
+        int y = pixel / width, x = pixel % width;
+        int row = y + draw.down, column = (draw.flip ? width - 1 - x : x) + draw.right;
+        bool inside = 0 <= row && row < height && 0 <= column && column < width;
         bool blank = draw.cutout && draw.top <= y && y < draw.top + (int)a.cutout && draw.left <= x &&
                      x < draw.left + (int)a.cutout;
-        unsigned long long to = ((unsigned long long)blockIdx.x * PLANE + pixel) * 3;
-        for (int channel = 0; channel < 3; ++channel) {
-            int byte = inside ? image[channel * PLANE + row * SIZE + column] : 0;
+        unsigned long long to = ((unsigned long long)blockIdx.x * plane + pixel) * channels;
+        for (int channel = 0; channel < channels; ++channel) {
+            int byte = inside ? image[channel * plane + row * width + column] : 0;
             float value = blank ? 0.0f : a.values[channel * 256 + byte];
             if (a.bf16_out) static_cast<__nv_bfloat16*>(a.out)[to + channel] = __float2bfloat16_rn(value);
             else static_cast<float*>(a.out)[to + channel] = value;

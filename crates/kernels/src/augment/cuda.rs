@@ -3,8 +3,8 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Tensor};
 
-use super::arguments::Augment;
-use super::{Draws, Images, Order, SIZE};
+use super::cuda_args::Augment;
+use super::{Draws, Images, Order};
 use crate::Result;
 use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 
@@ -27,9 +27,11 @@ pub(super) fn augment(
 ) -> Result<(Tensor, Tensor)> {
     let on = images.images.device();
     let device = &cuda_device(OPERATION, &images.images)?;
+    let [channels, height, width] = images.dims;
+    let shape = (count, height, width, channels);
     // SAFETY: the kernel writes every element.
     let (pixels, labels) =
-        unsafe { (Tensor::empty((count, SIZE, SIZE, 3), dtype, on)?, Tensor::empty(count, DType::U32, on)?) };
+        unsafe { (Tensor::empty(shape, dtype, on)?, Tensor::empty(count, DType::U32, on)?) };
     let out = match dtype {
         DType::BF16 => pointer::<half::bf16>(OPERATION, device, &pixels)?,
         _ => pointer::<f32>(OPERATION, device, &pixels)?,
@@ -42,7 +44,7 @@ pub(super) fn augment(
         out,
         out_labels: pointer::<u32>(OPERATION, device, &labels)?,
         bf16_out: (dtype == DType::BF16).into(),
-        ..Augment::new(draws, epoch, first as u64)
+        ..Augment::new(draws, images.dims, epoch, first as u64)
     };
     let grid = Grid { blocks: (count, 1), threads: 256, shared: 0 };
     // SAFETY: the positions are inside the order, whose numbers are those of images that are there; the outputs have

@@ -1,38 +1,42 @@
-//! Shuffle, crop, flip, normalize and cutout of a batch of 32x32 images in one pass from the data set's bytes, on the
-//! device that holds them, driven by a counter-based generator.
+//! Shuffle, crop, flip, normalize and cutout of a batch of images in one pass from the data set's bytes, on the device that
+//! holds them, driven by a counter-based generator.
 //!
 //! Each image's draws are those of Philox4x32-10 under the seed as its key, at the counter (position in the epoch, epoch):
 //! they depend on nothing else, and on every device they are the same. So are the values, to the bit.
 
-#[cfg(any(feature = "cuda", all(test, unix)))]
-mod arguments;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 #[cfg(all(test, unix))]
-mod on_host;
+mod cuda_tests;
 mod philox;
-mod reference;
+mod plain;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{Error, Result};
 
-const SIZE: usize = 32;
-const PLANE: usize = SIZE * SIZE;
-const IMAGE: usize = 3 * PLANE;
+/// The largest padding of a crop.
+const MOST_PADDING: u32 = 1 << 10;
+/// The largest side of a cutout.
+const MOST_CUTOUT: u32 = 1 << 10;
+/// The largest side of an image, so that the kernel's numbers of pixels stay small.
+const MOST_SIDE: usize = 1 << 14;
 
 /// What is drawn for each image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draws {
     /// The generator's key.
     pub seed: u64,
-    /// The crop's offset is uniform in -padding to padding, in both directions: 0 to 32.
+    /// The crop's offset is uniform in -padding to padding, in both directions: 0 to 1024.
     pub padding: u32,
     /// The probability of a horizontal flip, in [0, 1].
     pub flip: f64,
     /// The probability of a cutout, in [0, 1].
     pub cutout: f64,
-    /// The side of the square that a cutout sets to zero, its top and left uniform in [-side / 2, 32 - side / 2): 1 to 64.
+    /// The side of the square that a cutout sets to zero: 1 to 1024. Its top is uniform in [-side / 2, H - side / 2), its
+    /// left in [-side / 2, W - side / 2).
     pub cutout_size: u32,
 }
 
@@ -50,15 +54,16 @@ pub struct Draw {
 }
 
 impl Draws {
-    /// What is drawn for the image at `position` of epoch `epoch`. Every number is uniform within 2⁻³².
-    pub fn at(&self, epoch: u32, position: u64) -> Draw {
+    /// What is drawn for the image at `position` of epoch `epoch`, of `height` by `width` pixels. Every number is uniform
+    /// within 2⁻³².
+    pub fn at(&self, epoch: u32, position: u64, [height, width]: [u32; 2]) -> Draw {
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         let draw = |number| philox::philox([position as u32, (position >> 32) as u32, epoch, number], key);
         let below = |random: u32, bound: u32| ((u64::from(random) * u64::from(bound)) >> 32) as i32;
         let ([down, right, flip, cutout], [top, left, ..]) = (draw(0), draw(1));
         let (padding, half) = (self.padding as i32, (self.cutout_size / 2) as i32);
         let cutout = (u64::from(cutout) < threshold(self.cutout))
-            .then(|| (below(top, SIZE as u32) - half, below(left, SIZE as u32) - half));
+            .then(|| (below(top, height) - half, below(left, width) - half));
         Draw {
             down: below(down, 2 * self.padding + 1) - padding,
             right: below(right, 2 * self.padding + 1) - padding,
@@ -80,19 +85,32 @@ pub struct Images {
     labels: Tensor,
     values: Tensor,
     len: usize,
+    /// Channels, rows and columns of an image.
+    dims: [usize; 3],
 }
 
 impl Images {
-    /// Brings `labels.len()` images to `device`: their bytes, `[N, 3, 32, 32]`, a label each, and what each byte of each
-    /// channel becomes, `[3, 256]`.
+    /// Brings `labels.len()` images of `height` by `width` pixels to `device`: their bytes, `[N, C, H, W]`, a label each,
+    /// and for each channel what each byte becomes.
     ///
     /// # Errors
-    /// [`Error::Shape`] for other lengths; [`Error::Unsupported`] for a device other than the CPU and, with the feature
+    /// [`Error::Shape`] for other lengths, and for sides of 0 or more than 16,384; [`Error::Unsupported`] for a device other than the CPU and, with the feature
     /// `cuda`, NVIDIA GPUs; no memory.
-    pub fn new(images: &[u8], labels: &[u8], values: &[[f32; 256]; 3], device: &Device) -> Result<Self> {
-        let len = labels.len();
-        if images.len() != len * IMAGE {
-            let (expected, found) = (format!("{len} times {IMAGE} bytes"), images.len().to_string());
+    pub fn new(
+        images: &[u8],
+        [height, width]: [usize; 2],
+        labels: &[u8],
+        values: &[[f32; 256]],
+        device: &Device,
+    ) -> Result<Self> {
+        let (len, dims) = (labels.len(), [values.len(), height, width]);
+        if dims.iter().any(|size| !(1..=MOST_SIDE).contains(size)) {
+            let (expected, found) = (format!("sizes from 1 to {MOST_SIDE}"), format!("{dims:?}"));
+            return Err(Error::Shape { what: "images", expected, found });
+        }
+        let image: usize = dims.iter().product();
+        if len.checked_mul(image) != Some(images.len()) {
+            let (expected, found) = (format!("{len} times {image} bytes"), images.len().to_string());
             return Err(Error::Shape { what: "images", expected, found });
         }
         if !(device.is_cpu() || cfg!(feature = "cuda") && device.is_cuda()) {
@@ -106,8 +124,9 @@ impl Images {
         Ok(Self {
             images: Tensor::from_slice(images, images.len(), device)?,
             labels: Tensor::from_slice(labels, len, device)?,
-            values: Tensor::from_slice(values.as_flattened(), 3 * 256, device)?,
+            values: Tensor::from_slice(values.as_flattened(), values.len() * 256, device)?,
             len,
+            dims,
         })
     }
 
@@ -133,7 +152,7 @@ impl Images {
         Ok(Order { images: Tensor::from_slice(order, order.len(), self.images.device())? })
     }
 
-    /// The `count` images from position `first` of `order` on, as drawn by `draws` for epoch `epoch`: `[N, 3, 32, 32]`, a
+    /// The `count` images from position `first` of `order` on, as drawn by `draws` for epoch `epoch`: `[N, C, H, W]`, a
     /// view of channels-last memory, in `dtype` (`F32`, or `BF16` on a GPU), and their labels `[N]` in `u32`. On a GPU
     /// nothing waits.
     ///
@@ -150,9 +169,10 @@ impl Images {
         dtype: DType,
     ) -> Result<(Tensor, Tensor)> {
         let end = first.checked_add(count).filter(|end| count > 0 && *end <= order.images.elem_count());
-        if end.is_none() || draws.padding > 32 || !(1..=64).contains(&draws.cutout_size) {
+        let sizes = draws.padding <= MOST_PADDING && (1..=MOST_CUTOUT).contains(&draws.cutout_size);
+        if end.is_none() || !sizes {
             let expected = format!(
-                "1 to {} positions, padding to 32 and a cutout of 1 to 64",
+                "1 to {} positions, padding to {MOST_PADDING} and a cutout of 1 to {MOST_CUTOUT}",
                 order.images.elem_count()
             );
             let found = format!("{count} from {first} on, {draws:?}");
@@ -188,17 +208,19 @@ impl Images {
     ) -> Result<(Tensor, Tensor)> {
         let numbers = order.images.narrow(0, first, count)?.to_vec1::<u32>()?;
         let values = self.values.to_vec1::<f32>()?;
-        let mut pixels = vec![0.0; count * IMAGE];
+        let [channels, height, width] = self.dims;
+        let (image, size) = (channels * height * width, [height as u32, width as u32]);
+        let mut pixels = vec![0.0; count * image];
         let mut labels = Vec::with_capacity(count);
         for ((&number, out), position) in
-            numbers.iter().zip(pixels.chunks_exact_mut(IMAGE)).zip(first as u64..)
+            numbers.iter().zip(pixels.chunks_exact_mut(image)).zip(first as u64..)
         {
             let number = number as usize;
-            let image = self.images.narrow(0, number * IMAGE, IMAGE)?.to_vec1::<u8>()?;
-            reference::augment(&image, &values, draws, &draws.at(epoch, position), out);
+            let bytes = self.images.narrow(0, number * image, image)?.to_vec1::<u8>()?;
+            plain::augment(&bytes, self.dims, &values, draws, &draws.at(epoch, position, size), out);
             labels.push(u32::from(self.labels.get(number)?.to_scalar::<u8>()?));
         }
-        let pixels = Tensor::from_vec(pixels, (count, SIZE, SIZE, 3), &Device::Cpu)?;
+        let pixels = Tensor::from_vec(pixels, (count, height, width, channels), &Device::Cpu)?;
         Ok((pixels, Tensor::from_vec(labels, count, &Device::Cpu)?))
     }
 }

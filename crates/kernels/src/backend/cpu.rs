@@ -1,9 +1,9 @@
-//! The CPU: slices of `f32` from the context's arena, and batch norms that the operation after them applies.
+//! The CPU: slices of `f32` from the arena, and batch norms that the operation after them applies.
 
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 
-use super::{Backend, BatchNormState, BatchStatistics, Input};
-use crate::batch_norm::{self, Forward, Saved, Statistics};
+use super::{Backend, Input};
+use crate::batch_norm::{self, BatchNormState, BatchStatistics, Forward, Saved};
 use crate::conv2d::{self, Activation, Conv2dShape};
 use crate::dropout::Mask;
 use crate::linear::{self, LinearShape};
@@ -139,7 +139,8 @@ impl Backend for Cpu {
         let channels = activated.scale.len();
         let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
         let (activation, saved) = (activated.activation(), &activated.saved);
-        let forward = Forward { x, activation, saved, statistics: Statistics::Batch };
+        let statistics = BatchStatistics::Batch { moves: true };
+        let forward = Forward { x, activation, saved, statistics, relu: true };
         batch_norm::backward(self, forward, grad, add.map(|add| &**add), &mut dgamma, &mut dbeta)?;
         let tensor = |values| Tensor::from_vec(values, channels, &Device::Cpu);
         Ok([tensor(dgamma)?, tensor(dbeta)?])
@@ -220,6 +221,20 @@ impl Backend for Cpu {
         let dw = Tensor::from_vec(dw, (shape.outputs, shape.inputs), &Device::Cpu)?;
         let db = Tensor::from_vec(db, shape.outputs, &Device::Cpu)?;
         Ok((dx, [dw, db]))
+    }
+
+    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: &Conv2dShape) -> Result<Tensor> {
+        conv2d::tensors::on_cpu(self, x, w, shape)
+    }
+
+    fn batch_norm(
+        &self,
+        x: &Tensor,
+        norm: &BatchNormState,
+        statistics: BatchStatistics,
+        relu: bool,
+    ) -> Result<Tensor> {
+        batch_norm::tensors::on_cpu(self, x, norm, statistics, relu)
     }
 }
 

@@ -6,19 +6,21 @@ use candle_core::cuda_backend::CudaStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtrMut};
 use candle_core::{Storage, Tensor};
 
-use super::{Backend, BatchNormState, BatchStatistics, Input};
-use crate::arguments::{Images as ImagesArguments, Parameter, Parameters, Pixels, pitch};
+use super::{Backend, Input};
 use crate::autograd;
 use crate::batch_norm::cuda::{self as batch_norm, Activated};
+use crate::batch_norm::{BatchNormState, BatchStatistics};
 use crate::conv2d::Conv2dShape;
 use crate::conv2d::cuda::{Operands, Product};
-use crate::cuda::{Block, Cuda, Grid, Images, Module, module, typed};
+use crate::cuda::{Block, Cuda, Images};
+use crate::cuda_args::pitch;
 use crate::dropout::Mask;
+use crate::layout::cuda as layout;
+use crate::layout::cuda_args::Parameter;
 use crate::linear::{self, LinearShape};
 use crate::pool::{self, PoolShape};
 use crate::{Error, Result};
 
-const LAYOUT: Module = module!("layout");
 /// Parameters begin at multiples of so many elements, so that every access to them may be a wide one.
 const ALIGNMENT: usize = 64;
 
@@ -112,29 +114,7 @@ impl Backend for Cuda {
     type Gradient = Gradient;
 
     fn images(&self, x: &Tensor) -> Result<Images> {
-        let (batch, channels, height, width) = x.dims4()?;
-        // From where the tensor begins; the strides say the rest.
-        let (storage, layout) = x.storage_and_layout();
-        let whole = whole(&storage, self)?;
-        let strides = layout.stride();
-        let images = self.new_images("images", batch * height * width, channels)?;
-        let arguments = ImagesArguments {
-            from: whole + (layout.start_offset() * size_of::<f32>()) as u64,
-            to: images.block.address(),
-            by_image: strides[0] as i64,
-            by_channel: strides[1] as i64,
-            by_row: strides[2] as i64,
-            by_column: strides[3] as i64,
-            pixels: images.pixels as i64,
-            height: height as i32,
-            width: width as i32,
-            channels: channels as i32,
-            pitch: images.pitch as i32,
-        };
-        let grid = Grid::over(images.pixels * images.pitch / 8, 256, 8192);
-        // SAFETY: candle's layout stays within its storage; the images are of that shape.
-        unsafe { self.launch_typed(&LAYOUT, typed!("layout_images"), grid, &arguments) }?;
-        Ok(images)
+        layout::images(self, x)
     }
 
     fn features(&self, x: &Tensor) -> Result<Features> {
@@ -142,7 +122,8 @@ impl Backend for Cuda {
         let (len, from) = (x.elem_count(), self.address("features", &x)?);
         let block = self.block("features", len, size_of::<f32>())?;
         let to = block.address();
-        self.copy(&[Parameter { from, to, ..plain(len) }])?;
+        // SAFETY: vectors of `len` floats.
+        unsafe { layout::gradients(self, &[Parameter { from, to, ..layout::vector(len) }]) }?;
         Ok(Features { block, len })
     }
 
@@ -152,7 +133,7 @@ impl Backend for Cuda {
         for weight in weights {
             let (outputs, inputs, kernel, width) = weight.dims4()?;
             let from = self.address("a convolution's weight", weight)?;
-            parameters.push((Parameter { from, ..filter([outputs, inputs, kernel, width]) }, len));
+            parameters.push((Parameter { from, ..layout::filter([outputs, inputs, kernel, width]) }, len));
             len = (len + pitch(outputs) * kernel * width * pitch(inputs)).next_multiple_of(ALIGNMENT);
         }
         let block = self.block("the convolutions' weights", len, self.element())?;
@@ -162,7 +143,7 @@ impl Backend for Cuda {
             .map(|(parameter, offset)| Parameter { to: at(*offset), ..*parameter })
             .collect();
         // SAFETY: every weight is a contiguous tensor of its dimensions, and the block has room for each in turn.
-        unsafe { self.lay_out(typed!("layout_filters"), &placed) }?;
+        unsafe { layout::filters(self, &placed) }?;
         let filters = weights.iter().zip(&placed).map(|(weight, parameter)| {
             let (outputs, inputs, kernel, width) = weight.dims4()?;
             Ok(Filter {
@@ -177,19 +158,18 @@ impl Backend for Cuda {
     fn store_images(&self, x: &Images, dims: [usize; 4]) -> Result<Storage> {
         let [batch, height, width, channels] = dims;
         x.check("images", batch * height * width, channels)?;
-        let from = self.settled(x)?;
         let (slice, to) = self.storage(x.pixels * channels)?;
-        let arguments =
-            Pixels { from, to, pixels: x.pixels as i64, channels: channels as i32, pitch: x.pitch as i32 };
-        let grid = Grid::over(x.pixels * x.pitch / 8, 256, 8192);
-        // SAFETY: images of so many pixels, and as many floats without the padding.
-        unsafe { self.launch_typed(&LAYOUT, typed!("layout_pixels"), grid, &arguments) }?;
+        // SAFETY: a new allocation of as many floats.
+        unsafe { layout::pixels(self, x, to) }?;
         Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone())))
     }
 
     fn store_features(&self, x: &Features) -> Result<Storage> {
         let (slice, to) = self.storage(x.len)?;
-        self.copy(&[Parameter { from: x.block.address(), to, ..plain(x.len) }])?;
+        // SAFETY: vectors of `len` floats.
+        unsafe {
+            layout::gradients(self, &[Parameter { from: x.block.address(), to, ..layout::vector(x.len) }])
+        }?;
         Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone())))
     }
 
@@ -208,15 +188,17 @@ impl Backend for Cuda {
                 (true, &[outputs, inputs, kernel, width]) => Parameter {
                     from: gradient.block.address(),
                     to,
-                    ..filter([outputs, inputs, kernel, width])
+                    ..layout::filter([outputs, inputs, kernel, width])
                 },
                 _ => {
                     let from = gradient.block.address() + (gradient.skipped * size_of::<f32>()) as u64;
-                    Parameter { from, to, ..plain(gradient.dims.iter().product()) }
+                    Parameter { from, to, ..layout::vector(gradient.dims.iter().product()) }
                 }
             }
         };
-        self.copy(&gradients.iter().zip(&starts).map(parameter).collect::<Vec<_>>())?;
+        let parameters: Vec<_> = gradients.iter().zip(&starts).map(parameter).collect();
+        // SAFETY: each gradient is as long as its dimensions say, and so is its part of the new allocation.
+        unsafe { layout::gradients(self, &parameters) }?;
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device().clone()));
         let all = autograd::constant(storage, len.max(1))?;
         let view = |(gradient, &start): (&Gradient, &usize)| {
@@ -259,7 +241,7 @@ impl Backend for Cuda {
     fn accumulate(&self, sum: &mut Images, x: &Images) -> Result<()> {
         x.check("x", sum.pixels, sum.channels)?;
         self.settled(x)?;
-        self.add(sum, &x.block)
+        layout::add(self, sum, &x.block)
     }
 
     /// The sum is left to whoever reads the images next: a batch norm does it in passing.
@@ -298,7 +280,7 @@ impl Backend for Cuda {
         if let Some(add) = add {
             add.check("add", inputs, shape.in_channels)?;
             self.settled(add)?;
-            self.add(&dx, &add.block)?;
+            layout::add(self, &dx, &add.block)?;
         }
         Ok(dx)
     }
@@ -348,62 +330,5 @@ impl Backend for Cuda {
         let gradient = |block, dims| Gradient { block, skipped: 0, dims, filter: false };
         let gradients = [gradient(dw, vec![shape.outputs, shape.inputs]), gradient(db, vec![shape.outputs])];
         Ok((Features { block: dx, len: shape.batch * shape.inputs }, gradients))
-    }
-}
-
-impl Cuda {
-    /// Writes gradients and vectors to where they go.
-    fn copy(&self, parameters: &[Parameter]) -> Result<()> {
-        // SAFETY: the callers' parameters are as long as they say on both sides.
-        unsafe { self.lay_out(typed!("layout_gradients"), parameters) }
-    }
-
-    /// Launches a kernel that takes many parameters, for all of them.
-    ///
-    /// # Safety
-    /// The parameters are as long as they say on both sides.
-    unsafe fn lay_out(&self, kernel: [&'static str; 2], parameters: &[Parameter]) -> Result<()> {
-        for (arguments, blocks) in Parameters::launches(parameters) {
-            let grid = Grid { blocks: (blocks, 1), threads: Parameters::THREADS, shared: 0 };
-            // SAFETY: the caller's promise.
-            unsafe { self.launch_typed(&LAYOUT, kernel, grid, &arguments) }?;
-        }
-        Ok(())
-    }
-}
-
-/// A convolution's weight of these dimensions.
-fn filter([outputs, inputs, kernel, width]: [usize; 4]) -> Parameter {
-    Parameter {
-        outputs: outputs as i32,
-        inputs: inputs as i32,
-        window: (kernel * width) as i32,
-        padded_outputs: pitch(outputs) as i32,
-        pitch: pitch(inputs) as i32,
-        ..Parameter::default()
-    }
-}
-
-/// A vector of so many floats.
-fn plain(len: usize) -> Parameter {
-    let (inputs, pitch) = (len as i32, pitch(len) as i32);
-    Parameter { outputs: 1, inputs, window: 1, padded_outputs: 1, pitch, plain: 1, ..Parameter::default() }
-}
-
-/// Where a storage of `f32` begins on the engine's device.
-fn whole(storage: &Storage, engine: &Cuda) -> Result<u64> {
-    use candle_core::cuda_backend::cudarc::driver::DevicePtr;
-    let (operation, expected) = ("images", "f32 tensors on the network's CUDA device");
-    match storage {
-        Storage::Cuda(cuda) if cuda.device.id() == engine.device().id() => {
-            let slice = cuda.as_cuda_slice::<f32>()?;
-            let stream = engine.device().cuda_stream();
-            let (address, _synchronized) = slice.device_ptr(&stream);
-            Ok(address)
-        }
-        other => {
-            let found = format!("{:?} on {:?}", other.dtype(), other.device().location());
-            Err(Error::Unsupported { operation, expected, found })
-        }
     }
 }

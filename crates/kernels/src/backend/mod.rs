@@ -4,7 +4,8 @@
 //! CPU ([`Cpu`](crate::Cpu)) never stores a normalized and activated tensor: the convolution that reads it
 //! computes it again while it does. On CUDA the same tensor is written once and read by cuDNN.
 //!
-//! For a network of another kind, [`conv2d`] and [`batch_norm_relu`] take and give candle's tensors.
+//! For a network of another kind, [`conv2d`](conv2d::conv2d) and [`batch_norm_relu`](batch_norm::batch_norm_relu) take and
+//! give candle's tensors.
 //!
 //! A pass over the network begins with [`filters`](Backend::filters) and [`images`](Backend::images), goes through its
 //! layers, and its backward pass ends with [`gradients`](Backend::gradients): what concerns all parameters at once can be
@@ -13,56 +14,15 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod tensors;
 
-pub use tensors::{batch_norm_relu, conv2d};
-
-use candle_core::{Storage, Tensor, Var};
+use candle_core::{Storage, Tensor};
 
 use crate::Result;
-use crate::batch_norm::check_batch;
-use crate::conv2d::Conv2dShape;
+use crate::batch_norm::{self, BatchNormState, BatchStatistics};
+use crate::conv2d::{self, Conv2dShape};
 use crate::dropout::Mask;
 use crate::linear::LinearShape;
 use crate::pool::PoolShape;
-
-/// A batch norm's parameters and running statistics, each `[C]` but for the count, which is a scalar `i64`.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchNormState<'a> {
-    /// The factor.
-    pub weight: &'a Tensor,
-    /// The summand.
-    pub bias: &'a Tensor,
-    /// The running mean.
-    pub running_mean: &'a Var,
-    /// The running variance, unbiased.
-    pub running_var: &'a Var,
-    /// How many batches were seen in training.
-    pub num_batches_tracked: &'a Var,
-    /// Added to the variance.
-    pub epsilon: f64,
-    /// The batch's share in the running statistics.
-    pub momentum: f64,
-}
-
-/// Which statistics a batch norm takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchStatistics {
-    /// The batch's own; the running ones move where `moves` says so, and the batch is counted.
-    Batch {
-        /// Whether the running mean and variance move.
-        moves: bool,
-    },
-    /// The running ones, which are constants.
-    Running,
-}
-
-impl BatchStatistics {
-    /// That `rows` pixels have the statistics: a batch's own are of two pixels or more.
-    pub(crate) fn check(self, rows: usize) -> Result<()> {
-        if self == Self::Running { Ok(()) } else { check_batch(rows) }
-    }
-}
 
 /// What a convolution or pool reads: images as they are, or as a batch norm and ReLU (and dropout) made of them.
 pub enum Input<'a, B: Backend> {
@@ -82,12 +42,12 @@ impl<B: Backend> Copy for Input<'_, B> {}
 
 /// A device that runs a channels-last residual network.
 ///
-/// Every operation checks that its operands fit the shape it is given.
+/// Every operation checks that its operands fit the shape it is given. The crate's own devices only are backends.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) where an operand does not fit, [`Error::Unsupported`](crate::Error::Unsupported)
 /// for tensors that are not `f32` on this device, [`Error::Device`](crate::Error::Device) where the device fails.
-pub trait Backend: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Send + Sync + sealed::Sealed + 'static {
     /// Images `[N, H, W, C]` on their way through the network, or their gradient.
     type Images: Send + Sync;
     /// One row of numbers for each image `[N, I]`, or their gradient.
@@ -183,4 +143,43 @@ pub trait Backend: Clone + Send + Sync + 'static {
         w: &Tensor,
         dy: &Self::Features,
     ) -> Result<(Self::Features, [Self::Gradient; 2])>;
+
+    /// The operation behind [`conv2d`](conv2d::conv2d).
+    ///
+    /// # Errors
+    /// As there.
+    #[doc(hidden)]
+    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: &Conv2dShape) -> Result<Tensor> {
+        conv2d::tensors::by_products(self, x, w, shape)
+    }
+
+    /// The operation behind [`batch_norm_relu`](batch_norm::batch_norm_relu) and
+    /// [`batch_norm`](batch_norm::batch_norm).
+    ///
+    /// # Errors
+    /// As there.
+    #[doc(hidden)]
+    fn batch_norm(
+        &self,
+        x: &Tensor,
+        norm: &BatchNormState,
+        statistics: BatchStatistics,
+        relu: bool,
+    ) -> Result<Tensor> {
+        if relu {
+            return batch_norm::tensors::by_passes(self, x, norm, statistics);
+        }
+        let found = format!("{:?}", x.device().location());
+        let (operation, expected) = ("batch_norm without a ReLU", "tensors on the CPU");
+        Err(crate::Error::Unsupported { operation, expected, found })
+    }
+}
+
+/// Keeps [`Backend`] to this crate's devices, so that it can gain operations.
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for crate::Cpu {}
+    #[cfg(feature = "cuda")]
+    impl Sealed for crate::cuda::Cuda {}
 }

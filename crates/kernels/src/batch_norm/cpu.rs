@@ -1,6 +1,6 @@
 //! Batch norm and ReLU in passes that read memory once, in order, with sixteen channels to a vector.
 
-use super::{Forward, Statistics};
+use super::{BatchStatistics, Forward};
 use crate::Cpu;
 use crate::conv2d::Activation;
 use crate::parallel::for_each;
@@ -13,7 +13,7 @@ const BLOCK: usize = 64;
 /// Rows whose mean the deviations are taken from.
 const PILOTS: usize = 16;
 
-pub(super) fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) {
+pub(super) fn statistics(cpu: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) {
     let channels = mean.len();
     let rows = x.len() / channels;
     // A rough mean: deviations from it are as small as those from the mean itself, near enough.
@@ -22,7 +22,7 @@ pub(super) fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]
     for row in (0..pilots).map(|i| i * rows / pilots) {
         pilot.iter_mut().zip(&x[row * channels..]).for_each(|(sum, x)| *sum += x / pilots as f32);
     }
-    let (first, second) = reduce(ctx, x.len(), channels, &Deviations { x, pilot: &pilot });
+    let (first, second) = reduce(cpu, x.len(), channels, &Deviations { x, pilot: &pilot });
     for c in 0..channels {
         let (first, second) = (first[c] / rows as f64, second[c] / rows as f64);
         mean[c] = (f64::from(pilot[c]) + first) as f32;
@@ -32,25 +32,31 @@ pub(super) fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]
     }
 }
 
-pub(super) fn apply(ctx: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) {
+pub(super) fn apply(cpu: &Cpu, x: &[f32], activation: Activation, relu: bool, y: &mut [f32]) {
     let len = task_len(activation.scale.len());
-    for_each(ctx, x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
-        ctx.instruction_set().dispatch(Apply { x, activation, y });
+    for_each(cpu, x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
+        let set = cpu.instruction_set();
+        if relu {
+            set.dispatch(Apply::<true> { x, activation, y });
+        } else {
+            set.dispatch(Apply::<false> { x, activation, y });
+        }
     });
 }
 
-pub(super) fn backward(
-    ctx: &Cpu,
+/// `RELU`: whether a ReLU followed.
+pub(super) fn backward<const RELU: bool>(
+    cpu: &Cpu,
     forward: Forward,
     grad: &mut [f32],
     add: Option<&[f32]>,
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) {
-    let Forward { x, activation, saved, statistics } = forward;
+    let Forward { x, activation, saved, statistics, .. } = forward;
     let channels = saved.mean.len();
     let (first, second) =
-        reduce(ctx, x.len(), channels, &Gradients { x, grad, activation, mean: &saved.mean });
+        reduce(cpu, x.len(), channels, &Gradients::<RELU> { x, grad, activation, mean: &saved.mean });
     let rows = (x.len() / channels) as f64;
     // dx = scale g + factor (x - mean) + summand
     let (mut factor, mut summand) = (vec![0f32; channels], vec![0f32; channels]);
@@ -58,7 +64,7 @@ pub(super) fn backward(
         let (scale, inv_std) = (f64::from(activation.scale[c]), f64::from(saved.inv_std[c]));
         dbeta[c] = first[c] as f32;
         dgamma[c] = (second[c] * inv_std) as f32;
-        if statistics == Statistics::Batch {
+        if statistics != BatchStatistics::Running {
             factor[c] = (-scale * inv_std * inv_std * second[c] / rows) as f32;
             summand[c] = (-scale * first[c] / rows) as f32;
         }
@@ -66,10 +72,10 @@ pub(super) fn backward(
     let (mean, factor, summand) = (&saved.mean, &factor, &summand);
     let len = task_len(channels);
     // Backwards, since the last rows summed are those still in the cache.
-    for_each(ctx, grad.chunks_mut(len).enumerate().rev(), |(task, grad)| {
+    for_each(cpu, grad.chunks_mut(len).enumerate().rev(), |(task, grad)| {
         let range = task * len..task * len + grad.len();
         let (x, add) = (&x[range.clone()], add.map(|add| &add[range]));
-        ctx.instruction_set().dispatch(Backward { x, activation, mean, factor, summand, add, grad });
+        cpu.instruction_set().dispatch(Backward::<RELU> { x, activation, mean, factor, summand, add, grad });
     });
 }
 
@@ -98,31 +104,33 @@ impl Terms for Deviations<'_> {
     }
 }
 
-/// `(g, x - mean)` with `g` the gradient where the ReLU was open.
-struct Gradients<'a> {
+/// `(g, x - mean)` with `g` the gradient where the ReLU was open, if there was one.
+struct Gradients<'a, const RELU: bool> {
     x: &'a [f32],
     grad: &'a [f32],
     activation: Activation<'a>,
     mean: &'a [f32],
 }
 
-impl Terms for Gradients<'_> {
+impl<const RELU: bool> Terms for Gradients<'_, RELU> {
     #[inline(always)]
     fn at<V: F32x16>(&self, element: usize, channel: usize, lanes: usize) -> (V, V) {
         let x = load::<V>(self.x, element, lanes);
-        let grad =
-            load::<V>(self.grad, element, lanes).through_relu(affine(x, self.activation, channel, lanes));
+        let mut grad = load::<V>(self.grad, element, lanes);
+        if RELU {
+            grad = grad.through_relu(affine(x, self.activation, channel, lanes));
+        }
         (grad, x - load(self.mean, channel, lanes))
     }
 }
 
 /// The sums of the first terms and of the products, for each channel of `len` elements.
-fn reduce(ctx: &Cpu, len: usize, channels: usize, terms: &impl Terms) -> (Vec<f64>, Vec<f64>) {
+fn reduce(cpu: &Cpu, len: usize, channels: usize, terms: &impl Terms) -> (Vec<f64>, Vec<f64>) {
     let task = task_len(channels);
     let mut partial = vec![[0f64; 2]; len.div_ceil(task) * channels];
-    for_each(ctx, partial.chunks_mut(channels).enumerate(), |(index, sums)| {
+    for_each(cpu, partial.chunks_mut(channels).enumerate(), |(index, sums)| {
         let elements = index * task..len.min((index + 1) * task);
-        ctx.instruction_set().dispatch(Reduce { terms, elements, sums });
+        cpu.instruction_set().dispatch(Reduce { terms, elements, sums });
     });
     let mut sums = (vec![0.; channels], vec![0.; channels]);
     for partial in partial.chunks(channels) {
@@ -203,26 +211,26 @@ fn block<V: F32x16, const N: usize>(
     }
 }
 
-struct Apply<'a> {
+struct Apply<'a, const RELU: bool> {
     x: &'a [f32],
     activation: Activation<'a>,
     y: &'a mut [f32],
 }
 
-impl Algorithm for Apply<'_> {
+impl<const RELU: bool> Algorithm for Apply<'_, RELU> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
         let Self { x, activation, y } = self;
         for (element, channel, lanes) in vectors(x.len(), activation.scale.len()) {
-            let value = affine(load::<V>(x, element, lanes), activation, channel, lanes).relu();
-            store(value, y, element, lanes);
+            let value = affine(load::<V>(x, element, lanes), activation, channel, lanes);
+            store(if RELU { value.relu() } else { value }, y, element, lanes);
         }
     }
 }
 
-struct Backward<'a> {
+struct Backward<'a, const RELU: bool> {
     x: &'a [f32],
     activation: Activation<'a>,
     mean: &'a [f32],
@@ -232,7 +240,7 @@ struct Backward<'a> {
     grad: &'a mut [f32],
 }
 
-impl Algorithm for Backward<'_> {
+impl<const RELU: bool> Algorithm for Backward<'_, RELU> {
     type Output = ();
 
     #[inline(always)]
@@ -240,7 +248,10 @@ impl Algorithm for Backward<'_> {
         let Self { x, activation, mean, factor, summand, add, grad } = self;
         for (element, channel, lanes) in vectors(x.len(), mean.len()) {
             let x = load::<V>(x, element, lanes);
-            let direct = load::<V>(grad, element, lanes).through_relu(affine(x, activation, channel, lanes));
+            let mut direct = load::<V>(grad, element, lanes);
+            if RELU {
+                direct = direct.through_relu(affine(x, activation, channel, lanes));
+            }
             let centered = x - load(mean, channel, lanes);
             let through = centered.mul_add(load(factor, channel, lanes), load(summand, channel, lanes));
             let mut dx = direct.mul_add(load(activation.scale, channel, lanes), through);

@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use crate::arguments::{AddUp, Apply, Backward, Finish, Mask, Running, Statistics, batch_norm_blocks};
-use crate::backend::{BatchNormState, BatchStatistics};
+use super::cuda_args::{AddUp, Apply, Backward, Finish, Running, Statistics, blocks};
+use super::{BatchNormState, BatchStatistics};
 use crate::cuda::{Block, Cuda, Grid, Images, Module, module, pointer, typed};
-use crate::{Error, Result, dropout};
+use crate::dropout::{self, cuda_args::Mask};
+use crate::{Error, Result};
 
 const MODULE: Module = module!("batch_norm");
 const OPERATION: &str = "batch norm";
@@ -26,11 +27,11 @@ pub struct Activated {
 
 /// The grid of the kernels that go over all rows.
 fn grid(x: &Images) -> Grid {
-    Grid { blocks: batch_norm_blocks(x.pixels, x.pitch), threads: 256, shared: 0 }
+    Grid { blocks: blocks(x.pixels, x.pitch), threads: 256, shared: 0 }
 }
 
 pub(crate) fn normalize(
-    engine: &Cuda,
+    cuda: &Cuda,
     x: &Images,
     norm: &BatchNormState,
     statistics: BatchStatistics,
@@ -39,7 +40,7 @@ pub(crate) fn normalize(
     let (rows, pitch, channels) = (x.pixels, x.pitch, x.channels);
     let vector = |what: &'static str, tensor: &candle_core::Tensor| {
         if tensor.dims() == [channels] {
-            return engine.address(OPERATION, tensor);
+            return cuda.address(OPERATION, tensor);
         }
         let (expected, found) = (format!("[{channels}]"), format!("{:?}", tensor.dims()));
         Err(Error::Shape { what, expected, found })
@@ -48,16 +49,16 @@ pub(crate) fn normalize(
     let (running_mean, running_var) =
         (vector("running mean", norm.running_mean)?, vector("running variance", norm.running_var)?);
     statistics.check(rows)?;
-    let affine = engine.block(OPERATION, 4 * pitch, size_of::<f32>())?;
+    let affine = cuda.block(OPERATION, 4 * pitch, size_of::<f32>())?;
     let grid = grid(x);
     let address = x.block.address();
     let mut addend = x.take_addend();
     match statistics {
         BatchStatistics::Batch { moves } => {
-            let tracked = pointer::<i64>(OPERATION, engine.device(), norm.num_batches_tracked)?;
+            let tracked = pointer::<i64>(OPERATION, cuda.device(), norm.num_batches_tracked)?;
             let (blocks, _) = grid.blocks;
-            let partials = engine.block(OPERATION, blocks * 3 * pitch, size_of::<f32>())?;
-            let counts = engine.block(OPERATION, blocks, size_of::<f32>())?;
+            let partials = cuda.block(OPERATION, blocks * 3 * pitch, size_of::<f32>())?;
+            let counts = cuda.block(OPERATION, blocks, size_of::<f32>())?;
             let arguments = Statistics {
                 x: address,
                 add: addend.as_ref().map_or(0, |addend| addend.address()),
@@ -68,7 +69,7 @@ pub(crate) fn normalize(
             };
             // SAFETY: x and the addend are `rows` rows of `pitch` elements of the activations' type; every block writes its
             // part of the partials and its count.
-            unsafe { engine.launch_typed(&MODULE, typed!("batch_norm_statistics"), grid, &arguments) }?;
+            unsafe { cuda.launch_typed(&MODULE, typed!("batch_norm_statistics"), grid, &arguments) }?;
             addend = None;
             let arguments = Finish {
                 partials: partials.address(),
@@ -90,7 +91,7 @@ pub(crate) fn normalize(
             let finish = Grid { blocks: (pitch / 8, 1), threads: 256, shared: 0 };
             // SAFETY: vectors of `channels` floats, an i64, an affine form of four pitches, and the partials above. The
             // running statistics are this layer's own.
-            unsafe { engine.launch(&MODULE, "batch_norm_finish", finish, &arguments) }?;
+            unsafe { cuda.launch(&MODULE, "batch_norm_finish", finish, &arguments) }?;
         }
         BatchStatistics::Running => {
             let (mean, var) = (running_mean, running_var);
@@ -106,10 +107,10 @@ pub(crate) fn normalize(
             };
             let running = Grid::over(pitch, 128, usize::MAX);
             // SAFETY: vectors of `channels` floats, and an affine form of four pitches.
-            unsafe { engine.launch(&MODULE, "batch_norm_running", running, &arguments) }?;
+            unsafe { cuda.launch(&MODULE, "batch_norm_running", running, &arguments) }?;
         }
     }
-    let images = engine.new_images(OPERATION, rows, channels)?;
+    let images = cuda.new_images(OPERATION, rows, channels)?;
     let mask = Mask::from(mask);
     let arguments = Apply {
         x: address,
@@ -122,13 +123,13 @@ pub(crate) fn normalize(
         channels: channels as i32,
     };
     // SAFETY: x, the addend and y are `rows` rows of `pitch` elements of the activations' type.
-    unsafe { engine.launch_typed(&MODULE, typed!("batch_norm_apply"), grid, &arguments) }?;
+    unsafe { cuda.launch_typed(&MODULE, typed!("batch_norm_apply"), grid, &arguments) }?;
     Ok(Activated { images, affine, mask })
 }
 
 /// As [`Backend::backward_normalize`](crate::Backend::backward_normalize); dgamma and dbeta, a pitch each.
 pub(crate) fn backward(
-    engine: &Cuda,
+    cuda: &Cuda,
     x: &Images,
     activated: &Activated,
     grad: &mut Images,
@@ -140,12 +141,12 @@ pub(crate) fn backward(
     add.map_or(Ok(()), |add| add.check("add", rows, channels))?;
     let grid = grid(x);
     let (blocks, _) = grid.blocks;
-    let partials = engine.block(OPERATION, blocks * 2 * pitch, size_of::<f32>())?;
-    let sums = engine.block(OPERATION, 2 * pitch, size_of::<f32>())?;
+    let partials = cuda.block(OPERATION, blocks * 2 * pitch, size_of::<f32>())?;
+    let sums = cuda.block(OPERATION, 2 * pitch, size_of::<f32>())?;
     let arguments = Backward {
-        x: engine.settled(x)?,
-        grad: engine.settled(grad)?,
-        add: add.map_or(Ok(0), |add| engine.settled(add))?,
+        x: cuda.settled(x)?,
+        grad: cuda.settled(grad)?,
+        add: add.map_or(Ok(0), |add| cuda.settled(add))?,
         affine: activated.affine.address(),
         partials: partials.address(),
         sums: sums.address(),
@@ -156,7 +157,7 @@ pub(crate) fn backward(
     };
     // SAFETY: x and grad are `rows` rows of `pitch` elements of the activations' type; every block writes its part of the
     // partials.
-    unsafe { engine.launch_typed(&MODULE, typed!("batch_norm_sums"), grid, &arguments) }?;
+    unsafe { cuda.launch_typed(&MODULE, typed!("batch_norm_sums"), grid, &arguments) }?;
     let add_up = AddUp {
         partials: partials.address(),
         sums: sums.address(),
@@ -165,8 +166,8 @@ pub(crate) fn backward(
     };
     let small = Grid { blocks: (2 * pitch / 8, 1), threads: 256, shared: 0 };
     // SAFETY: the partials above, and two pitches of sums.
-    unsafe { engine.launch(&MODULE, "batch_norm_add_up", small, &add_up) }?;
+    unsafe { cuda.launch(&MODULE, "batch_norm_add_up", small, &add_up) }?;
     // SAFETY: as the first; `add` is like grad, and each element of grad is read and then written by one thread.
-    unsafe { engine.launch_typed(&MODULE, typed!("batch_norm_gradient"), grid, &arguments) }?;
+    unsafe { cuda.launch_typed(&MODULE, typed!("batch_norm_gradient"), grid, &arguments) }?;
     Ok(sums)
 }

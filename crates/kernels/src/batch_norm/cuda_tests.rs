@@ -1,13 +1,11 @@
 //! The kernels of `cuda.cu`, run on the host, against the reference.
 
-use super::{EPS, Forward, Saved, Statistics, reference, scale_shift};
+use super::cuda_args::{AddUp, Apply, Backward, Finish, Running, Statistics as StatisticsArguments, blocks};
+use super::{BatchStatistics, EPS, Forward, Saved, plain, scale_shift};
 use crate::Cpu;
-use crate::arguments::{
-    AddUp, Apply, Backward, Finish, Mask, Running, Statistics as StatisticsArguments, batch_norm_blocks,
-    pitch,
-};
 use crate::conv2d::Activation;
-use crate::dropout;
+use crate::cuda_args::pitch;
+use crate::dropout::{self, cuda_args::Mask};
 use crate::on_host::images::{Element, Rows, assert_close, random};
 use crate::on_host::{Grid, Guarded, Module, Order, compile};
 
@@ -33,7 +31,7 @@ const SHAPES: [(usize, usize); 8] =
 const MASK: dropout::Mask = dropout::Mask { key: 17, threshold: u64::MAX / 4, scale: 4.0 / 3.0 };
 
 fn rows_grid(rows: usize, channels: usize) -> Grid {
-    Grid { blocks: batch_norm_blocks(rows, pitch(channels)), threads: 256, shared: 0 }
+    Grid { blocks: blocks(rows, pitch(channels)), threads: 256, shared: 0 }
 }
 
 /// What the kernels make of one batch norm, forward and backward.
@@ -206,7 +204,7 @@ impl Case {
         }
         assert_eq!(found.x, x, "x of {name}");
         let (mut mean, mut var) = (vec![0.; channels], vec![0.; channels]);
-        reference::statistics(&x, &mut mean, &mut var);
+        plain::statistics(&x, &mut mean, &mut var);
         let saved = Saved::new(&mean, &var, EPS);
         let (scale, shift) = scale_shift(&self.gamma, &self.beta, &mean, &var, EPS);
         close("mean", &found.affine[2], &mean, 1e-6);
@@ -230,7 +228,7 @@ impl Case {
         let [scale, shift, mean, inv_std] = &found.affine;
         let activation = Activation { scale, shift };
         let mut y = vec![0.; x.len()];
-        reference::apply(&x, activation, &mut y);
+        plain::apply(&x, activation, &mut y);
         let mut dx = self.dy.clone();
         if let Some(mask) = &self.mask {
             mask.apply(Cpu::shared(), &mut y);
@@ -238,10 +236,16 @@ impl Case {
         }
         close("y", &found.y, &y, element.tolerance(1e-6));
         let saved = Saved { mean: mean.clone(), inv_std: inv_std.clone() };
-        let forward = Forward { x: &x, activation, saved: &saved, statistics: Statistics::Batch };
+        let forward = Forward {
+            x: &x,
+            activation,
+            saved: &saved,
+            statistics: BatchStatistics::Batch { moves: true },
+            relu: true,
+        };
         let add = self.add.as_ref().map(|[_, add]| &add[..]);
         let (mut dgamma, mut dbeta) = (vec![0.; channels], vec![0.; channels]);
-        reference::backward(forward, &mut dx, add, &mut dgamma, &mut dbeta);
+        plain::backward(forward, &mut dx, add, &mut dgamma, &mut dbeta);
         close("dgamma", &found.dgamma, &dgamma, 2e-5);
         close("dbeta", &found.dbeta, &dbeta, 2e-5);
         // Of few rows hardly anything is left of the gradient: what it is rounded from counts.
@@ -327,7 +331,7 @@ fn running_statistics_and_a_sum_taken_while_applying() {
         assert_eq!(x.read(channels), sum);
         let (scale, shift) = scale_shift(&case.gamma, &case.beta, &mean, &var, EPS);
         let mut expected = vec![0.; sum.len()];
-        reference::apply(&sum, Activation { scale: &scale, shift: &shift }, &mut expected);
+        plain::apply(&sum, Activation { scale: &scale, shift: &shift }, &mut expected);
         assert_close("y", &y.read(channels), &expected, element.tolerance(1e-5));
     }
 }

@@ -14,13 +14,13 @@
 //!
 //! ```
 //! use wrn_sam_kernels::{Cpu, batch_norm::{self, EPS}, conv2d::Activation};
-//! let (ctx, x) = (Cpu::shared(), [1f32, 10., 3., 14.]); // two rows of two channels
+//! let (cpu, x) = (Cpu::shared(), [1f32, 10., 3., 14.]); // two rows of two channels
 //! let (mut mean, mut var) = ([0f32; 2], [0f32; 2]);
-//! batch_norm::statistics(ctx, &x, &mut mean, &mut var)?;
+//! batch_norm::statistics(cpu, &x, &mut mean, &mut var)?;
 //! assert_eq!((mean, var), ([2., 12.], [1., 4.]));
 //! let (scale, shift) = batch_norm::scale_shift(&[1., 1.], &[0., 0.5], &mean, &var, EPS);
 //! let mut y = [0f32; 4];
-//! batch_norm::apply(ctx, &x, Activation { scale: &scale, shift: &shift }, &mut y)?;
+//! batch_norm::apply(cpu, &x, Activation { scale: &scale, shift: &shift }, &mut y)?;
 //! let expected = [0., 0., 1., 1.5];
 //! assert!(y.iter().zip(expected).all(|(y, expected)| (y - expected).abs() < 1e-4));
 //! # Ok::<(), wrn_sam_kernels::Error>(())
@@ -29,22 +29,62 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 #[cfg(all(test, unix))]
 mod cuda_tests;
-mod op;
-pub mod reference;
+#[doc(hidden)]
+pub mod plain;
+pub(crate) mod tensors;
 
-pub use op::{batch_norm_relu, batch_norm_relu_with};
+pub use tensors::{batch_norm, batch_norm_relu};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Tensor, Var};
 
-use crate::backend::BatchNormState;
 use crate::conv2d::{Activation, check_len};
 use crate::span::{self, Cost};
 use crate::{Cpu, Error, Result};
 
 /// What is added to the variance unless the caller says otherwise, as in PyTorch.
 pub const EPS: f64 = 1e-5;
+
+/// A batch norm's parameters and running statistics, each `[C]` but for the count, which is a scalar `i64`.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNormState<'a> {
+    /// The factor.
+    pub weight: &'a Tensor,
+    /// The summand.
+    pub bias: &'a Tensor,
+    /// The running mean.
+    pub running_mean: &'a Var,
+    /// The running variance, unbiased.
+    pub running_var: &'a Var,
+    /// How many batches were seen in training.
+    pub num_batches_tracked: &'a Var,
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// The batch's share in the running statistics.
+    pub momentum: f64,
+}
+
+/// Which statistics a batch norm takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchStatistics {
+    /// The batch's own; the running ones move where `moves` says so, and the batch is counted.
+    Batch {
+        /// Whether the running mean and variance move.
+        moves: bool,
+    },
+    /// The running ones, which are constants.
+    Running,
+}
+
+impl BatchStatistics {
+    /// That `rows` pixels have the statistics: a batch's own are of two pixels or more.
+    pub(crate) fn check(self, rows: usize) -> Result<()> {
+        if self == Self::Running { Ok(()) } else { check_batch(rows) }
+    }
+}
 
 /// The statistics a backward pass needs, one of each for every channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,16 +151,6 @@ fn accumulated(x: &Tensor) -> candle_core::Result<Tensor> {
     }
 }
 
-/// Where the mean and variance of a forward pass came from, which decides whether gradients flow through
-/// them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistics {
-    /// From the batch itself: they depend on `x`.
-    Batch,
-    /// From elsewhere, as running statistics in evaluation: constants.
-    Constant,
-}
-
 /// What a forward pass leaves for [`backward`].
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
@@ -130,8 +160,10 @@ pub struct Forward<'a> {
     pub activation: Activation<'a>,
     /// The statistics it was made from.
     pub saved: &'a Saved,
-    /// Where they came from.
-    pub statistics: Statistics,
+    /// Where they came from: gradients flow through the batch's own, whether or not the running ones moved.
+    pub statistics: BatchStatistics,
+    /// Whether a ReLU followed.
+    pub relu: bool,
 }
 
 /// The mean and biased variance of each channel of `x`, `[rows, channels]` with `mean.len()` channels.
@@ -142,7 +174,7 @@ pub struct Forward<'a> {
 /// # Errors
 /// [`Error::Shape`] where `x` holds no whole number of rows or fewer than two, or `var` has another length than
 /// `mean`.
-pub fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
+pub fn statistics(cpu: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
     check_rows("x", mean.len(), x.len())?;
     check_len("var", mean.len(), var.len())?;
     check_batch(x.len() / mean.len())?;
@@ -151,7 +183,7 @@ pub fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Re
         format_args!("{} channels", mean.len()),
         Cost::passes(1, x.len()),
     );
-    cpu::statistics(ctx, x, mean, var);
+    cpu::statistics(cpu, x, mean, var);
     Ok(())
 }
 
@@ -160,33 +192,45 @@ pub fn statistics(ctx: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Re
 /// # Errors
 /// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
 /// `activation.scale.len()`.
-pub fn apply(ctx: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
+pub fn apply(cpu: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
+    pass(cpu, x, activation, true, y)
+}
+
+/// `y = x * scale + shift`: as [`apply`], without the ReLU.
+///
+/// # Errors
+/// As [`apply`].
+pub fn affine(cpu: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
+    pass(cpu, x, activation, false, y)
+}
+
+fn pass(cpu: &Cpu, x: &[f32], activation: Activation, relu: bool, y: &mut [f32]) -> Result<()> {
     let channels = activation.scale.len();
     check_rows("x", channels, x.len())?;
     activation.check(channels)?;
     check_len("y", x.len(), y.len())?;
     let _span =
         span::enter("batch_norm apply", format_args!("{channels} channels"), Cost::passes(2, x.len()));
-    cpu::apply(ctx, x, activation, y);
+    cpu::apply(cpu, x, activation, relu, y);
     Ok(())
 }
 
-/// The gradients of a batch norm and ReLU.
+/// The gradients of a batch norm, and of the ReLU where one followed.
 ///
-/// On entry `grad` is the gradient with respect to the ReLU's output, on return that with respect to `x`,
-/// plus `add` where given. The ReLU's mask is computed again from `x`. With `g = grad` where the ReLU was
-/// open, else 0, and `x^ = (x - mean) inv_std`,
+/// On entry `grad` is the gradient with respect to the output, on return that with respect to `x`, plus `add`
+/// where given. A ReLU's mask is computed again from `x`. With `g = grad` where the ReLU was open (everywhere,
+/// if there was none), else 0, and `x^ = (x - mean) inv_std`,
 ///
 /// ```text
 /// dbeta = sum(g)      dgamma = sum(g x^)
-/// dx = scale (g - dbeta / n - x^ dgamma / n)      or, with constant statistics,  dx = scale g
+/// dx = scale (g - dbeta / n - x^ dgamma / n)      or, with running statistics,  dx = scale g
 /// ```
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
 /// `forward.saved.mean.len()`.
 pub fn backward(
-    ctx: &Cpu,
+    cpu: &Cpu,
     forward: Forward,
     grad: &mut [f32],
     add: Option<&[f32]>,
@@ -205,7 +249,8 @@ pub fn backward(
     let streams = 5 + usize::from(add.is_some());
     let cost = Cost::passes(streams, forward.x.len());
     let _span = span::enter("batch_norm backward", format_args!("{channels} channels"), cost);
-    cpu::backward(ctx, forward, grad, add, dgamma, dbeta);
+    let pass = if forward.relu { cpu::backward::<true> } else { cpu::backward::<false> };
+    pass(cpu, forward, grad, add, dgamma, dbeta);
     Ok(())
 }
 

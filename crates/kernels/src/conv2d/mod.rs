@@ -12,7 +12,7 @@
 //! [`Activation`] takes a batch norm and ReLU in front of the convolution into its reading of `x`, so that
 //! the activated tensor never exists in memory.
 //!
-//! - [`reference`](mod@reference): plain loops in `f64`, the oracle of the tests;
+//! - `plain`: loops in `f64`, the oracle of the tests;
 //! - `winograd`: kernel 3, stride 1, padding 1, unless the product is very small; nearly all of a residual
 //!   network's work;
 //! - `implicit_gemm`: every other shape, as blocks of an implicit matrix product.
@@ -32,11 +32,12 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod implicit_gemm;
-mod op;
-pub mod reference;
+#[doc(hidden)]
+pub mod plain;
+pub(crate) mod tensors;
 mod winograd;
 
-pub use op::conv2d;
+pub use tensors::conv2d;
 
 use std::fmt;
 
@@ -262,7 +263,7 @@ pub(crate) fn check_len(what: &'static str, expected: usize, found: usize) -> Re
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn forward(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -277,11 +278,11 @@ pub fn forward(
     activation.map_or(Ok(()), |activation| activation.check(shape.in_channels))?;
     let _span = span::enter("conv2d forward", shape, shape.cost(add));
     if shape.is_winograd() {
-        winograd::forward(ctx, shape, x, activation, w, add, y)
+        winograd::forward(cpu, shape, x, activation, w, add, y);
     } else {
-        implicit_gemm::forward(ctx, shape, x, activation, w, add, y);
-        Ok(())
+        implicit_gemm::forward(cpu, shape, x, activation, w, add, y);
     }
+    Ok(())
 }
 
 /// `dx = add +` the gradient with respect to the (activated) input, given that of the output: the
@@ -292,7 +293,7 @@ pub fn forward(
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn backward_input(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     dy: &[f32],
     w: &[f32],
@@ -305,11 +306,11 @@ pub fn backward_input(
     add.map_or(Ok(()), |add| check_len("add", shape.input_len(), add.len()))?;
     let _span = span::enter("conv2d backward_input", shape, shape.cost(add));
     if shape.is_winograd() {
-        winograd::backward_input(ctx, shape, dy, w, add, dx)
+        winograd::backward_input(cpu, shape, dy, w, add, dx);
     } else {
-        implicit_gemm::backward_input(ctx, shape, dy, w, add, dx);
-        Ok(())
+        implicit_gemm::backward_input(cpu, shape, dy, w, add, dx);
     }
+    Ok(())
 }
 
 /// `dw`: the gradient with respect to the weight, given that of the output.
@@ -320,7 +321,7 @@ pub fn backward_input(
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn backward_weight(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -331,16 +332,16 @@ pub fn backward_weight(
     check_len("dw", shape.weight_len(), dw.len())?;
     let _span = span::enter("conv2d backward_weight", shape, shape.cost(None));
     if shape.is_winograd() {
-        winograd::backward_weight(ctx, shape, x, activation, dy, dw)
+        winograd::backward_weight(cpu, shape, x, activation, dy, dw);
     } else {
-        implicit_gemm::backward_weight(ctx, shape, x, activation, dy, dw);
-        Ok(())
+        implicit_gemm::backward_weight(cpu, shape, x, activation, dy, dw);
     }
+    Ok(())
 }
 
 /// [`backward_weight`] in a new vector, which is not zeroed first where the algorithm can do without.
 pub(crate) fn new_backward_weight(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -349,13 +350,13 @@ pub(crate) fn new_backward_weight(
     let len = shape.weight_len();
     if !shape.is_winograd() {
         let mut dw = vec![0.0; len];
-        backward_weight(ctx, shape, x, activation, dy, &mut dw)?;
+        backward_weight(cpu, shape, x, activation, dy, &mut dw)?;
         return Ok(dw);
     }
     check_backward_weight(shape, x, activation, dy)?;
     let _span = span::enter("conv2d backward_weight", shape, shape.cost(None));
     let mut dw = Vec::with_capacity(len);
-    winograd::backward_weight_uninit(ctx, shape, x, activation, dy, &mut dw.spare_capacity_mut()[..len])?;
+    winograd::backward_weight_uninit(cpu, shape, x, activation, dy, &mut dw.spare_capacity_mut()[..len]);
     // SAFETY: the capacity is at least `len`, and every element of a weight's gradient has been written.
     unsafe { dw.set_len(len) };
     Ok(dw)

@@ -5,7 +5,7 @@ use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr};
 use candle_core::{DType, Storage, Tensor};
 
 use super::SmoothedLabels;
-use super::arguments::{CrossEntropy, ROWS, ScaleRows};
+use super::cuda_args::{CrossEntropy, ROWS, ScaleRows};
 use crate::autograd::{Backward, node};
 use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 use crate::{Error, Result};

@@ -4,16 +4,16 @@
 //! `constant` - Σ q ln p, and its gradient by the logits p - q. From stock candle operations, on any device, the same is
 //! `wrn_sam_losses::smooth_cross_entropy`, which calls this where it can.
 
-#[cfg(any(feature = "cuda", all(test, unix)))]
-mod arguments;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 #[cfg(all(test, unix))]
-mod on_host;
+mod cuda_tests;
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// The weights of smoothed labels, and what is added to every loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,18 +26,29 @@ pub struct SmoothedLabels {
     pub constant: f64,
 }
 
-/// The loss of each row, `[N]`, of `logits` `[N, K]` in `f32` and `labels` `[N]` in `u32`, both on one NVIDIA GPU, as one
-/// node of candle's graph; `None` for any other tensors, or without the feature `cuda`.
+/// Whether [`cross_entropy`] takes these tensors: `f32` logits and `u32` labels on one NVIDIA GPU, with the feature `cuda`.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn supports(logits: &Tensor, labels: &Tensor) -> bool {
+    #[cfg(feature = "cuda")]
+    return cuda::serves(logits, labels);
+    #[cfg(not(feature = "cuda"))]
+    false
+}
+
+/// The loss of each row, `[N]`, of `logits` `[N, K]` in `f32` and `labels` `[N]` in `u32`, as one node of candle's graph.
 ///
 /// Nothing waits for the GPU, so a label outside of `0..K` is no error: its row's loss and gradient are NaN.
 ///
 /// # Errors
-/// A launch that fails.
+/// [`Error::Unsupported`] unless [`supports`]; [`Error::Shape`] where the shapes do not fit; a launch that fails.
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothed: &SmoothedLabels) -> Result<Option<Tensor>> {
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothed: &SmoothedLabels) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if cuda::serves(logits, labels) {
-        return cuda::cross_entropy(logits, labels, smoothed).map(Some);
+        return cuda::cross_entropy(logits, labels, smoothed);
     }
-    Ok(None)
+    let dtypes = [logits, labels].map(Tensor::dtype);
+    let found = format!("{dtypes:?} on {:?}", logits.device().location());
+    let expected = "f32 logits and u32 labels on one NVIDIA GPU";
+    Err(Error::Unsupported { operation: "cross_entropy", expected, found })
 }

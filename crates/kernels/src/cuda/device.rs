@@ -9,12 +9,10 @@ use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use super::cudnn::Handle;
 use super::memory::{Block, Memory};
 use super::{Grid, Module, launch, pointer};
-use crate::arguments::{Add, pitch};
 use crate::conv2d::cuda::{Choice, Convolutions};
-use crate::cuda::module;
+use crate::cuda_args::pitch;
+use crate::layout::cuda::add;
 use crate::{Error, Precision, Result};
-
-const LAYOUT: Module = module!("layout");
 
 /// A GPU as a [`Backend`](crate::Backend): its stream, a cuDNN handle with the plans of every convolution met so far, and
 /// an arena of reused memory, for one [`Precision`]. Cloning is cheap and shares all of them.
@@ -156,18 +154,9 @@ impl Cuda {
     /// The address of images, once what was left to be added has been.
     pub(crate) fn settled(&self, images: &Images) -> Result<u64> {
         if let Some(addend) = images.take_addend() {
-            self.add(images, &addend)?;
+            add(self, images, &addend)?;
         }
         Ok(images.block.address())
-    }
-
-    /// `to += from`, for images of one shape.
-    pub(crate) fn add(&self, to: &Images, from: &Block) -> Result<()> {
-        let vectors = to.pixels * to.pitch / 8;
-        let arguments = Add { to: to.block.address(), add: from.address(), vectors: vectors as i64 };
-        let grid = Grid::over(vectors, 256, 4096);
-        // SAFETY: both are `vectors` vectors of the activations' type.
-        unsafe { self.launch_typed(&LAYOUT, typed!("layout_add"), grid, &arguments) }
     }
 }
 

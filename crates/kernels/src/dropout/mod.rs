@@ -3,6 +3,9 @@
 //! Whether element `i` of a layer's output is kept depends on a key and `i` alone, so a mask is the same whoever
 //! computes which part of it, on every device, and is never stored.
 
+#[cfg(any(feature = "cuda", all(test, unix)))]
+pub(crate) mod cuda_args;
+
 use crate::Cpu;
 
 /// The factors of one pass through one layer: 0 with probability p, else 1 / (1 - p). Elements are numbered channels
@@ -34,9 +37,9 @@ impl Mask {
     }
 
     /// Multiplies channels-last values, all of the layer's, by their factors.
-    pub fn apply(&self, ctx: &Cpu, values: &mut [f32]) {
+    pub fn apply(&self, cpu: &Cpu, values: &mut [f32]) {
         const CHUNK: usize = 4096;
-        ctx.for_each_chunk(values, CHUNK, |index, chunk| {
+        cpu.for_each_chunk(values, CHUNK, |index, chunk| {
             let mut factors = [0.0; CHUNK];
             self.fill((index * CHUNK) as u64, &mut factors[..chunk.len()]);
             chunk.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);

@@ -1,6 +1,7 @@
 //! The kernels of `cuda.cu`, run on the host.
 
-use crate::arguments::{Add, Images, MOST_PARAMETERS, Parameter, Parameters, Pixels, pitch};
+use super::cuda_args::{Add, Images, MOST_PARAMETERS, Parameter, Parameters, Pixels};
+use crate::cuda_args::pitch;
 use crate::on_host::images::{Element, Rows, random};
 use crate::on_host::{Grid, Guarded, Module, Order, compile};
 

@@ -1,7 +1,7 @@
 //! The kernels of `cuda.cu`, run on the host, against the reference.
 
-use super::{LinearShape, reference};
-use crate::arguments::{Product, Sums};
+use super::cuda_args::{Product, Sums};
+use super::{LinearShape, plain};
 use crate::on_host::images::{assert_close, random};
 use crate::on_host::{Grid, Guarded, Order, compile};
 
@@ -35,13 +35,13 @@ fn kernels_agree_with_the_reference() {
         module.launch("linear_sums", grid, Order::Ascending, &arguments);
 
         let mut expected = vec![0.; batch * outputs];
-        reference::forward(&shape, &x, &w, &b, &mut expected);
+        plain::forward(&shape, &x, &w, &b, &mut expected);
         assert_close(&format!("{shape:?}"), &y, &expected, 1e-6);
         let mut expected = vec![0.; batch * inputs];
-        reference::backward_input(&shape, &dy, &w, &mut expected);
+        plain::backward_input(&shape, &dy, &w, &mut expected);
         assert_close(&format!("{shape:?} dx"), &dx, &expected, 1e-6);
         let (mut expected, mut sums) = (vec![0.; outputs * inputs], vec![0.; outputs]);
-        reference::backward_parameters(&shape, &x, &dy, &mut expected, &mut sums);
+        plain::backward_parameters(&shape, &x, &dy, &mut expected, &mut sums);
         assert_close(&format!("{shape:?} dw"), &dw, &expected, 1e-6);
         assert_close(&format!("{shape:?} db"), &db, &sums, 1e-6);
     }

@@ -4,9 +4,12 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 #[cfg(all(test, unix))]
 mod cuda_tests;
-pub mod reference;
+#[doc(hidden)]
+pub mod plain;
 
 use crate::conv2d::{self, Conv2dShape, check_len};
 use crate::{Cpu, Error, Result};
@@ -57,12 +60,12 @@ impl LinearShape {
 /// assert_eq!(y, [1., 13.]);
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
-pub fn forward(ctx: &Cpu, shape: &LinearShape, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn forward(cpu: &Cpu, shape: &LinearShape, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) -> Result<()> {
     check_len("x", shape.batch * shape.inputs, x.len())?;
     check_len("w", shape.outputs * shape.inputs, w.len())?;
     check_len("b", shape.outputs, b.len())?;
     check_len("y", shape.batch * shape.outputs, y.len())?;
-    conv2d::forward(ctx, &shape.as_convolution(), x, None, w, None, y)?;
+    conv2d::forward(cpu, &shape.as_convolution(), x, None, w, None, y)?;
     for y in y.chunks_exact_mut(shape.outputs) {
         y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
     }
@@ -73,11 +76,11 @@ pub fn forward(ctx: &Cpu, shape: &LinearShape, x: &[f32], w: &[f32], b: &[f32], 
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
-pub fn backward_input(ctx: &Cpu, shape: &LinearShape, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<()> {
+pub fn backward_input(cpu: &Cpu, shape: &LinearShape, dy: &[f32], w: &[f32], dx: &mut [f32]) -> Result<()> {
     check_len("dy", shape.batch * shape.outputs, dy.len())?;
     check_len("w", shape.outputs * shape.inputs, w.len())?;
     check_len("dx", shape.batch * shape.inputs, dx.len())?;
-    conv2d::backward_input(ctx, &shape.as_convolution(), dy, w, None, dx)
+    conv2d::backward_input(cpu, &shape.as_convolution(), dy, w, None, dx)
 }
 
 /// `dw = dy^T x` and `db`, the sum of `dy`'s rows: the gradients with respect to the parameters.
@@ -85,7 +88,7 @@ pub fn backward_input(ctx: &Cpu, shape: &LinearShape, dy: &[f32], w: &[f32], dx:
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
 pub fn backward_parameters(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &LinearShape,
     x: &[f32],
     dy: &[f32],
@@ -96,7 +99,7 @@ pub fn backward_parameters(
     check_len("dy", shape.batch * shape.outputs, dy.len())?;
     check_len("dw", shape.outputs * shape.inputs, dw.len())?;
     check_len("db", shape.outputs, db.len())?;
-    conv2d::backward_weight(ctx, &shape.as_convolution(), x, None, dy, dw)?;
+    conv2d::backward_weight(cpu, &shape.as_convolution(), x, None, dy, dw)?;
     let mut sums = vec![0f64; shape.outputs];
     for dy in dy.chunks_exact(shape.outputs) {
         sums.iter_mut().zip(dy).for_each(|(sum, &dy)| *sum += f64::from(dy));

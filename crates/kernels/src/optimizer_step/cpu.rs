@@ -16,15 +16,15 @@ use crate::{Cpu, Error, Result};
 /// a narrow network over the threads.
 const BLOCK: usize = 16 << 10;
 
-pub(super) fn power_sum(ctx: &Cpu, ball: &Neighborhood, w: &Var, gradient: &Tensor) -> Result<f64> {
+pub(super) fn power_sum(cpu: &Cpu, ball: &Neighborhood, w: &Var, gradient: &Tensor) -> Result<f64> {
     read(w, |w| {
         read(gradient, |g| {
             let blocks = w.chunks(BLOCK).zip(g.chunks(BLOCK));
             let mut sums = vec![0.0; blocks.len()];
             let q = ball.dual();
-            for_each(ctx, sums.iter_mut().zip(blocks), |(sum, (w, g))| {
+            for_each(cpu, sums.iter_mut().zip(blocks), |(sum, (w, g))| {
                 let power = |u: f64| u.abs().powf(q);
-                let set = ctx.instruction_set();
+                let set = cpu.instruction_set();
                 *sum = match (ball.adaptive, q) {
                     (false, 2.0) => set.dispatch(Sum { a: g, b: g, f: |_, g| g * g }),
                     (false, _) => set.dispatch(Sum { a: g, b: g, f: |_, g| power(g) }),
@@ -66,7 +66,7 @@ impl<F: Fn(f64, f64) -> f64> Algorithm for Sum<'_, F> {
 }
 
 pub(super) fn perturb(
-    ctx: &Cpu,
+    cpu: &Cpu,
     w: &Var,
     old: &Var,
     gradient: &Tensor,
@@ -80,7 +80,7 @@ pub(super) fn perturb(
             std::mem::swap(old, w);
             read(gradient, |g| {
                 let blocks = w.chunks_mut(BLOCK).zip(old.chunks(BLOCK)).zip(g.chunks(BLOCK));
-                for_each(ctx, blocks, |((w, old), g)| {
+                for_each(cpu, blocks, |((w, old), g)| {
                     // No sign for a zero, whatever its power.
                     let root = |u: f32| if u == 0.0 { 0.0 } else { u.abs().powf(power).copysign(u) };
                     match (ball.adaptive, power) {
@@ -105,7 +105,7 @@ pub(super) fn restore(w: &Var, old: &Var) -> Result<()> {
     write(old, |old| write(w, |w| std::mem::swap(old, w)))?
 }
 
-pub(super) fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
+pub(super) fn sgd(cpu: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
     let rate = step.learning_rate as f32;
     let momentum = step.momentum as f32;
     let fresh = (1.0 - step.dampening) as f32;
@@ -113,7 +113,7 @@ pub(super) fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, s
     let Some(buffer) = buffer else {
         return write(w, |w| {
             read(gradient, |g| {
-                for_each(ctx, w.chunks_mut(BLOCK).zip(g.chunks(BLOCK)), |(w, g)| {
+                for_each(cpu, w.chunks_mut(BLOCK).zip(g.chunks(BLOCK)), |(w, g)| {
                     for (w, &g) in w.iter_mut().zip(g) {
                         *w -= rate * (g + decay * *w);
                     }
@@ -125,7 +125,7 @@ pub(super) fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, s
         write(w, |w| {
             read(gradient, |g| {
                 let blocks = w.chunks_mut(BLOCK).zip(b.chunks_mut(BLOCK)).zip(g.chunks(BLOCK));
-                for_each(ctx, blocks, |((w, b), g)| {
+                for_each(cpu, blocks, |((w, b), g)| {
                     for ((w, b), &g) in w.iter_mut().zip(b).zip(g) {
                         let d = g + decay * *w;
                         *b = momentum * *b + fresh * d;
@@ -137,7 +137,7 @@ pub(super) fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, s
     })?
 }
 
-pub(super) fn adamw(ctx: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
+pub(super) fn adamw(cpu: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
     let keep = (1.0 - step.learning_rate * step.weight_decay) as f32;
     let fresh1 = (1.0 - step.beta1) as f32;
     let (beta2, fresh2) = (step.beta2 as f32, (1.0 - step.beta2) as f32);
@@ -149,7 +149,7 @@ pub(super) fn adamw(ctx: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, ste
                 read(gradient, |g| {
                     let moments = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK));
                     let blocks = w.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).zip(moments);
-                    for_each(ctx, blocks, |((w, g), (m, v))| {
+                    for_each(cpu, blocks, |((w, g), (m, v))| {
                         for ((w, &g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
                             *m += fresh1 * (g - *m);
                             *v = beta2 * *v + fresh2 * (g * g);

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 
-use super::arguments::{AdamW, Ascent, Copies, OPERANDS, Perturb, PowerSums, Sgd, Tensors};
+use super::cuda_args::{AdamW, Ascent, Copies, OPERANDS, Perturb, PowerSums, Sgd, Tensors};
 use super::{AdamWStep, FoundInf, Neighborhood, SgdStep};
 use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 use crate::{Error, Result};

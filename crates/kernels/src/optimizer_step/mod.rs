@@ -7,29 +7,34 @@
 //!
 //! Contiguous `f32` on the CPU takes these passes (`cpu.rs`), and on an NVIDIA GPU kernels that take all parameters
 //! at once (`cuda.cu`, by way of [`ascent`], [`perturb_all`], [`sgd_all`] and [`adamw_all`]) and never wait; any other
-//! device or element type takes the same arithmetic as plain candle operations (`reference.rs`), which is also what
+//! device or element type takes the same arithmetic as plain candle operations (`plain.rs`), which is also what
 //! the tests compare with.
 
-#[cfg(any(feature = "cuda", all(test, unix)))]
-mod arguments;
+mod ascent;
 mod copy;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod found_inf;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 #[cfg(all(test, unix))]
-mod on_host;
-mod reference;
+mod cuda_tests;
+mod found_inf;
+mod operands;
+mod plain;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Device, Storage, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
+pub use ascent::{Ascent, ascent, perturb_all, supports_ascent};
 pub use copy::copy_all;
 pub use found_inf::FoundInf;
 
+use operands::{adamw_operand, check_state, operand, sgd_operand};
+
 use crate::span::{self, Cost};
-use crate::{Cpu, Error, Result};
+use crate::{Cpu, Result};
 
 /// The ball ‖e‖ₚ ≤ ρ around the weights in which SAM looks for the largest loss
 /// (Foret et al., <https://arxiv.org/abs/2010.01412>, section 2), adaptive to the weights' sizes or not
@@ -110,7 +115,7 @@ impl AdamWStep {
 /// assert_eq!(power_sums(Cpu::shared(), &ball, &[(&w, &gradient)])?, [25.0]);
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
-pub fn power_sums(ctx: &Cpu, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]) -> Result<Vec<f64>> {
+pub fn power_sums(cpu: &Cpu, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]) -> Result<Vec<f64>> {
     let gradients = parameters.iter().map(|(w, gradient)| operand(w, gradient, &[]));
     let gradients = gradients.collect::<Result<Vec<_>>>()?;
     let parameters: Vec<_> =
@@ -120,14 +125,14 @@ pub fn power_sums(ctx: &Cpu, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]
     for (index, (w, gradient)) in parameters.iter().enumerate() {
         if is_fused(w) {
             let streams = if ball.adaptive { 2 } else { 1 };
-            let _span = span::enter("power_sums", "all parameters", Cost::passes(streams, w.elem_count()));
-            sums[index] = cpu::power_sum(ctx, ball, w, gradient)?;
+            let _span = span::enter("power_sums", "a parameter", Cost::passes(streams, w.elem_count()));
+            sums[index] = cpu::power_sum(cpu, ball, w, gradient)?;
         } else {
             rest.push(index);
         }
     }
     let others: Vec<_> = rest.iter().map(|&index| parameters[index]).collect();
-    for (index, sum) in rest.into_iter().zip(reference::power_sums(ball, &others)?) {
+    for (index, sum) in rest.into_iter().zip(plain::power_sums(ball, &others)?) {
         sums[index] = sum;
     }
     Ok(sums)
@@ -154,7 +159,7 @@ pub fn power_sums(ctx: &Cpu, ball: &Neighborhood, parameters: &[(&Var, &Tensor)]
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
 pub fn perturb(
-    ctx: &Cpu,
+    cpu: &Cpu,
     w: &Var,
     old: &Var,
     gradient: &Tensor,
@@ -163,10 +168,10 @@ pub fn perturb(
 ) -> Result<()> {
     let gradient = operand(w, gradient, &[("old", old)])?;
     if is_fused(w) {
-        let _span = span::enter("perturb", "all parameters", Cost::passes(3, w.elem_count()));
-        cpu::perturb(ctx, w, old, &gradient, ball, scale)
+        let _span = span::enter("perturb", "a parameter", Cost::passes(3, w.elem_count()));
+        cpu::perturb(cpu, w, old, &gradient, ball, scale)
     } else {
-        reference::perturb(w, old, &gradient, ball, scale)
+        plain::perturb(w, old, &gradient, ball, scale)
     }
 }
 
@@ -180,7 +185,7 @@ pub fn restore(w: &Var, old: &Var) -> Result<()> {
     if cuda::device_of([w, old].into_iter())?.is_some() {
         return cuda::exchange(w, old);
     }
-    if is_fused(w) { cpu::restore(w, old) } else { reference::restore(w, old) }
+    if is_fused(w) { cpu::restore(w, old) } else { plain::restore(w, old) }
 }
 
 /// A step of stochastic gradient descent:
@@ -194,14 +199,14 @@ pub fn restore(w: &Var, old: &Var) -> Result<()> {
 /// # Errors
 /// A gradient or buffer of another shape, type or device than the variable's, or a buffer that is `w` itself or shares
 /// its memory with the gradient.
-pub fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
+pub fn sgd(cpu: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &SgdStep) -> Result<()> {
     let gradient = sgd_operand(w, gradient, buffer)?;
     if is_fused(w) {
         let streams = if buffer.is_some() { 5 } else { 3 };
-        let _span = span::enter("sgd", "all parameters", Cost::passes(streams, w.elem_count()));
-        cpu::sgd(ctx, w, &gradient, buffer, step)
+        let _span = span::enter("sgd", "a parameter", Cost::passes(streams, w.elem_count()));
+        cpu::sgd(cpu, w, &gradient, buffer, step)
     } else {
-        reference::sgd(w, &gradient, buffer, step)
+        plain::sgd(w, &gradient, buffer, step)
     }
 }
 
@@ -214,115 +219,13 @@ pub fn sgd(ctx: &Cpu, w: &Var, gradient: &Tensor, buffer: Option<&Var>, step: &S
 /// # Errors
 /// A gradient, `m` or `v` of another shape, type or device than the variable's, two of the variables the same one, or a
 /// gradient that shares its memory with `m` or `v`.
-pub fn adamw(ctx: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
+pub fn adamw(cpu: &Cpu, w: &Var, gradient: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
     let gradient = adamw_operand(w, gradient, m, v)?;
     if is_fused(w) {
-        let _span = span::enter("adamw", "all parameters", Cost::passes(7, w.elem_count()));
-        cpu::adamw(ctx, w, &gradient, m, v, step)
+        let _span = span::enter("adamw", "a parameter", Cost::passes(7, w.elem_count()));
+        cpu::adamw(cpu, w, &gradient, m, v, step)
     } else {
-        reference::adamw(w, &gradient, m, v, step)
-    }
-}
-
-/// How far SAM climbs, known to whoever computed it: to this program, or to a GPU that is not waited for.
-#[derive(Clone, Debug)]
-pub struct Ascent {
-    ball: Neighborhood,
-    scale: Scale,
-    norm: Tensor,
-}
-
-#[derive(Clone, Debug)]
-enum Scale {
-    Here(f64),
-    /// The norm and the scale, and the note of what was not finite.
-    #[cfg(feature = "cuda")]
-    OnGpu {
-        ascent: Tensor,
-        found_inf: Tensor,
-    },
-}
-
-impl Ascent {
-    /// The ascent for the sum over all parameters of [`power_sums`].
-    ///
-    /// # Errors
-    /// If candle has no memory for a number.
-    pub fn new(ball: &Neighborhood, rho: f64, sum: f64) -> Result<Self> {
-        let norm = Tensor::new(sum.powf(1.0 / ball.dual()), &Device::Cpu)?;
-        Ok(Self { ball: *ball, scale: Scale::Here(rho / (sum.powf(1.0 / ball.p) + 1e-12)), norm })
-    }
-
-    /// The norm (Σ|u|^q)^(1/q): a scalar in `f64`, on the device that computed it.
-    pub fn norm(&self) -> &Tensor {
-        &self.norm
-    }
-}
-
-/// The ascent for these parameters and gradients where a GPU can compute it by itself: all of them contiguous `f32` on
-/// one NVIDIA GPU, with the feature `cuda`. Otherwise `None`: see [`power_sums`]. A sum that is not finite goes to
-/// `found_inf`, not to this program. Summed in `f64` in an order that depends on the shapes alone.
-///
-/// # Errors
-/// A gradient of another shape, type or device than its variable's; a launch that fails.
-#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-pub fn ascent(
-    ball: &Neighborhood,
-    rho: f64,
-    parameters: &[(&Var, &Tensor)],
-    found_inf: &FoundInf,
-) -> Result<Option<Ascent>> {
-    parameters.iter().try_for_each(|(w, gradient)| check(w, "gradient", gradient))?;
-    #[cfg(feature = "cuda")]
-    if let Some(device) = cuda::device_of(parameters.iter().map(|(w, _)| *w))? {
-        let ascent = cuda::ascent(&device, ball, rho, parameters, found_inf)?;
-        let found_inf = found_inf.on(ascent.device())?;
-        let norm = ascent.get(0)?;
-        return Ok(Some(Ascent { ball: *ball, scale: Scale::OnGpu { ascent, found_inf }, norm }));
-    }
-    Ok(None)
-}
-
-/// [`perturb`] of several parameters, each given as (w, `old`, gradient), by an [`Ascent`].
-///
-/// # Errors
-/// As [`perturb`]; nothing has moved then.
-pub fn perturb_all(ctx: &Cpu, ascent: &Ascent, parameters: &[(&Var, &Var, &Tensor)]) -> Result<()> {
-    match &ascent.scale {
-        Scale::Here(scale) => {
-            for (index, (w, old, gradient)) in parameters.iter().enumerate() {
-                if let Err(error) = perturb(ctx, w, old, gradient, &ascent.ball, *scale) {
-                    for (w, old, _) in &parameters[..index] {
-                        restore(w, old)?;
-                    }
-                    return Err(error);
-                }
-            }
-            Ok(())
-        }
-        #[cfg(feature = "cuda")]
-        Scale::OnGpu { ascent: numbers, found_inf } => {
-            let checked = parameters.iter().map(|&(w, old, gradient)| {
-                operand(w, gradient, &[("old", old)]).map(|gradient| (w, old, gradient))
-            });
-            let parameters = checked.collect::<Result<Vec<_>>>()?;
-            let Some(device) = cuda::device_of(parameters.iter().flat_map(|(w, old, _)| [*w, *old]))? else {
-                return parameters.first().map_or(Ok(()), |(w, ..)| Err(not_of_the_ascent(w)));
-            };
-            let elements = parameters.iter().map(|(w, ..)| w.elem_count()).sum();
-            let _span = span::enter("perturb", "all parameters", Cost::passes(3, elements));
-            cuda::perturb(&device, &ascent.ball, numbers, found_inf, &parameters)
-        }
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn not_of_the_ascent(w: &Var) -> Error {
-    let found = format!("{:?} on {:?}", w.dtype(), w.device().location());
-    Error::Unsupported {
-        operation: "perturb",
-        expected: "the parameters that the ascent was computed of",
-        found,
+        plain::adamw(w, &gradient, m, v, step)
     }
 }
 
@@ -330,7 +233,7 @@ fn not_of_the_ascent(w: &Var) -> Error {
 ///
 /// # Errors
 /// As [`sgd`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
-pub fn sgd_all(ctx: &Cpu, parameters: &[(&Var, &Tensor, Option<&Var>)], step: &SgdStep) -> Result<()> {
+pub fn sgd_all(cpu: &Cpu, parameters: &[(&Var, &Tensor, Option<&Var>)], step: &SgdStep) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Some(device) =
         cuda::device_of(parameters.iter().flat_map(|(w, _, buffer)| std::iter::once(*w).chain(*buffer)))?
@@ -343,14 +246,14 @@ pub fn sgd_all(ctx: &Cpu, parameters: &[(&Var, &Tensor, Option<&Var>)], step: &S
         let _span = span::enter("sgd", "all parameters", Cost::passes(5, elements));
         return cuda::sgd(&device, &parameters, step);
     }
-    parameters.iter().try_for_each(|&(w, gradient, buffer)| sgd(ctx, w, gradient, buffer, step))
+    parameters.iter().try_for_each(|&(w, gradient, buffer)| sgd(cpu, w, gradient, buffer, step))
 }
 
 /// [`adamw`] of several parameters at the same step, each given as (w, gradient, m, v).
 ///
 /// # Errors
 /// As [`adamw`]; on a GPU nothing has moved then, elsewhere the parameters before the one at fault.
-pub fn adamw_all(ctx: &Cpu, parameters: &[(&Var, &Tensor, &Var, &Var)], step: &AdamWStep) -> Result<()> {
+pub fn adamw_all(cpu: &Cpu, parameters: &[(&Var, &Tensor, &Var, &Var)], step: &AdamWStep) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Some(device) = cuda::device_of(parameters.iter().flat_map(|(w, _, m, v)| [*w, *m, *v]))? {
         let checked = parameters
@@ -361,64 +264,10 @@ pub fn adamw_all(ctx: &Cpu, parameters: &[(&Var, &Tensor, &Var, &Var)], step: &A
         let _span = span::enter("adamw", "all parameters", Cost::passes(7, elements));
         return cuda::adamw(&device, &parameters, step);
     }
-    parameters.iter().try_for_each(|&(w, gradient, m, v)| adamw(ctx, w, gradient, m, v, step))
+    parameters.iter().try_for_each(|&(w, gradient, m, v)| adamw(cpu, w, gradient, m, v, step))
 }
 
 /// Whether `w`, and so everything checked against it, takes the passes of `cpu.rs`.
 fn is_fused(w: &Var) -> bool {
     w.device().is_cpu() && w.dtype() == DType::F32 && w.is_contiguous()
-}
-
-/// Checks that `tensor` is like `w`.
-fn check(w: &Var, what: &'static str, tensor: &Tensor) -> Result<()> {
-    let describe = |tensor: &Tensor| {
-        format!("{:?} {:?} on {:?}", tensor.shape(), tensor.dtype(), tensor.device().location())
-    };
-    let alike =
-        tensor.shape() == w.shape() && tensor.dtype() == w.dtype() && tensor.device().same_device(w.device());
-    if alike { Ok(()) } else { Err(Error::Shape { what, expected: describe(w), found: describe(tensor) }) }
-}
-
-/// Checks that `state` is like `w` and not `w` itself.
-fn check_state(w: &Var, what: &'static str, state: &Var) -> Result<()> {
-    check(w, what, state)?;
-    if storage_of(w) == storage_of(state) {
-        let expected = "a variable of its own".to_string();
-        return Err(Error::Shape { what, expected, found: "the same variable twice".to_string() });
-    }
-    Ok(())
-}
-
-/// The gradient as the passes take it: like `w`, contiguous, and with memory of its own, which no pass writes. The states
-/// are like `w`, and no two of these variables are the same one; the gradient is none of the states.
-fn operand(w: &Var, gradient: &Tensor, states: &[(&'static str, &Var)]) -> Result<Tensor> {
-    states.iter().try_for_each(|&(what, state)| check_state(w, what, state))?;
-    for (index, (_, one)) in states.iter().enumerate() {
-        states[index + 1..].iter().try_for_each(|&(what, other)| check_state(one, what, other))?;
-    }
-    check(w, "gradient", gradient)?;
-    if states.iter().any(|(_, state)| storage_of(state) == storage_of(gradient)) {
-        let expected = "a tensor apart from the optimizer's state".to_string();
-        return Err(Error::Shape {
-            what: "gradient",
-            expected,
-            found: "one that shares its memory".to_string(),
-        });
-    }
-    let gradient = gradient.contiguous()?;
-    Ok(if storage_of(w) == storage_of(&gradient) { gradient.copy()?.detach() } else { gradient })
-}
-
-fn sgd_operand(w: &Var, gradient: &Tensor, buffer: Option<&Var>) -> Result<Tensor> {
-    operand(w, gradient, buffer.map(|buffer| ("momentum buffer", buffer)).as_slice())
-}
-
-fn adamw_operand(w: &Var, gradient: &Tensor, m: &Var, v: &Var) -> Result<Tensor> {
-    operand(w, gradient, &[("first moment", m), ("second moment", v)])
-}
-
-/// Tells storages apart; two tensors with the same one alias each other.
-fn storage_of(tensor: &Tensor) -> *const Storage {
-    let (storage, _) = tensor.storage_and_layout();
-    std::ptr::from_ref(&*storage)
 }

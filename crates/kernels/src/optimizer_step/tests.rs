@@ -61,16 +61,16 @@ fn wide(var: &Var) -> Var {
 fn ascent_agrees_with_the_reference() -> Result<()> {
     for ball in BALLS {
         for len in LENGTHS {
-            let ctx = Cpu::new(2);
+            let cpu = Cpu::new(2);
             let (w, old, g) = (var(1, len), var(2, len), var(3, len));
             let (w64, old64, g64) = (wide(&w), wide(&old), wide(&g));
-            let sum = power_sums(&ctx, &ball, &[(&w, &g)])?[0];
-            let expected = power_sums(&ctx, &ball, &[(&w64, &g64)])?[0];
+            let sum = power_sums(&cpu, &ball, &[(&w, &g)])?[0];
+            let expected = power_sums(&cpu, &ball, &[(&w64, &g64)])?[0];
             assert!((sum - expected).abs() <= 1e-12 * expected, "{ball:?}: {sum} for {expected}");
 
             let before = bits(&w);
-            perturb(&ctx, &w, &old, &g, &ball, 0.05)?;
-            perturb(&ctx, &w64, &old64, &g64, &ball, 0.05)?;
+            perturb(&cpu, &w, &old, &g, &ball, 0.05)?;
+            perturb(&cpu, &w64, &old64, &g64, &ball, 0.05)?;
             assert_close(&w, &w64, 1e-6);
             assert_eq!(bits(&old), before);
             assert!(bits(&w) != before);
@@ -86,13 +86,13 @@ fn ascent_agrees_with_the_reference() -> Result<()> {
 /// The ascent has length ρ in its own norm, and is the best of its length: g·e = ρ ‖g‖_q.
 #[test]
 fn ascent_reaches_the_dual_norm() -> Result<()> {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     for p in [1.2, 2.0, 3.0, 10.0, f64::INFINITY] {
         let ball = Neighborhood { p, adaptive: false };
         let (q, rho) = (ball.dual(), 0.05);
         let (w, old, g) = (wide(&var(1, 50)), wide(&var(2, 50)), wide(&var(3, 50)));
-        let sum = power_sums(ctx, &ball, &[(&w, &g)])?[0];
-        perturb(ctx, &w, &old, &g, &ball, rho / sum.powf(1.0 / p))?;
+        let sum = power_sums(cpu, &ball, &[(&w, &g)])?[0];
+        perturb(cpu, &w, &old, &g, &ball, rho / sum.powf(1.0 / p))?;
         let e = (w.as_tensor() - old.as_tensor())?.to_vec1::<f64>()?;
         let length = if p.is_infinite() {
             e.iter().fold(0.0, |max: f64, e| max.max(e.abs()))
@@ -123,15 +123,15 @@ fn a_zero_gradient_moves_nothing() -> Result<()> {
 
 #[test]
 fn sgd_agrees_with_the_reference() -> Result<()> {
-    let ctx = Cpu::new(2);
+    let cpu = Cpu::new(2);
     for len in LENGTHS {
         for (nesterov, buffered) in [(false, false), (false, true), (true, true)] {
             let step = SgdStep { nesterov, dampening: if nesterov { 0.0 } else { 0.2 }, ..SGD };
             let (w, b, g) = (var(1, len), var(2, len), var(3, len));
             let (w64, b64, g64) = (wide(&w), wide(&b), wide(&g));
             for _ in 0..3 {
-                sgd(&ctx, &w, &g, buffered.then_some(&b), &step)?;
-                sgd(&ctx, &w64, &g64, buffered.then_some(&b64), &step)?;
+                sgd(&cpu, &w, &g, buffered.then_some(&b), &step)?;
+                sgd(&cpu, &w64, &g64, buffered.then_some(&b64), &step)?;
             }
             assert_close(&w, &w64, 1e-6);
             assert_close(&b, &b64, 1e-6);
@@ -142,13 +142,13 @@ fn sgd_agrees_with_the_reference() -> Result<()> {
 
 #[test]
 fn adamw_agrees_with_the_reference() -> Result<()> {
-    let ctx = Cpu::new(2);
+    let cpu = Cpu::new(2);
     for len in LENGTHS {
         let (w, m, v, g) = (var(1, len), var(2, len), var(3, len), var(4, len));
         v.set(&v.sqr()?)?;
         let (w64, m64, v64, g64) = (wide(&w), wide(&m), wide(&v), wide(&g));
-        adamw(&ctx, &w, &g, &m, &v, &ADAMW)?;
-        adamw(&ctx, &w64, &g64, &m64, &v64, &ADAMW)?;
+        adamw(&cpu, &w, &g, &m, &v, &ADAMW)?;
+        adamw(&cpu, &w64, &g64, &m64, &v64, &ADAMW)?;
         for (found, expected) in [(&w, &w64), (&m, &m64), (&v, &v64)] {
             assert_close(found, expected, 1e-6);
         }
@@ -160,16 +160,16 @@ fn adamw_agrees_with_the_reference() -> Result<()> {
 #[test]
 fn any_number_of_threads_and_instruction_set_gives_the_same_bits() -> Result<()> {
     let len = 200_001;
-    let everything = |ctx: &Cpu| -> Result<Vec<Vec<u32>>> {
+    let everything = |cpu: &Cpu| -> Result<Vec<Vec<u32>>> {
         let (w, b, c, g) = (var(1, len), var(2, len), var(3, len), var(4, len));
         let mut results = Vec::new();
         for ball in BALLS {
-            let sum = power_sums(ctx, &ball, &[(&w, &g)])?[0].to_bits();
-            perturb(ctx, &w, &b, &g, &ball, 0.05)?;
+            let sum = power_sums(cpu, &ball, &[(&w, &g)])?[0].to_bits();
+            perturb(cpu, &w, &b, &g, &ball, 0.05)?;
             results.extend([vec![(sum >> 32) as u32, sum as u32], bits(&w)]);
         }
-        sgd(ctx, &w, &g, Some(&b), &SGD)?;
-        adamw(ctx, &w, &g, &b, &c, &ADAMW)?;
+        sgd(cpu, &w, &g, Some(&b), &SGD)?;
+        adamw(cpu, &w, &g, &b, &c, &ADAMW)?;
         results.extend([bits(&w), bits(&b), bits(&c)]);
         Ok(results)
     };
@@ -185,51 +185,51 @@ fn any_number_of_threads_and_instruction_set_gives_the_same_bits() -> Result<()>
 
 #[test]
 fn strided_and_aliasing_gradients_are_taken() -> Result<()> {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     let w = Var::from_vec(noise(1, 12), (3, 4), CPU)?;
     let old = Var::zeros((3, 4), DType::F32, CPU)?;
     let strided = Tensor::from_vec(noise(2, 12), (4, 3), CPU)?.t()?;
     let expected = ((&strided * 0.5)? + w.as_tensor())?;
-    perturb(ctx, &w, &old, &strided, &BALLS[0], 0.5)?;
+    perturb(cpu, &w, &old, &strided, &BALLS[0], 0.5)?;
     assert_close(&w, &expected, 1e-7);
     restore(&w, &old)?;
 
     // The gradient of |w|² / 2 is w itself.
     let expected = (w.as_detached_tensor() * 1.5)?;
-    perturb(ctx, &w, &old, &w.as_detached_tensor(), &BALLS[0], 0.5)?;
+    perturb(cpu, &w, &old, &w.as_detached_tensor(), &BALLS[0], 0.5)?;
     assert_close(&w, &expected, 1e-7);
     let expected = (w.as_detached_tensor() * 0.9)?;
-    sgd(ctx, &w, &w.as_detached_tensor(), None, &SgdStep { weight_decay: 0.0, ..SGD })?;
+    sgd(cpu, &w, &w.as_detached_tensor(), None, &SgdStep { weight_decay: 0.0, ..SGD })?;
     assert_close(&w, &expected, 1e-7);
     Ok(())
 }
 
 #[test]
 fn operands_that_do_not_match_are_refused_and_nothing_moves() -> Result<()> {
-    let ctx = Cpu::shared();
+    let cpu = Cpu::shared();
     let w = var(1, 6);
     let before = bits(&w);
     let g = var(2, 6);
     let message = |result: Result<()>| result.expect_err("must be refused").to_string();
-    let narrow = message(sgd(ctx, &w, &var(2, 5), None, &SGD));
+    let narrow = message(sgd(cpu, &w, &var(2, 5), None, &SGD));
     assert_eq!(narrow, "gradient: expected [6] F32 on Cpu, found [5] F32 on Cpu");
-    let double = message(perturb(ctx, &w, &wide(&var(2, 6)), &g, &BALLS[0], 1.0));
+    let double = message(perturb(cpu, &w, &wide(&var(2, 6)), &g, &BALLS[0], 1.0));
     assert_eq!(double, "old: expected [6] F32 on Cpu, found [6] F64 on Cpu");
-    let twice = message(perturb(ctx, &w, &w.clone(), &g, &BALLS[0], 1.0));
+    let twice = message(perturb(cpu, &w, &w.clone(), &g, &BALLS[0], 1.0));
     assert!(twice.contains("expected a variable of its own"));
     assert!(message(restore(&w, &w.clone())).contains("same variable twice"));
     let m = var(3, 6);
-    assert!(message(adamw(ctx, &w, &g, &m, &m.clone(), &ADAMW)).contains("second moment"));
-    assert!(power_sums(ctx, &BALLS[0], &[(&w, &wide(&g))]).is_err());
+    assert!(message(adamw(cpu, &w, &g, &m, &m.clone(), &ADAMW)).contains("second moment"));
+    assert!(power_sums(cpu, &BALLS[0], &[(&w, &wide(&g))]).is_err());
     // A gradient that is one of the states, or a view of it.
     let v = var(4, 6);
     let view = m.as_detached_tensor().reshape((2, 3))?.reshape(6)?;
     for shared in [m.as_tensor(), &view] {
         for result in [
-            perturb(ctx, &w, &m, shared, &BALLS[0], 1.0),
-            sgd(ctx, &w, shared, Some(&m), &SGD),
-            adamw(ctx, &w, shared, &m, &v, &ADAMW),
-            adamw(ctx, &w, shared, &v, &m, &ADAMW),
+            perturb(cpu, &w, &m, shared, &BALLS[0], 1.0),
+            sgd(cpu, &w, shared, Some(&m), &SGD),
+            adamw(cpu, &w, shared, &m, &v, &ADAMW),
+            adamw(cpu, &w, shared, &v, &m, &ADAMW),
         ] {
             assert!(message(result).contains("apart from the optimizer's state"));
         }

@@ -7,22 +7,22 @@ use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES};
 
 pub(super) fn forward(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &PoolShape,
     x: &[f32],
     activation: Option<Activation>,
     y: &mut [f32],
 ) {
     let (input, output) = line_lens(shape);
-    for_each(ctx, x.chunks(input).zip(y.chunks_mut(output)), |(x, y)| {
-        ctx.instruction_set().dispatch(Forward { shape, x, activation, y });
+    for_each(cpu, x.chunks(input).zip(y.chunks_mut(output)), |(x, y)| {
+        cpu.instruction_set().dispatch(Forward { shape, x, activation, y });
     });
 }
 
-pub(super) fn backward(ctx: &Cpu, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) {
+pub(super) fn backward(cpu: &Cpu, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) {
     let (input, output) = line_lens(shape);
     let share = 1. / (shape.window * shape.window) as f32;
-    for_each(ctx, dy.chunks(output).zip(dx.chunks_mut(input)), |(dy, dx)| {
+    for_each(cpu, dy.chunks(output).zip(dx.chunks_mut(input)), |(dy, dx)| {
         let PoolShape { channels, width, window, .. } = *shape;
         let (first, rest) = dx.split_at_mut(width * channels);
         for (dy, dx) in dy.chunks_exact(channels).zip(first.chunks_exact_mut(window * channels)) {

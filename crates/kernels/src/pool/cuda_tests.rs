@@ -1,7 +1,8 @@
 //! The kernels of `cuda.cu`, run on the host, against the reference.
 
-use super::{PoolShape, reference};
-use crate::arguments::{Pool, pitch};
+use super::cuda_args::Pool;
+use super::{PoolShape, plain};
+use crate::cuda_args::pitch;
 use crate::on_host::images::{Element, Rows, assert_close, random};
 use crate::on_host::{Grid, Guarded, Order, compile};
 
@@ -38,10 +39,10 @@ fn kernels_agree_with_the_reference() {
             );
             module.launch(&element.kernel("pool_backward"), grid, Order::Descending, &arguments(&dx, &given));
             let mut expected = vec![0.; shape.output_len()];
-            reference::forward(&shape, &x, None, &mut expected);
+            plain::forward(&shape, &x, None, &mut expected);
             assert_close(&format!("{shape:?}"), &features, &expected, 1e-6);
             let mut expected = vec![0.; shape.input_len()];
-            reference::backward(&shape, &dy, &mut expected);
+            plain::backward(&shape, &dy, &mut expected);
             assert_close(&format!("{shape:?} dx"), &dx.read(channels), &expected, element.tolerance(1e-6));
         }
     }

@@ -3,9 +3,12 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 #[cfg(all(test, unix))]
 mod cuda_tests;
-pub mod reference;
+#[doc(hidden)]
+pub mod plain;
 
 use crate::conv2d::{Activation, check_len};
 use crate::span::{self, Cost};
@@ -70,7 +73,7 @@ impl PoolShape {
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
 pub fn forward(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &PoolShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -81,7 +84,7 @@ pub fn forward(
     activation.map_or(Ok(()), |activation| activation.check(shape.channels))?;
     let _span =
         span::enter("pool forward", format_args!("{} channels", shape.channels), Cost::passes(1, x.len()));
-    cpu::forward(ctx, shape, x, activation, y);
+    cpu::forward(cpu, shape, x, activation, y);
     Ok(())
 }
 
@@ -90,11 +93,11 @@ pub fn forward(
 ///
 /// # Errors
 /// [`Error::Shape`] where a slice's length is not the shape's.
-pub fn backward(ctx: &Cpu, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) -> Result<()> {
+pub fn backward(cpu: &Cpu, shape: &PoolShape, dy: &[f32], dx: &mut [f32]) -> Result<()> {
     check_len("dy", shape.output_len(), dy.len())?;
     check_len("dx", shape.input_len(), dx.len())?;
     let _span =
         span::enter("pool backward", format_args!("{} channels", shape.channels), Cost::passes(1, dx.len()));
-    cpu::backward(ctx, shape, dy, dx);
+    cpu::backward(cpu, shape, dy, dx);
     Ok(())
 }

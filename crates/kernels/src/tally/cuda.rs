@@ -3,7 +3,7 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Tensor};
 
-use super::arguments::Tally;
+use super::cuda_args::Tally;
 use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 use crate::{Error, Result};
 

@@ -1,15 +1,15 @@
 //! Counting right answers and summing losses where they are, until somebody asks.
 
-#[cfg(any(feature = "cuda", all(test, unix)))]
-mod arguments;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "cuda", all(test, unix)))]
+mod cuda_args;
 #[cfg(all(test, unix))]
-mod on_host;
+mod cuda_tests;
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Sums over images that are kept on an NVIDIA GPU until [`take`](Self::take) asks for them.
 #[derive(Debug, Default)]
@@ -33,22 +33,31 @@ pub struct Sums {
 }
 
 impl DeviceTally {
-    /// Adds a batch, without waiting for the GPU: `loss` `[N]` and `logits` `[N, K]` in `f32` and `labels` `[N]` in `u32`,
-    /// all on one NVIDIA GPU. False, with nothing added, for other tensors or without the feature `cuda`.
+    /// Whether these tensors can be added: `f32`, `f32` and `u32` on one NVIDIA GPU, with the feature `cuda`.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub fn supports(loss: &Tensor, logits: &Tensor, labels: &Tensor) -> bool {
+        #[cfg(feature = "cuda")]
+        return cuda::serves(loss, logits, labels);
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// Adds a batch, without waiting for the GPU: `loss` `[N]` and `logits` `[N, K]` in `f32` and `labels` `[N]` in `u32`.
     ///
     /// Of equal logits the lower class counts as the likelier one; NaN counts as likelier than the label; a label outside
     /// of `0..K` is never right.
     ///
     /// # Errors
-    /// Shapes that do not fit; a launch that fails.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-    pub fn add(&mut self, loss: &Tensor, logits: &Tensor, labels: &Tensor) -> Result<bool> {
+    /// [`Error::Unsupported`] unless [`supports`](Self::supports); shapes that do not fit; a launch that fails.
+    pub fn add(&mut self, loss: &Tensor, logits: &Tensor, labels: &Tensor) -> Result<()> {
         #[cfg(feature = "cuda")]
         if cuda::serves(loss, logits, labels) {
-            cuda::add(&mut self.sums, loss, logits, labels)?;
-            return Ok(true);
+            return cuda::add(&mut self.sums, loss, logits, labels);
         }
-        Ok(false)
+        let dtypes = [loss, logits, labels].map(Tensor::dtype);
+        let found = format!("{dtypes:?} on {:?}", logits.device().location());
+        let expected = "f32 losses, f32 logits and u32 labels on one NVIDIA GPU";
+        Err(Error::Unsupported { operation: "tally", expected, found })
     }
 
     /// The sums since the last call. Waits for the GPU, if anything was added.

@@ -12,16 +12,16 @@ pub fn random(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| random.random_range(-1.0..1.0)).collect()
 }
 
-/// A context of one thread and one of two for each instruction set of this machine.
-pub fn contexts() -> Vec<(InstructionSet, [Cpu; 2])> {
-    let contexts = |set| [1, 2].map(|threads| Cpu::with_instruction_set(threads, set).unwrap());
-    InstructionSet::available().into_iter().map(|set| (set, contexts(set))).collect()
+/// One thread and two threads for each instruction set of this machine.
+pub fn cpus() -> Vec<(InstructionSet, [Cpu; 2])> {
+    let cpus = |set| [1, 2].map(|threads| Cpu::with_instruction_set(threads, set).unwrap());
+    InstructionSet::available().into_iter().map(|set| (set, cpus(set))).collect()
 }
 
 /// Computes with every instruction set, and checks that threads change nothing and that the result is within
 /// `tolerance` of `expected`, relative to its largest element.
 pub fn check(name: &str, expected: &[f32], tolerance: f32, compute: impl Fn(&Cpu) -> Vec<f32>) {
-    for (set, [one, two]) in contexts() {
+    for (set, [one, two]) in cpus() {
         let found = compute(&one);
         assert!(found == compute(&two), "{name}, {set:?}: one and two threads differ");
         assert_close(&format!("{name}, {set:?}"), &found, expected, tolerance);

@@ -1,7 +1,7 @@
 //! Images as the network's kernels take them: rows of channels padded with zeros to whole vectors, in either type.
 
 use super::Guarded;
-use crate::arguments::pitch;
+use crate::cuda_args::pitch;
 
 /// The types of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -275,8 +275,8 @@ impl<O> Sam<O> {
     fn ascent(&self, pass: Pass, ball: &Neighborhood, rho: f64, gradients: &GradStore) -> Result<Ascent> {
         let parameters = self.parameters.with_gradients(gradients)?;
         let pairs: Vec<_> = parameters.iter().map(|&(_, var, gradient)| (var, gradient)).collect();
-        if let Some(ascent) = optimizer_step::ascent(ball, rho, &pairs, &self.found_inf)? {
-            return Ok(ascent);
+        if optimizer_step::supports_ascent(&pairs)? {
+            return Ok(optimizer_step::ascent(ball, rho, &pairs, &self.found_inf)?);
         }
         let sums = optimizer_step::power_sums(&self.context, ball, &pairs)?;
         let mut total = 0.0;

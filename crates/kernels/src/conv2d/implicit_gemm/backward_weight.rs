@@ -21,7 +21,7 @@ const PIXELS: usize = 512;
 
 /// `dw`; see [`conv2d::backward_weight`](crate::conv2d::backward_weight).
 pub(in crate::conv2d) fn backward_weight(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -40,22 +40,22 @@ pub(in crate::conv2d) fn backward_weight(
         TASKS.. => 1,
         _ => (2 * TASKS).div_ceil(channel_blocks).min(lines.max(1)),
     };
-    let mut partial = ctx.buffer(line_blocks * taps * in_channels * stride);
+    let mut partial = cpu.buffer(line_blocks * taps * in_channels * stride);
     let mut tasks = Vec::with_capacity(line_blocks * channel_blocks);
     for (block, sums) in partial.chunks_mut(taps * in_channels * stride).enumerate() {
         for (index, sums) in sums.chunks_mut(taps * channels * stride).enumerate() {
             let channels = index * channels..in_channels.min((index + 1) * channels);
             let lines = lines * block / line_blocks..lines * (block + 1) / line_blocks;
-            tasks.push(Correlate { ctx, shape, source, channels, dy, lines, sums });
+            tasks.push(Correlate { cpu, shape, source, channels, dy, lines, sums });
         }
     }
-    for_each(ctx, tasks, Correlate::run);
-    pack::sum_to_weights(ctx, &partial, shape, channels, dw);
+    for_each(cpu, tasks, Correlate::run);
+    pack::sum_to_weights(cpu, &partial, shape, channels, dw);
 }
 
 /// The weight gradient's rows of some input channels, summed over some output lines of all images.
 struct Correlate<'a> {
-    ctx: &'a Cpu,
+    cpu: &'a Cpu,
     shape: &'a Conv2dShape,
     source: Source<'a>,
     channels: Range<usize>,
@@ -68,7 +68,7 @@ struct Correlate<'a> {
 
 impl Correlate<'_> {
     fn run(self) {
-        let Self { ctx, shape, source, channels, dy, lines, sums } = self;
+        let Self { cpu, shape, source, channels, dy, lines, sums } = self;
         let Conv2dShape { out_channels, kernel, stride, padding, .. } = *shape;
         let (height, width) = (shape.out_height(), shape.out_width());
         let columns = out_channels.next_multiple_of(LANES);
@@ -81,8 +81,8 @@ impl Correlate<'_> {
         }
         let block = PIXELS.div_ceil(width);
         let line = ((width - 1) * stride_in_window + kernel) * pixel;
-        let mut scratch = ctx.buffer(block * kernel.max(stride_in_window) * line);
-        let mut padded = ctx.zeroed(if columns == out_channels { 0 } else { block * width * columns });
+        let mut scratch = cpu.buffer(block * kernel.max(stride_in_window) * line);
+        let mut padded = cpu.zeroed(if columns == out_channels { 0 } else { block * width * columns });
         let to = sums.as_mut_ptr();
         let mut base = None;
         for start in lines.clone().step_by(block) {
@@ -103,7 +103,7 @@ impl Correlate<'_> {
                     step,
                     channels: channels.clone(),
                 };
-                source.copy(ctx, &window, &mut scratch[used..used + window.len()]);
+                source.copy(cpu, &window, &mut scratch[used..used + window.len()]);
                 runs.extend((0..count).map(|i| used + i * stride_in_window * line));
                 used += window.len();
                 next += count;
@@ -135,7 +135,7 @@ impl Correlate<'_> {
             // SAFETY: the window under each run has `kernel` lines from there on, and in each `kernel` pixels
             // from the last output pixel's first tap on; `b` has `width` rows for each run. `to` holds the
             // rows of all taps (asserted above) and is borrowed exclusively.
-            unsafe { ctx.instruction_set().dispatch_unchecked(product) };
+            unsafe { cpu.instruction_set().dispatch_unchecked(product) };
             base = Some(to.cast_const());
         }
     }

@@ -30,7 +30,7 @@ impl Grid {
 
 /// A convolution of pixels in cache.
 pub(super) struct Convolve<'a> {
-    pub ctx: &'a Cpu,
+    pub cpu: &'a Cpu,
     pub pixels: &'a Pixels<'a>,
     pub taps: Taps,
     pub parts: &'a [Part],
@@ -53,7 +53,7 @@ impl Convolve<'_> {
     /// Writes the convolution to `output`.
     pub fn run(self, output: &mut [f32]) {
         let Self {
-            ctx,
+            cpu,
             pixels,
             taps,
             parts,
@@ -106,7 +106,7 @@ impl Convolve<'_> {
             // SAFETY: without runs no operand is read; otherwise the last element read of either is within it
             // (asserted above). The last one written is within `output`, and read within `add` (asserted
             // above); `output` is borrowed exclusively, and its pixels are `out_channels` or more apart.
-            unsafe { ctx.instruction_set().dispatch_unchecked(product) };
+            unsafe { cpu.instruction_set().dispatch_unchecked(product) };
             base = Some(output);
         }
     }

@@ -37,7 +37,7 @@ use crate::simd::LANES;
 
 /// `y = conv(act(x), w) + add`; see [`conv2d::forward`](super::forward()).
 pub(super) fn forward(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
@@ -47,12 +47,12 @@ pub(super) fn forward(
 ) {
     let Conv2dShape { in_channels, out_channels, kernel, stride, padding, .. } = *shape;
     let (height, width) = (shape.out_height(), shape.out_width());
-    let weights = pack::by_output(ctx, w, out_channels, in_channels, kernel * kernel);
+    let weights = pack::by_output(cpu, w, out_channels, in_channels, kernel * kernel);
     let source = source(shape, x, activation);
     let taps = Taps { lines: kernel, columns: kernel, channels: in_channels };
     let parts = Part::split(taps);
     let (step, stride_in_window) = steps(shape);
-    for_each(ctx, bands(y, (height, width, out_channels), 1), |(band, y)| {
+    for_each(cpu, bands(y, (height, width, out_channels), 1), |(band, y)| {
         let window = Window {
             image: band.image,
             top: (band.first * stride) as isize - padding as isize,
@@ -62,9 +62,9 @@ pub(super) fn forward(
             step,
             channels: 0..in_channels,
         };
-        let pixels = source.read(ctx, &window);
+        let pixels = source.read(cpu, &window);
         Convolve {
-            ctx,
+            cpu,
             pixels: &pixels,
             taps,
             parts: &parts,
@@ -87,7 +87,7 @@ pub(super) fn forward(
 
 /// `dx = add +` the gradient of the input; see [`conv2d::backward_input`](super::backward_input).
 pub(super) fn backward_input(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     dy: &[f32],
     w: &[f32],
@@ -96,7 +96,7 @@ pub(super) fn backward_input(
 ) {
     let Conv2dShape { height, width, in_channels, out_channels, kernel, stride, padding, .. } = *shape;
     let (phases, slots) = phases(shape);
-    let weights = pack::by_input(ctx, w, out_channels, in_channels, &slots);
+    let weights = pack::by_input(cpu, w, out_channels, in_channels, &slots);
     let source = Source {
         data: dy,
         height: shape.out_height(),
@@ -107,7 +107,7 @@ pub(super) fn backward_input(
     // How far the taps reach back from the place of an input pixel in `dy`, and where the last place is.
     let reach = kernel.div_ceil(stride) - 1;
     let columns = reach + (width - 1 + padding) / stride + 1;
-    for_each(ctx, bands(dx, (height, width, in_channels), stride), |(band, dx)| {
+    for_each(cpu, bands(dx, (height, width, in_channels), stride), |(band, dx)| {
         let places = (band.first + padding) / stride..(band.first + band.lines - 1 + padding) / stride + 1;
         let window = Window {
             image: band.image,
@@ -118,7 +118,7 @@ pub(super) fn backward_input(
             step: 1,
             channels: 0..out_channels,
         };
-        let pixels = source.read(ctx, &window);
+        let pixels = source.read(cpu, &window);
         let add = add.map(|add| &add[band.start..][..dx.len()]);
         for phase in &phases {
             // The phase's first line and column in the band, and how many there are.
@@ -130,7 +130,7 @@ pub(super) fn backward_input(
             let top = place(band.first + i, phase.taps.lines) - places.start;
             let left = place(j, phase.taps.columns);
             Convolve {
-                ctx,
+                cpu,
                 pixels: &pixels,
                 taps: phase.taps,
                 parts: &phase.parts,

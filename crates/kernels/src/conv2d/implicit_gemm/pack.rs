@@ -8,18 +8,18 @@ use crate::{Buffer, Cpu, parallel};
 /// `w` as the right-hand matrix of the forward product: `[O / 16][tap][C][16 of O]`, rounded up and zero
 /// beyond `O`.
 pub(super) fn by_output(
-    ctx: &Cpu,
+    cpu: &Cpu,
     w: &[f32],
     out_channels: usize,
     in_channels: usize,
     taps: usize,
 ) -> Buffer {
     let row = in_channels * taps;
-    let mut packed = ctx.buffer(out_channels.next_multiple_of(LANES) * row);
-    parallel::for_each(ctx, packed.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
+    let mut packed = cpu.buffer(out_channels.next_multiple_of(LANES) * row);
+    parallel::for_each(cpu, packed.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
         let rows = &w[panel * LANES * row..w.len().min((panel + 1) * LANES * row)];
         let place = |i: usize| i % taps * in_channels + i / taps;
-        ctx.instruction_set().dispatch(Transpose { from: rows, row, place, to });
+        cpu.instruction_set().dispatch(Transpose { from: rows, row, place, to });
     });
     packed
 }
@@ -27,7 +27,7 @@ pub(super) fn by_output(
 /// `w` as the right-hand matrix of the input gradient: `[C / 16][slot][O][16 of C]`, rounded up and zero
 /// beyond `C`, where `slots` says which of `taps` slots each tap takes.
 pub(super) fn by_input(
-    ctx: &Cpu,
+    cpu: &Cpu,
     w: &[f32],
     out_channels: usize,
     in_channels: usize,
@@ -35,8 +35,8 @@ pub(super) fn by_input(
 ) -> Buffer {
     let taps = slots.len();
     let panel_len = taps * out_channels * LANES;
-    let mut packed = ctx.buffer(in_channels.div_ceil(LANES) * panel_len);
-    parallel::for_each(ctx, packed.chunks_mut(panel_len).enumerate(), |(panel, to)| {
+    let mut packed = cpu.buffer(in_channels.div_ceil(LANES) * panel_len);
+    parallel::for_each(cpu, packed.chunks_mut(panel_len).enumerate(), |(panel, to)| {
         let channels = panel * LANES..in_channels.min((panel + 1) * LANES);
         if taps == 1 {
             // Sixteen input channels lie together already.
@@ -50,7 +50,7 @@ pub(super) fn by_input(
         for o in 0..out_channels {
             let rows = &w[(o * in_channels + channels.start) * taps..(o * in_channels + channels.end) * taps];
             let place = |tap: usize| slots[tap] * out_channels + o;
-            ctx.instruction_set().dispatch(Transpose { from: rows, row: taps, place, to });
+            cpu.instruction_set().dispatch(Transpose { from: rows, row: taps, place, to });
         }
     });
     packed
@@ -92,15 +92,15 @@ impl<P: Fn(usize) -> usize> Algorithm for Transpose<'_, P> {
 /// Adds the partial weight gradients in `partial`, which follow each other, into `dw`. Each is
 /// `[tap][channel][O rounded up to 16]` for a block of `channels` input channels after another.
 pub(super) fn sum_to_weights(
-    ctx: &Cpu,
+    cpu: &Cpu,
     partial: &[f32],
     shape: &Conv2dShape,
     channels: usize,
     dw: &mut [f32],
 ) {
     let row = shape.in_channels * shape.kernel * shape.kernel;
-    parallel::for_each(ctx, dw.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
-        ctx.instruction_set().dispatch(Sum { partial, shape, channels, first: panel * LANES, to });
+    parallel::for_each(cpu, dw.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
+        cpu.instruction_set().dispatch(Sum { partial, shape, channels, first: panel * LANES, to });
     });
 }
 

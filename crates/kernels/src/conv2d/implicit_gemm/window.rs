@@ -66,7 +66,7 @@ impl Deref for Pixels<'_> {
 
 impl<'a> Source<'a> {
     /// A window's pixels: where they are, if they are there as they are needed, or a copy.
-    pub fn read(&self, ctx: &Cpu, window: &Window) -> Pixels<'a> {
+    pub fn read(&self, cpu: &Cpu, window: &Window) -> Pixels<'a> {
         let channels = self.channels;
         if self.activation.is_none() && window.channels == (0..channels) && self.contains(window) {
             let (top, left) = (window.top as usize, window.left as usize);
@@ -75,8 +75,8 @@ impl<'a> Source<'a> {
             let len = (window.lines - 1) * line + (window.columns - 1) * pixel + channels;
             return Pixels { data: Data::InPlace(&self.data[start..start + len]), line, pixel };
         }
-        let mut copy = ctx.buffer(window.len());
-        self.copy(ctx, window, &mut copy);
+        let mut copy = cpu.buffer(window.len());
+        self.copy(cpu, window, &mut copy);
         let pixel = window.channels.len();
         Pixels { data: Data::Copied(copy), line: window.columns * pixel, pixel }
     }
@@ -93,7 +93,7 @@ impl<'a> Source<'a> {
     ///
     /// # Panics
     /// If `to` has another length than the window, or the window channels that the source has not.
-    pub fn copy(&self, ctx: &Cpu, window: &Window, to: &mut [f32]) {
+    pub fn copy(&self, cpu: &Cpu, window: &Window, to: &mut [f32]) {
         assert_eq!(to.len(), window.len());
         let line = window.columns * window.channels.len();
         // The columns within the edges.
@@ -129,7 +129,7 @@ impl<'a> Source<'a> {
                     let from = &from[channels.start..];
                     let (scale, shift) = (&scale[channels.clone()], &shift[channels]);
                     let step = self.channels * window.step;
-                    ctx.instruction_set().dispatch(Activate { from, step, scale, shift, to: inside });
+                    cpu.instruction_set().dispatch(Activate { from, step, scale, shift, to: inside });
                 }
             }
         }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::image::{Input, TransformInput};
+use super::input::{Input, TransformInput};
 use super::product::lanes_by_columns;
 use super::weight::WeightGradient;
 use super::{FREQUENCIES, Layout, Panels, Shared};
@@ -34,20 +34,20 @@ const PANEL: usize = 8;
 const TRANSFORM_TILES: usize = 4;
 
 /// `dw`, with `input` the convolution's and `gradient` that of its output.
-pub(super) fn backward_weight(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient) {
+pub(super) fn backward_weight(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient) {
     let tiles = input.tiles.count;
     let sums = Layout { blocks: gradient.blocks(), rows: input.blocks() * LANES };
     let v = Layout { blocks: input.blocks(), rows: tiles };
     let z = Layout { blocks: gradient.blocks(), rows: tiles };
     if 2 * sums.len() <= v.len() + z.len() {
-        by_tiles(ctx, input, gradient, dw, sums);
+        by_tiles(cpu, input, gradient, dw, sums);
     } else {
-        by_channels(ctx, input, gradient, dw, v, z);
+        by_channels(cpu, input, gradient, dw, v, z);
     }
 }
 
 /// The order for few channels and many tiles.
-fn by_tiles(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sums: Layout) {
+fn by_tiles(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sums: Layout) {
     let tiles = input.tiles.count;
     let rows = (TILE_BLOCK / (FREQUENCIES * (input.blocks() + gradient.blocks()) * LANES)).clamp(1, tiles);
     let rows = rows.next_multiple_of(LANES);
@@ -55,17 +55,17 @@ fn by_tiles(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sum
     let stretch = tiles.div_ceil(parts).next_multiple_of(rows);
     let parts = tiles.div_ceil(stretch);
     // Of more threads than parts, several share a part's output channels. That changes no result.
-    let columns = gradient.blocks().div_ceil(ctx.threads().div_ceil(parts));
+    let columns = gradient.blocks().div_ceil(cpu.threads().div_ceil(parts));
     let groups = gradient.blocks().div_ceil(columns);
 
-    let mut buffer = ctx.buffer(parts * sums.len());
+    let mut buffer = cpu.buffer(parts * sums.len());
     let to = Shared(buffer.as_mut_ptr());
-    ctx.run(parts * groups, |task| {
+    cpu.run(parts * groups, |task| {
         let (part, group) = (task / groups, task % groups);
         let columns = group * columns..gradient.blocks().min((group + 1) * columns);
         let v = Layout { blocks: input.blocks(), rows };
         let z = Layout { blocks: columns.len(), rows };
-        let mut scratch = ctx.buffer(v.len() + z.len());
+        let mut scratch = cpu.buffer(v.len() + z.len());
         let (inputs, gradients) = scratch.split_at_mut(v.len());
         let tiles = part * stretch..tiles.min((part + 1) * stretch);
         // SAFETY: the scratch is as long as both layouts; `to` is a block within one part of the buffer, and these columns
@@ -73,14 +73,14 @@ fn by_tiles(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sum
         unsafe {
             let to = to.at(part * sums.len() + sums.at(columns.start, 0));
             let stretch = TileStretch { input, gradient, tiles, v, inputs, z, gradients, columns, to, sums };
-            ctx.instruction_set().dispatch_unchecked(stretch);
+            cpu.instruction_set().dispatch_unchecked(stretch);
         }
     });
-    ctx.run(sums.blocks, |out_block| {
+    cpu.run(sums.blocks, |out_block| {
         // SAFETY: a block within the buffer, which holds `parts` of the layout; these output channels are this task's alone.
         unsafe {
             let from = to.at(sums.at(out_block, 0));
-            ctx.instruction_set().dispatch_unchecked(TransformBack { dw, out_block, from, sums, parts });
+            cpu.instruction_set().dispatch_unchecked(TransformBack { dw, out_block, from, sums, parts });
         }
     });
 }
@@ -160,27 +160,27 @@ impl UncheckedAlgorithm for TransformBack<'_> {
 }
 
 /// The order for many channels and few tiles.
-fn by_channels(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, v: Layout, z: Layout) {
+fn by_channels(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, v: Layout, z: Layout) {
     let tiles = input.tiles.count;
-    let mut inputs = ctx.buffer(v.len());
-    let mut gradients = ctx.buffer(z.len());
+    let mut inputs = cpu.buffer(v.len());
+    let mut gradients = cpu.buffer(z.len());
     let (to_v, to_z) = (Shared(inputs.as_mut_ptr()), Shared(gradients.as_mut_ptr()));
-    ctx.run(tiles.div_ceil(TRANSFORM_TILES), |task| {
+    cpu.run(tiles.div_ceil(TRANSFORM_TILES), |task| {
         let tiles = task * TRANSFORM_TILES..tiles.min((task + 1) * TRANSFORM_TILES);
         // SAFETY: rows within the buffers, which have these layouts, and which no other task writes.
         unsafe {
             let (to, tiles_of_input) = (to_v.at(tiles.start * LANES), tiles.clone());
             let input = TransformInput { input, tiles: tiles_of_input, to, layout: v };
-            ctx.instruction_set().dispatch_unchecked(input);
+            cpu.instruction_set().dispatch_unchecked(input);
             let gradient = TransformGradient { gradient, to: to_z.at(tiles.start * LANES), tiles, layout: z };
-            ctx.instruction_set().dispatch_unchecked(gradient);
+            cpu.instruction_set().dispatch_unchecked(gradient);
         }
     });
     let (square, panel) = if tiles <= DEPTH { (SQUARE, PANEL) } else { (LARGE_SQUARE, LARGE_SQUARE) };
     let sums = Layout { blocks: square, rows: square * LANES };
     let down = Panels::new(v.blocks, square, panel, 1);
-    let across = Panels::new(z.blocks, square, panel, ctx.threads());
-    ctx.run(down.count * across.count, |task| {
+    let across = Panels::new(z.blocks, square, panel, cpu.threads());
+    cpu.run(down.count * across.count, |task| {
         let panel = Panel {
             dw,
             in_blocks: down.blocks(task / across.count),
@@ -190,10 +190,10 @@ fn by_channels(ctx: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, 
             z,
             gradients: &gradients,
             sums,
-            scratch: &mut ctx.buffer(sums.len()),
+            scratch: &mut cpu.buffer(sums.len()),
         };
         // SAFETY: each buffer is as long as its layout; no two panels share a pair of input and output channels.
-        unsafe { ctx.instruction_set().dispatch_unchecked(panel) };
+        unsafe { cpu.instruction_set().dispatch_unchecked(panel) };
     });
 }
 

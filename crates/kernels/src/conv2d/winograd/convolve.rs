@@ -10,7 +10,8 @@
 
 use std::ops::Range;
 
-use super::image::{Input, Output, TransformInput};
+use super::input::{Input, TransformInput};
+use super::output::Output;
 use super::product::{Columns, rows_by_columns};
 use super::weight::Weight;
 use super::{FREQUENCIES, Layout, Panels, Shared};
@@ -36,30 +37,30 @@ const TASKS: usize = 8;
 const TRANSFORM_TILES: usize = 4;
 
 /// `output = conv(input, weight)`.
-pub(super) fn convolve(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output) {
+pub(super) fn convolve(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output) {
     let columns = if output.blocks() > 1 { Columns::Pairs } else { Columns::Single };
-    let multiple = columns.rows(ctx.instruction_set());
+    let multiple = columns.rows(cpu.instruction_set());
     let tile_len = FREQUENCIES * (input.blocks() + output.blocks()) * LANES;
     let rows = (TILE_BLOCK / tile_len / multiple).max(1) * multiple;
     let weights = Layout { blocks: output.blocks(), rows: input.channels };
     // With fewer blocks of tiles than of channels, there is more to share out in the other order.
     if weights.len() > WHOLE_WEIGHT || input.tiles.count.div_ceil(rows) < output.blocks() {
-        by_channels(ctx, input, weight, output);
+        by_channels(cpu, input, weight, output);
     } else {
-        by_tiles(ctx, input, weight, output, columns, rows);
+        by_tiles(cpu, input, weight, output, columns, rows);
     }
 }
 
 /// The order for small weights, in blocks of `rows` tiles.
-fn by_tiles(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output, columns: Columns, rows: usize) {
+fn by_tiles(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output, columns: Columns, rows: usize) {
     let weights = Layout { blocks: output.blocks(), rows: input.channels };
-    let mut buffer = ctx.buffer(weights.len());
+    let mut buffer = cpu.buffer(weights.len());
     let u = Shared(buffer.as_mut_ptr());
-    ctx.run(output.blocks(), |block| {
+    cpu.run(output.blocks(), |block| {
         // SAFETY: a block of columns within the buffer, which has the layout, and which no other task writes.
         unsafe {
             let to = u.at(weights.at(block, 0));
-            ctx.instruction_set().dispatch_unchecked(TransformWeights { weight, block, to, layout: weights });
+            cpu.instruction_set().dispatch_unchecked(TransformWeights { weight, block, to, layout: weights });
         }
     });
 
@@ -67,16 +68,16 @@ fn by_tiles(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output, columns:
     let tiles = input.tiles.count;
     // Several blocks in a row let each have the next one's pixels fetched; few enough that threads end
     // together.
-    let stretch = rows * (tiles / (rows * TASKS * ctx.threads())).max(1);
-    ctx.run(tiles.div_ceil(stretch), |task| {
-        let mut scratch = ctx.buffer(v.len() + m.len());
+    let stretch = rows * (tiles / (rows * TASKS * cpu.threads())).max(1);
+    cpu.run(tiles.div_ceil(stretch), |task| {
+        let mut scratch = cpu.buffer(v.len() + m.len());
         let (transformed, products) = scratch.split_at_mut(v.len());
         let tiles = task * stretch..tiles.min((task + 1) * stretch);
         let stretch =
             TileStretch { input, output, columns, u: &buffer, weights, tiles, v, transformed, m, products };
         // SAFETY: each buffer is as long as its layout, whose rows are whole register blocks; the tiles are this task's
         // alone.
-        unsafe { ctx.instruction_set().dispatch_unchecked(stretch) };
+        unsafe { cpu.instruction_set().dispatch_unchecked(stretch) };
     });
 }
 
@@ -151,32 +152,32 @@ impl UncheckedAlgorithm for TileStretch<'_> {
 }
 
 /// The order for large weights.
-fn by_channels(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output) {
+fn by_channels(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output) {
     let tiles = input.tiles.count;
-    let multiple = Columns::ShortPairs.rows(ctx.instruction_set());
+    let multiple = Columns::ShortPairs.rows(cpu.instruction_set());
     let parts = tiles.div_ceil(PART);
     let most = tiles.div_ceil(parts.max(1)).max(1).next_multiple_of(multiple);
     for first in (0..tiles).step_by(most) {
         let tiles = first..tiles.min(first + most);
         let rows = tiles.len().next_multiple_of(multiple);
         let v = Layout { blocks: input.blocks(), rows };
-        let mut buffer = ctx.buffer(v.len());
+        let mut buffer = cpu.buffer(v.len());
         let to = Shared(buffer.as_mut_ptr());
-        ctx.run(tiles.len().div_ceil(TRANSFORM_TILES), |task| {
+        cpu.run(tiles.len().div_ceil(TRANSFORM_TILES), |task| {
             let row = task * TRANSFORM_TILES;
             let tiles = first + row..tiles.end.min(first + row + TRANSFORM_TILES);
             // SAFETY: rows within the buffer, which has the layout, and which no other task writes.
             unsafe {
                 let to = to.at(row * LANES);
-                ctx.instruction_set().dispatch_unchecked(TransformInput { input, tiles, to, layout: v });
+                cpu.instruction_set().dispatch_unchecked(TransformInput { input, tiles, to, layout: v });
             }
         });
-        let panels = Panels::new(output.blocks(), PAIR, PANEL, ctx.threads());
-        ctx.run(panels.count, |panel| {
+        let panels = Panels::new(output.blocks(), PAIR, PANEL, cpu.threads());
+        cpu.run(panels.count, |panel| {
             let blocks = panels.blocks(panel);
             let u = Layout { blocks: PAIR, rows: CHUNK.min(v.blocks) * LANES };
             let m = Layout { blocks: blocks.len(), rows };
-            let mut scratch = ctx.buffer(u.len() + m.len());
+            let mut scratch = cpu.buffer(u.len() + m.len());
             let (weights, products) = scratch.split_at_mut(u.len());
             let tiles = tiles.clone();
             let transformed = &buffer;
@@ -184,7 +185,7 @@ fn by_channels(ctx: &Cpu, input: &Input, weight: &Weight, output: &Output) {
                 Panel { input, weight, output, blocks, tiles, v, transformed, u, weights, m, products };
             // SAFETY: each buffer is as long as its layout, and `v` and `m` have whole register blocks of rows; these
             // channels are this task's alone.
-            unsafe { ctx.instruction_set().dispatch_unchecked(panel) };
+            unsafe { cpu.instruction_set().dispatch_unchecked(panel) };
         });
     }
 }

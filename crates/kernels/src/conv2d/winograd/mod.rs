@@ -61,10 +61,12 @@
 
 mod backward_weight;
 mod convolve;
-mod image;
+mod input;
+mod output;
 mod product;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod transform;
 mod weight;
 
@@ -74,8 +76,8 @@ use std::ops::Range;
 use product::Matrix;
 
 use super::{Activation, Conv2dShape};
+use crate::Cpu;
 use crate::simd::LANES;
-use crate::{Cpu, Result};
 
 /// Rows and columns of outputs in a tile.
 const TILE: usize = 4;
@@ -86,72 +88,69 @@ const FREQUENCIES: usize = PATCH * PATCH;
 
 /// `y = conv(act(x), w) + add`; see [`conv2d::forward`](super::forward).
 pub(super) fn forward(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
     w: &[f32],
     add: Option<&[f32]>,
     y: &mut [f32],
-) -> Result<()> {
-    let tiles = image::Tiles::new(shape);
-    let input = image::Input::new(tiles, shape.in_channels, x, activation);
-    let output = image::Output::new(tiles, shape.out_channels, add, y);
+) {
+    let tiles = tiles::Tiles::new(shape);
+    let input = input::Input::new(tiles, shape.in_channels, x, activation);
+    let output = output::Output::new(tiles, shape.out_channels, add, y);
     let weight = weight::Weight::new(shape, w, weight::Direction::Forward);
-    convolve::convolve(ctx, &input, &weight, &output);
-    Ok(())
+    convolve::convolve(cpu, &input, &weight, &output);
 }
 
 /// `dx = add +` the gradient of the input; see [`conv2d::backward_input`](super::backward_input).
 pub(super) fn backward_input(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     dy: &[f32],
     w: &[f32],
     add: Option<&[f32]>,
     dx: &mut [f32],
-) -> Result<()> {
-    let tiles = image::Tiles::new(shape);
-    let input = image::Input::new(tiles, shape.out_channels, dy, None);
-    let output = image::Output::new(tiles, shape.in_channels, add, dx);
+) {
+    let tiles = tiles::Tiles::new(shape);
+    let input = input::Input::new(tiles, shape.out_channels, dy, None);
+    let output = output::Output::new(tiles, shape.in_channels, add, dx);
     let weight = weight::Weight::new(shape, w, weight::Direction::Backward);
-    convolve::convolve(ctx, &input, &weight, &output);
-    Ok(())
+    convolve::convolve(cpu, &input, &weight, &output);
 }
 
 /// `dw`; see [`conv2d::backward_weight`](super::backward_weight).
 pub(super) fn backward_weight(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
     dy: &[f32],
     dw: &mut [f32],
-) -> Result<()> {
+) {
     // SAFETY: the same elements, of which the callee makes none uninitialized.
     let dw = unsafe { &mut *(std::ptr::from_mut(dw) as *mut [MaybeUninit<f32>]) };
-    backward_weight_uninit(ctx, shape, x, activation, dy, dw)
+    backward_weight_uninit(cpu, shape, x, activation, dy, dw);
 }
 
-/// [`backward_weight`] to memory that need not be initialized. If it succeeds, every element has been written.
+/// [`backward_weight`] to memory that need not be initialized. Every element is written.
 pub(super) fn backward_weight_uninit(
-    ctx: &Cpu,
+    cpu: &Cpu,
     shape: &Conv2dShape,
     x: &[f32],
     activation: Option<Activation>,
     dy: &[f32],
     dw: &mut [MaybeUninit<f32>],
-) -> Result<()> {
-    let tiles = image::Tiles::new(shape);
+) {
+    let tiles = tiles::Tiles::new(shape);
     if tiles.count == 0 {
         dw.fill(MaybeUninit::new(0.0));
-        return Ok(());
+        return;
     }
-    let input = image::Input::new(tiles, shape.in_channels, x, activation);
-    let gradient = image::Input::new(tiles, shape.out_channels, dy, None);
+    let input = input::Input::new(tiles, shape.in_channels, x, activation);
+    let gradient = input::Input::new(tiles, shape.out_channels, dy, None);
     let dw = weight::WeightGradient::new(shape, dw);
-    backward_weight::backward_weight(ctx, &input, &gradient, &dw);
-    Ok(())
+    backward_weight::backward_weight(cpu, &input, &gradient, &dw);
 }
 
 /// The order of transformed data: `[36][blocks][rows][16]`, with a cache line between frequencies.

@@ -76,12 +76,12 @@ fn direct(case: &Case, activation: Option<Activation>) -> [Vec<f64>; 3] {
     [y, dx, dw]
 }
 
-fn products(ctx: &Cpu, case: &Case, activation: Option<Activation>, add: bool) -> [Vec<f32>; 3] {
+fn products(cpu: &Cpu, case: &Case, activation: Option<Activation>, add: bool) -> [Vec<f32>; 3] {
     let Case { shape, x, w, dy, .. } = case;
     let [mut y, mut dx, mut dw] = [dy, x, w].map(|like| vec![f32::NAN; like.len()]);
-    forward(ctx, shape, x, activation, w, add.then_some(dy), &mut y).unwrap();
-    backward_input(ctx, shape, dy, w, add.then_some(x), &mut dx).unwrap();
-    backward_weight(ctx, shape, x, activation, dy, &mut dw).unwrap();
+    forward(cpu, shape, x, activation, w, add.then_some(dy), &mut y);
+    backward_input(cpu, shape, dy, w, add.then_some(x), &mut dx);
+    backward_weight(cpu, shape, x, activation, dy, &mut dw);
     [y, dx, dw]
 }
 
@@ -96,16 +96,16 @@ fn error(a: &[f32], b: &[f64]) -> f64 {
     difference / largest
 }
 
-fn contexts() -> Vec<[Cpu; 2]> {
-    let contexts = InstructionSet::available().into_iter();
-    contexts.map(|set| [1, 5].map(|threads| Cpu::with_instruction_set(threads, set).unwrap())).collect()
+fn cpus() -> Vec<[Cpu; 2]> {
+    let sets = InstructionSet::available().into_iter();
+    sets.map(|set| [1, 5].map(|threads| Cpu::with_instruction_set(threads, set).unwrap())).collect()
 }
 
-fn check(contexts: &[[Cpu; 2]], case: &Case) {
+fn check(cpus: &[[Cpu; 2]], case: &Case) {
     for activated in [false, true] {
         let activation = activated.then_some(Activation { scale: &case.scale, shift: &case.shift });
         let exact = direct(case, activation);
-        for [one, two] in contexts {
+        for [one, two] in cpus {
             let found = products(one, case, activation, false);
             for (name, (found, exact)) in ["y", "dx", "dw"].into_iter().zip(found.iter().zip(&exact)) {
                 let error = error(found, exact);
@@ -122,25 +122,25 @@ fn check(contexts: &[[Cpu; 2]], case: &Case) {
 
 #[test]
 fn products_agree_with_the_definition_for_odd_shapes() {
-    let contexts = contexts();
+    let cpus = cpus();
     for channels in [(1, 1), (3, 16), (16, 3), (17, 33), (48, 16), (8, 40)] {
         for (batch, height, width) in [(1, 1, 1), (2, 4, 4), (5, 3, 7), (1, 9, 2), (3, 8, 12)] {
-            check(&contexts, &case(batch, height, width, channels.0, channels.1));
+            check(&cpus, &case(batch, height, width, channels.0, channels.1));
         }
     }
     for size in 1..=33 {
-        check(&contexts, &case(1, size, 34 - size, 5, 18));
+        check(&cpus, &case(1, size, 34 - size, 5, 18));
     }
-    check(&contexts, &case(5, 10, 6, 160, 32));
-    check(&contexts, &case(1, 8, 8, 16, 160));
+    check(&cpus, &case(5, 10, 6, 160, 32));
+    check(&cpus, &case(1, 8, 8, 16, 160));
 }
 
 #[test]
 fn large_channel_counts_take_the_other_order() {
-    let contexts = contexts();
-    check(&contexts, &case(1, 4, 4, 320, 336));
-    check(&contexts, &case(1, 5, 6, 650, 70));
-    check(&contexts, &case(2, 4, 3, 70, 650));
+    let cpus = cpus();
+    check(&cpus, &case(1, 4, 4, 320, 336));
+    check(&cpus, &case(1, 5, 6, 650, 70));
+    check(&cpus, &case(2, 4, 3, 70, 650));
 }
 
 /// A NaN in any operand reaches every result that depends on it. The transforms may carry it to others of its tile.
@@ -155,7 +155,7 @@ fn nans_are_kept() {
             operand[operand.len() / 2] = f32::NAN;
             let activation = Some(Activation { scale: &case.scale, shift: &case.shift });
             let exact = direct(&case, activation);
-            for cpu in contexts().into_iter().flatten() {
+            for cpu in cpus().into_iter().flatten() {
                 let found = products(&cpu, &case, activation, false);
                 for (found, exact) in found.iter().flatten().zip(exact.iter().flatten()) {
                     assert!(
@@ -173,22 +173,22 @@ fn nans_are_kept() {
 /// order a batch's size leads to, in however many parts, written around the caches or not.
 #[test]
 fn images_do_not_depend_on_their_batch() {
-    for [ctx, _] in contexts() {
+    for [cpu, _] in cpus() {
         for (batch, size, in_channels, out_channels) in [(12, 16, 650, 70), (9, 8, 64, 80), (64, 32, 16, 16)]
         {
             let Case { shape, x, w, dy, .. } = case(batch, size, size, in_channels, out_channels);
-            let (mut y, mut dx) = (ctx.buffer(dy.len()), ctx.buffer(x.len()));
-            forward(&ctx, &shape, &x, None, &w, None, &mut y).unwrap();
-            backward_input(&ctx, &shape, &dy, &w, None, &mut dx).unwrap();
+            let (mut y, mut dx) = (cpu.buffer(dy.len()), cpu.buffer(x.len()));
+            forward(&cpu, &shape, &x, None, &w, None, &mut y);
+            backward_input(&cpu, &shape, &dy, &w, None, &mut dx);
             let one = Conv2dShape { batch: 1, ..shape };
             let (in_len, out_len) = (x.len() / batch, dy.len() / batch);
             let (mut one_y, mut one_dx) = (vec![0.0; out_len], vec![0.0; in_len]);
             for image in [0, batch / 2, batch - 1] {
                 let (x, dy) = (&x[image * in_len..][..in_len], &dy[image * out_len..][..out_len]);
-                forward(&ctx, &one, x, None, &w, None, &mut one_y).unwrap();
-                backward_input(&ctx, &one, dy, &w, None, &mut one_dx).unwrap();
-                assert_eq!(y[image * out_len..][..out_len], one_y, "{shape:?} on {ctx:?}");
-                assert_eq!(dx[image * in_len..][..in_len], one_dx, "{shape:?} on {ctx:?}");
+                forward(&cpu, &one, x, None, &w, None, &mut one_y);
+                backward_input(&cpu, &one, dy, &w, None, &mut one_dx);
+                assert_eq!(y[image * out_len..][..out_len], one_y, "{shape:?} on {cpu:?}");
+                assert_eq!(dx[image * in_len..][..in_len], one_dx, "{shape:?} on {cpu:?}");
             }
         }
     }
@@ -196,11 +196,11 @@ fn images_do_not_depend_on_their_batch() {
 
 #[test]
 fn a_large_weight_gradient_is_the_same_at_any_address() {
-    for [ctx, _] in contexts() {
+    for [cpu, _] in cpus() {
         let Case { shape, x, w, dy, .. } = case(1, 4, 4, 352, 336);
-        let (mut aligned, mut shifted) = (ctx.buffer(w.len()), ctx.buffer(w.len() + 1));
-        backward_weight(&ctx, &shape, &x, None, &dy, &mut aligned).unwrap();
-        backward_weight(&ctx, &shape, &x, None, &dy, &mut shifted[1..]).unwrap();
+        let (mut aligned, mut shifted) = (cpu.buffer(w.len()), cpu.buffer(w.len() + 1));
+        backward_weight(&cpu, &shape, &x, None, &dy, &mut aligned);
+        backward_weight(&cpu, &shape, &x, None, &dy, &mut shifted[1..]);
         assert_eq!(aligned[..], shifted[1..]);
     }
 }

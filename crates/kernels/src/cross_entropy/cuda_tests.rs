@@ -1,6 +1,6 @@
 //! The kernels of `cuda.cu`, run on the host, against softmax in `f64`.
 
-use super::arguments::{CrossEntropy, ROWS, ScaleRows};
+use super::cuda_args::{CrossEntropy, ROWS, ScaleRows};
 use crate::on_host::{Grid, Guarded, Order, compile};
 
 /// Loss and gradient of one row.

@@ -1,35 +1,41 @@
 //! The kernel of `cuda.cu`, run on the host, against the plain form; and the distributions of the draws.
 
-use super::arguments::Augment;
-use super::{Draws, IMAGE, reference};
+use super::cuda_args::Augment;
+use super::{Draws, plain};
 use crate::on_host::{Grid, Guarded, Order, compile};
 
 const DRAWS: Draws =
     Draws { seed: 0x1234_5678_9abc_def0, padding: 4, flip: 0.5, cutout: 0.5, cutout_size: 16 };
 
+const SIZE: [u32; 2] = [32, 32];
+
 #[test]
 fn batches_are_those_of_the_plain_form_to_the_bit() {
     let Some(module) = compile("augment", &["augment"]) else { return };
-    let images: Vec<u8> = (0..5 * IMAGE).map(|i| (i * 31 % 251) as u8).collect();
     let labels = [9u8, 99, 0, 3, 7];
-    let values: Vec<f32> = (0..3 * 256).map(|i| (i as f32 - 300.0) / 77.0).collect();
     let order = [3u32, 0, 4, 2, 1, 3, 3, 0, 1];
     let edge = Draws { padding: 32, flip: 1.0, cutout: 1.0, cutout_size: 64, ..DRAWS };
     let none = Draws { padding: 0, flip: 0.0, cutout: 0.0, cutout_size: 1, ..DRAWS };
-    for draws in [DRAWS, edge, none] {
+    let all =
+        [[3, 32, 32], [1, 5, 17]].into_iter().flat_map(|dims| [DRAWS, edge, none].map(|draws| (dims, draws)));
+    for (dims, draws) in all {
+        let [channels, height, width] = dims;
+        let len = channels * height * width;
+        let images: Vec<u8> = (0..5 * len).map(|i| (i * 31 % 251) as u8).collect();
+        let values: Vec<f32> = (0..channels * 256).map(|i| (i as f32 - 300.0) / 77.0).collect();
         let (epoch, first, count) = (7, 2, 7);
-        let mut expected = vec![0f32; count * IMAGE];
-        for (out, position) in expected.chunks_exact_mut(IMAGE).zip(first..) {
+        let mut expected = vec![0f32; count * len];
+        for (out, position) in expected.chunks_exact_mut(len).zip(first..) {
             let image = order[position] as usize;
-            let draw = draws.at(epoch, position as u64);
-            reference::augment(&images[image * IMAGE..][..IMAGE], &values, &draws, &draw, out);
+            let draw = draws.at(epoch, position as u64, [height as u32, width as u32]);
+            plain::augment(&images[image * len..][..len], dims, &values, &draws, &draw, out);
         }
         for order_of_threads in Order::BOTH {
             for bf16 in [false, true] {
                 let (at_images, at_labels) = (Guarded::new(&images), Guarded::new(&labels));
                 let (at_order, at_values) = (Guarded::new(&order), Guarded::new(&values));
                 let (out, out_bf16) =
-                    (Guarded::new(&vec![0f32; count * IMAGE]), Guarded::new(&vec![0u16; count * IMAGE]));
+                    (Guarded::new(&vec![0f32; count * len]), Guarded::new(&vec![0u16; count * len]));
                 let out_labels = Guarded::new(&vec![0u32; count]);
                 let arguments = Augment {
                     images: at_images.device(),
@@ -39,7 +45,7 @@ fn batches_are_those_of_the_plain_form_to_the_bit() {
                     out: if bf16 { out_bf16.device() } else { out.device() },
                     out_labels: out_labels.device(),
                     bf16_out: bf16.into(),
-                    ..Augment::new(&draws, epoch, first as u64)
+                    ..Augment::new(&draws, dims, epoch, first as u64)
                 };
                 module.launch(
                     "augment",
@@ -72,7 +78,7 @@ fn chi_square(counts: &[u32]) -> f64 {
 #[test]
 fn draws_are_uniform_and_independent() {
     const N: u64 = 100_000;
-    let draws: Vec<_> = (0..N).map(|position| DRAWS.at(3, position)).collect();
+    let draws: Vec<_> = (0..N).map(|position| DRAWS.at(3, position, SIZE)).collect();
     let count = |cells: usize, cell: &dyn Fn(&super::Draw) -> Option<usize>| {
         let mut counts = vec![0; cells];
         draws.iter().filter_map(cell).for_each(|cell| counts[cell] += 1);
@@ -98,17 +104,17 @@ fn draws_are_uniform_and_independent() {
         }
         chi_square(&counts)
     };
-    assert!(pairs(&|position| DRAWS.at(3, position + 1)) < 150.0);
-    assert!(pairs(&|position| DRAWS.at(4, position)) < 150.0);
-    assert!(pairs(&|position| Draws { seed: DRAWS.seed + 1, ..DRAWS }.at(3, position)) < 150.0);
+    assert!(pairs(&|position| DRAWS.at(3, position + 1, SIZE)) < 150.0);
+    assert!(pairs(&|position| DRAWS.at(4, position, SIZE)) < 150.0);
+    assert!(pairs(&|position| Draws { seed: DRAWS.seed + 1, ..DRAWS }.at(3, position, SIZE)) < 150.0);
 }
 
 #[test]
 fn probabilities_of_zero_and_one_are_exact() {
     for position in 0..10_000 {
-        let draw = Draws { flip: 0.0, cutout: 1.0, padding: 0, ..DRAWS }.at(0, position);
+        let draw = Draws { flip: 0.0, cutout: 1.0, padding: 0, ..DRAWS }.at(0, position, SIZE);
         assert!(!draw.flip && draw.cutout.is_some() && (draw.down, draw.right) == (0, 0));
-        let draw = Draws { flip: 1.0, cutout: 0.0, ..DRAWS }.at(0, position);
+        let draw = Draws { flip: 1.0, cutout: 0.0, ..DRAWS }.at(0, position, SIZE);
         assert!(draw.flip && draw.cutout.is_none());
     }
 }

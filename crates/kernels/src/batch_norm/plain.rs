@@ -4,7 +4,7 @@
 //! # Panics
 //! Each function panics where slices do not fit each other.
 
-use super::{Forward, Statistics};
+use super::{BatchStatistics, Forward};
 use crate::conv2d::Activation;
 
 /// As [`batch_norm::statistics`](super::statistics).
@@ -34,14 +34,14 @@ pub fn backward(
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) {
-    let Forward { x, activation, saved, statistics } = forward;
+    let Forward { x, activation, saved, statistics, relu } = forward;
     let channels = saved.mean.len();
     let rows = (x.len() / channels) as f64;
     for c in 0..channels {
         let indices = || (c..x.len()).step_by(channels);
         let (mean, inv_std) = (f64::from(saved.mean[c]), f64::from(saved.inv_std[c]));
         let normalized = |i: usize| (f64::from(x[i]) - mean) * inv_std;
-        for i in indices().filter(|&i| activation.apply(x[i], c) <= 0.) {
+        for i in indices().filter(|&i| relu && activation.apply(x[i], c) <= 0.) {
             grad[i] = 0.;
         }
         let sum: f64 = indices().map(|i| f64::from(grad[i])).sum();
@@ -50,8 +50,8 @@ pub fn backward(
         dgamma[c] = product as f32;
         for i in indices() {
             let through_statistics = match statistics {
-                Statistics::Batch => (sum + normalized(i) * product) / rows,
-                Statistics::Constant => 0.,
+                BatchStatistics::Batch { .. } => (sum + normalized(i) * product) / rows,
+                BatchStatistics::Running => 0.,
             };
             let dx = f64::from(activation.scale[c]) * (f64::from(grad[i]) - through_statistics);
             grad[i] = (dx + add.map_or(0., |add| f64::from(add[i]))) as f32;

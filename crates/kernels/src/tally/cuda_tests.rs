@@ -1,6 +1,6 @@
 //! The kernel of `cuda.cu`, run on the host, against counting.
 
-use super::arguments::Tally;
+use super::cuda_args::Tally;
 use crate::on_host::{Grid, Guarded, Order, compile};
 
 #[test]

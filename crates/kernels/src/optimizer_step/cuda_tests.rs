@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor, Var};
 
-use super::arguments::{AdamW, Ascent, CHUNK, Copies, OPERANDS, Perturb, PowerSums, Sgd, TENSORS, Tensors};
+use super::cuda_args::{AdamW, Ascent, CHUNK, Copies, OPERANDS, Perturb, PowerSums, Sgd, TENSORS, Tensors};
 use super::{AdamWStep, Neighborhood, SgdStep};
 use crate::Cpu;
 use crate::on_host::{Grid, Guarded, Module, Order, compile};
@@ -137,15 +137,15 @@ fn ascent(
 #[test]
 fn norms_and_ascents_are_those_of_the_cpu() {
     let Some(module) = module() else { return };
-    let (ctx, weights, gradients) = (Cpu::shared(), values(1), values(2));
+    let (cpu, weights, gradients) = (Cpu::shared(), values(1), values(2));
     for ball in BALLS {
         let (w, g) = (vars(&weights), tensors(&gradients));
         let sum: f64 =
-            super::power_sums(ctx, &ball, &w.iter().zip(&g).collect::<Vec<_>>()).unwrap().iter().sum();
+            super::power_sums(cpu, &ball, &w.iter().zip(&g).collect::<Vec<_>>()).unwrap().iter().sum();
         let expected = super::Ascent::new(&ball, 0.05, sum).unwrap();
         let old: Vec<Var> = w.iter().map(|w| Var::from_tensor(&w.zeros_like().unwrap()).unwrap()).collect();
         let parameters: Vec<_> = w.iter().zip(&old).zip(&g).map(|((w, old), g)| (w, old, g)).collect();
-        super::perturb_all(ctx, &expected, &parameters).unwrap();
+        super::perturb_all(cpu, &expected, &parameters).unwrap();
 
         let both = Order::BOTH.map(|order| {
             let (old, g) = (Operand::new(&weights), Operand::new(&gradients));

@@ -17,11 +17,15 @@ pub(super) struct Augment {
     pub(super) padding: u32,
     pub(super) cutout: u32,
     pub(super) bf16_out: u32,
+    pub(super) channels: u32,
+    pub(super) height: u32,
+    pub(super) width: u32,
 }
 
 impl Augment {
-    /// The numbers of the draws; addresses are null.
-    pub(super) fn new(draws: &super::Draws, epoch: u32, first: u64) -> Self {
+    /// The numbers of the draws and the dimensions; addresses are null.
+    pub(super) fn new(draws: &super::Draws, dims: [usize; 3], epoch: u32, first: u64) -> Self {
+        let [channels, height, width] = dims.map(|size| size as u32);
         Self {
             images: 0,
             labels: 0,
@@ -37,6 +41,9 @@ impl Augment {
             padding: draws.padding,
             cutout: draws.cutout_size,
             bf16_out: 0,
+            channels,
+            height,
+            width,
         }
     }
 }

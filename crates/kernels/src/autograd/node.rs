@@ -1,0 +1,158 @@
+//! The node proper.
+
+use std::sync::Mutex;
+
+use candle_core::backend::BackendStorage;
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor};
+
+use super::tie::{Gradients, lock, passed_on, tie_all, tracked};
+use super::{Backward, HANDED_OVER};
+
+/// Makes one node of candle's graph out of the `output` of a computation, the `inputs` it was computed from and its
+/// `backward` pass. If no input tracks gradients, the result does not either, and `backward` is dropped. Output and
+/// inputs lie on one device.
+///
+/// # Errors
+/// If `shape` and the output's length differ (where that can be known, on the CPU), or an input lies elsewhere.
+///
+/// ```
+/// use candle_core::{CpuStorage, Device, Result, Storage, Tensor, Var};
+/// use wrn_sam_kernels::autograd::{Backward, node};
+///
+/// /// The sum of any number of vectors.
+/// struct Sum(usize);
+/// impl Backward for Sum {
+///     fn name(&self) -> &'static str { "sum" }
+///     fn backward(&self, grad: &Tensor, _needed: &[bool]) -> Result<Vec<Option<Tensor>>> {
+///         Ok(vec![Some(grad.clone()); self.0])
+///     }
+/// }
+///
+/// let w = (0..5).map(|i| Var::new(&[i as f32, 1.], &Device::Cpu)).collect::<Result<Vec<_>>>()?;
+/// let inputs: Vec<&Tensor> = w.iter().map(|w| w.as_tensor()).collect();
+/// let sum = node(Storage::Cpu(CpuStorage::F32(vec![10., 5.])), 2, &inputs, Sum(5))?;
+/// let gradients = sum.sqr()?.sum_all()?.backward()?;
+/// assert_eq!(gradients.get(&w[4]).unwrap().to_vec1::<f32>()?, [20., 10.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn node(
+    output: Storage,
+    shape: impl Into<Shape>,
+    inputs: &[&Tensor],
+    backward: impl Backward,
+) -> candle_core::Result<Tensor> {
+    let shape = shape.into();
+    check_output(&output, &shape)?;
+    if !inputs.iter().any(|input| input.track_op()) {
+        return constant(output, shape);
+    }
+    let gradients = Gradients::default();
+    let tracked = tracked(inputs, backward.hands_over_variables());
+    let (input, only) = match tracked[..] {
+        [(index, input)] => (input.clone(), Some(index)),
+        _ => (tie_all(tracked, &gradients)?, None),
+    };
+    input.apply_op1(Node {
+        name: backward.name(),
+        only,
+        inputs: inputs.iter().map(|&input| input.clone()).collect(),
+        output: Mutex::new(Some((output, shape))),
+        backward: Box::new(backward),
+        gradients,
+    })
+}
+
+/// A tensor of a storage, outside of any graph.
+///
+/// # Errors
+/// If `shape` and the storage's length differ (where that can be known, on the CPU).
+pub fn constant(storage: Storage, shape: impl Into<Shape>) -> candle_core::Result<Tensor> {
+    let shape = shape.into();
+    check_output(&storage, &shape)?;
+    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+}
+
+fn check_output(output: &Storage, shape: &Shape) -> candle_core::Result<()> {
+    let found = match output {
+        Storage::Cpu(CpuStorage::F32(values)) => values.len(),
+        Storage::Cpu(CpuStorage::F64(values)) => values.len(),
+        Storage::Cpu(other) => candle_core::bail!("a node's output is f32 or f64, not {:?}", other.dtype()),
+        // A device's allocation may be longer than what is in it.
+        _ => return Ok(()),
+    };
+    if found != shape.elem_count() {
+        candle_core::bail!("a node of shape {shape:?} has {found} elements");
+    }
+    Ok(())
+}
+
+/// The node proper: its output was computed beforehand.
+struct Node {
+    name: &'static str,
+    /// The index of the only input that tracks gradients; without it the node's input is a token.
+    only: Option<usize>,
+    inputs: Vec<Tensor>,
+    output: Mutex<Option<(Storage, Shape)>>,
+    backward: Box<dyn Backward>,
+    gradients: Gradients,
+}
+
+impl CustomOp1 for Node {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        match lock(&self.output).take() {
+            Some((Storage::Cpu(output), shape)) => Ok((output, shape)),
+            _ => candle_core::bail!("{}: a node is applied once", self.name),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        match lock(&self.output).take() {
+            Some((Storage::Cuda(output), shape)) => Ok((output, shape)),
+            _ => candle_core::bail!("{}: a node is applied once", self.name),
+        }
+    }
+
+    fn bwd(&self, input: &Tensor, _: &Tensor, grad_output: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let backward = &self.backward;
+        if backward.hands_over_variables() && HANDED_OVER.with_borrow(Option::is_none) {
+            candle_core::bail!(
+                "{}: this network hands its parameters' gradients over to wrn_sam_kernels::backward(&loss) alone; call \
+                 that in the place of loss.backward()",
+                self.name
+            );
+        }
+        let needed: Vec<bool> = self.inputs.iter().map(Tensor::track_op).collect();
+        let mut gradients = backward.backward(grad_output, &needed)?;
+        if gradients.len() != self.inputs.len() {
+            candle_core::bail!(
+                "{}: {} gradients for {} inputs",
+                self.name,
+                gradients.len(),
+                self.inputs.len()
+            );
+        }
+        HANDED_OVER.with_borrow_mut(|store| -> candle_core::Result<()> {
+            let Some(store) = store else { return Ok(()) };
+            for (input, gradient) in self.inputs.iter().zip(&mut gradients) {
+                if let Some(gradient) = gradient.take_if(|_| input.is_variable()) {
+                    let sum = match store.remove(input) {
+                        Some(other) => other.add(&gradient)?,
+                        None => gradient,
+                    };
+                    store.insert(input, sum);
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(only) = self.only {
+            return passed_on(gradients[only].take(), input);
+        }
+        *lock(&self.gradients) = gradients;
+        Ok(Some(input.detach()))
+    }
+}
