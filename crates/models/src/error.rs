@@ -52,7 +52,7 @@ pub enum Error {
         /// Where the state dict comes from: a file's path, or "the state dict" for one in memory.
         from: String,
         /// Every difference.
-        mismatch: Mismatch,
+        mismatch: Box<Mismatch>,
     },
 
     /// A state dict is of a Wide ResNet that computes another function, so that its values would give wrong answers

@@ -47,7 +47,7 @@ pub(crate) fn assign(from: &str, named: &Named, found: &BTreeMap<String, Value>)
         return Err(Error::OtherNetwork { from: from.to_string(), repository, difference });
     }
     mismatch.prefix = names::common_prefix(found).to_string();
-    Err(Error::StateDict { from: from.to_string(), mismatch })
+    Err(Error::StateDict { from: from.to_string(), mismatch: Box::new(mismatch) })
 }
 
 /// Whether a value can be converted to a variable's element type and shape: between float types; a counter from any
