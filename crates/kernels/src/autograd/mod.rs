@@ -34,9 +34,8 @@ pub trait Backward: Send + Sync + 'static {
     /// Whatever the computation reports.
     fn backward(&self, grad_output: &Tensor, needed: &[bool]) -> candle_core::Result<Vec<Option<Tensor>>>;
 
-    /// Whether the gradients of variables are to be had from [`backward`] alone. Plain `loss.backward()` is then an error,
-    /// and a pass is spared a few kernels on one-element tensors for every variable, which a GPU takes as long for as for
-    /// larger ones. Default false.
+    /// Whether only [`backward`] gives the gradients of variables. Plain `loss.backward()` is then an error. It saves a pass
+    /// a few kernels on one-element tensors for every variable, which cost a GPU as much as larger ones. Default false.
     fn hands_over_variables(&self) -> bool {
         false
     }

@@ -121,8 +121,8 @@ impl CustomOp1 for Node {
         let backward = &self.backward;
         if backward.hands_over_variables() && HANDED_OVER.with_borrow(Option::is_none) {
             candle_core::bail!(
-                "{}: this network hands its parameters' gradients over to wrn_sam_kernels::backward(&loss) alone; call \
-                 that in the place of loss.backward()",
+                "{}: only wrn_sam_kernels::backward(&loss) gives the gradients of this network's parameters; call it \
+                 instead of loss.backward()",
                 self.name
             );
         }

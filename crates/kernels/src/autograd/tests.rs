@@ -70,7 +70,7 @@ fn both_backward_functions_agree_with_plain_candle() -> Result<()> {
             }
         }
         let error = only_handed_over.backward().unwrap_err().to_string();
-        assert!(error.contains("call that in the place of loss.backward()"), "{error}");
+        assert!(error.contains("call it instead of loss.backward()"), "{error}");
     }
     Ok(())
 }

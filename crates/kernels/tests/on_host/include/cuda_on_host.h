@@ -1,6 +1,6 @@
 // CUDA's words for a C++ compiler: what the kernels use of the language, run serially on the host.
 //
-// The threads of a block are fibers of one thread, switched at barriers and warp exchanges alone; blocks run one after
+// The threads of a block are fibers of one thread, switched only at barriers and warp exchanges; blocks run one after
 // another. A barrier that not all threads reach, or an exchange with lanes that never come, is an error, not a hang.
 // Blocks and fibers run in ascending or in descending order: a kernel without races gives the same bits in both.
 #pragma once
