@@ -56,19 +56,16 @@ struct ResNet {
 
 impl ResNet {
     fn new(classes: usize, vb: VarBuilder) -> Result<Self> {
-        let widths = [(16, 16, 1), (16, 32, 2), (32, 64, 2)].into_iter().enumerate();
-        let block =
-            |(at, (inputs, outputs, stride))| Block::new(inputs, outputs, stride, vb.pp("blocks").pp(at));
+        let block = |at: usize, inputs, stride| Block::new(inputs, 16 << at, stride, vb.pp("blocks").pp(at));
         Ok(Self {
             stem: Conv2d::new(3, 16, 3, 1, vb.pp("stem"))?,
             norm: BatchNorm::new(16, vb.pp("norm"))?,
-            blocks: widths.map(block).collect::<Result<_>>()?,
+            blocks: vec![block(0, 16, 1)?, block(1, 16, 2)?, block(2, 32, 2)?],
             classifier: linear(64, classes, vb.pp("classifier"))?,
         })
     }
 }
 
-/// What training asks of a network.
 impl Classifier for ResNet {
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let x = self.norm.forward_relu(&self.stem.forward(images)?, mode)?;
@@ -91,13 +88,11 @@ impl Observer for Lines {
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "result/own_network".into()));
-    let recipe = "epochs = 3\nbatch_size = 64\nlearning_rate = 0.002\nschedule = 'cosine'\nrho = 0.05\ncheckpoint_every = 1";
+    let recipe = "epochs = 3\nbatch_size = 64\nlearning_rate = 0.002\nrho = 0.05\ncheckpoint_every = 1";
     let data = Cifar::synthetic(17, 1024, 256); // or Cifar::open(Variant::Cifar100, "data")?
     let trainer = Trainer::new(Recipe::from_toml(recipe)?, data)
         .with_network(|vb, setup| ResNet::new(setup.classes, vb))
-        .with_optimizer(|parameters, setup| {
-            AdamW::named(parameters, AdamWConfig::new(setup.recipe.learning_rate))
-        })
+        .with_optimizer(|parameters, _| AdamW::named(parameters, AdamWConfig::default()))
         .with_observer(Lines);
     let outcome = if Recipe::from_run(&out).is_ok() { trainer.resume(&out) } else { trainer.run(&out) };
     println!("{:?}; everything is in {}", outcome?, out.display());

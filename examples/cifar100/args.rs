@@ -254,34 +254,40 @@ impl Args {
     /// `base` with every value that a flag gives.
     pub fn over(&self, base: Recipe) -> Recipe {
         let Self { data, recipe: flags, run } = self;
-        Recipe {
-            data: data.data.unwrap_or(base.data),
-            train_limit: data.train_limit.unwrap_or(base.train_limit),
-            test_limit: data.test_limit.unwrap_or(base.test_limit),
-            depth: flags.depth.unwrap_or(base.depth),
-            width_factor: flags.width_factor.unwrap_or(base.width_factor),
-            dropout: flags.dropout.unwrap_or(base.dropout),
-            augment: flags.augment.unwrap_or(base.augment),
-            randaugment_operations: flags.randaugment_operations.unwrap_or(base.randaugment_operations),
-            randaugment_magnitude: flags.randaugment_magnitude.unwrap_or(base.randaugment_magnitude),
-            cutout_probability: flags.cutout_probability.unwrap_or(base.cutout_probability),
-            mixup_alpha: flags.mixup.unwrap_or(base.mixup_alpha),
-            cutmix_alpha: flags.cutmix.unwrap_or(base.cutmix_alpha),
-            mix_probability: flags.mix_probability.unwrap_or(base.mix_probability),
-            epochs: flags.epochs.unwrap_or(base.epochs),
-            batch_size: flags.batch_size.unwrap_or(base.batch_size),
-            learning_rate: flags.lr.unwrap_or(base.learning_rate),
-            momentum: flags.momentum.unwrap_or(base.momentum),
-            weight_decay: flags.weight_decay.unwrap_or(base.weight_decay),
-            rho: flags.rho.unwrap_or(base.rho),
-            adaptive: flags.adaptive.unwrap_or(base.adaptive),
-            label_smoothing: flags.label_smoothing.unwrap_or(base.label_smoothing),
-            seed: flags.seed.unwrap_or(base.seed),
-            precision: run.precision.unwrap_or(base.precision),
-            deterministic: run.deterministic.unwrap_or(base.deterministic),
-            threads: run.threads.unwrap_or(base.threads),
-            checkpoint_every: run.checkpoint_every.unwrap_or(base.checkpoint_every),
-            ..base
-        }
+        base.with(|recipe| {
+            set(&mut recipe.data, data.data);
+            set(&mut recipe.train_limit, data.train_limit);
+            set(&mut recipe.test_limit, data.test_limit);
+            set(&mut recipe.depth, flags.depth);
+            set(&mut recipe.width_factor, flags.width_factor);
+            set(&mut recipe.dropout, flags.dropout);
+            set(&mut recipe.augment, flags.augment);
+            set(&mut recipe.randaugment_operations, flags.randaugment_operations);
+            set(&mut recipe.randaugment_magnitude, flags.randaugment_magnitude);
+            set(&mut recipe.cutout_probability, flags.cutout_probability);
+            set(&mut recipe.mixup_alpha, flags.mixup);
+            set(&mut recipe.cutmix_alpha, flags.cutmix);
+            set(&mut recipe.mix_probability, flags.mix_probability);
+            set(&mut recipe.epochs, flags.epochs);
+            set(&mut recipe.batch_size, flags.batch_size);
+            set(&mut recipe.learning_rate, flags.lr);
+            set(&mut recipe.momentum, flags.momentum);
+            set(&mut recipe.weight_decay, flags.weight_decay);
+            set(&mut recipe.rho, flags.rho);
+            set(&mut recipe.adaptive, flags.adaptive);
+            set(&mut recipe.label_smoothing, flags.label_smoothing);
+            set(&mut recipe.seed, flags.seed);
+            set(&mut recipe.precision, run.precision);
+            set(&mut recipe.deterministic, run.deterministic);
+            set(&mut recipe.threads, run.threads);
+            set(&mut recipe.checkpoint_every, run.checkpoint_every);
+        })
+    }
+}
+
+/// The value of a flag, if it was given.
+fn set<T>(value: &mut T, flag: Option<T>) {
+    if let Some(flag) = flag {
+        *value = flag;
     }
 }

@@ -25,4 +25,6 @@ mod error;
 mod smooth_cross_entropy;
 
 pub use error::{Error, Result};
-pub use smooth_cross_entropy::{Convention, smooth_cross_entropy, smooth_cross_entropy_with};
+pub use smooth_cross_entropy::{
+    Convention, check_smoothing, smooth_cross_entropy, smooth_cross_entropy_with,
+};

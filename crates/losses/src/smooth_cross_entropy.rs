@@ -88,10 +88,18 @@ pub fn smooth_cross_entropy_with(
     Ok(expected.affine(-1.0, constant)?)
 }
 
+/// Checks that a loss can have this `smoothing`: [0, 1).
+///
+/// # Errors
+/// [`Error::OutOfRange`].
+pub fn check_smoothing(smoothing: f64) -> Result<()> {
+    let expected = "at least 0 and less than 1 (0 for none; 0.1 is usual)";
+    Ok(OutOfRange::check("smoothing", smoothing, (0.0..1.0).contains(&smoothing), expected)?)
+}
+
 /// Checks everything but the labels' values; returns K.
 fn check(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result<usize> {
-    let expected = "at least 0 and less than 1 (0 for none; 0.1 is usual)";
-    OutOfRange::check("smoothing", smoothing, (0.0..1.0).contains(&smoothing), expected)?;
+    check_smoothing(smoothing)?;
     let classes = match (logits.dims(), labels.dims()) {
         (&[rows, classes], &[labels]) if rows == labels && rows > 0 && classes > 0 => classes,
         _ => return Err(Error::Shape { logits: logits.shape().clone(), labels: labels.shape().clone() }),

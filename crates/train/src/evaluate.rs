@@ -26,7 +26,7 @@ use crate::tally::{Meter, Tally};
 /// let config = LoaderConfig::default().with_batch_size(32).with_threads(1).with_shuffle(false).with_seed(0);
 /// let loader = Loader::new(&data.test, plain, config)?;
 ///
-/// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
+/// let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1")?;
 /// let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
 /// let model = WideResNet::new(&recipe.network(100), parameters.var_builder())?;
 /// let tally = evaluate(&model, loader.epoch(0), |x, labels| smooth_cross_entropy(x, labels, 0.1), &Device::Cpu)?;

@@ -1,78 +1,26 @@
-//! Every hyper-parameter of a run, as one value that reads from and writes to TOML.
+//! Every hyper-parameter of a run, as one value.
 
-use std::fmt;
-use std::path::Path;
+mod choices;
+mod file;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use wrn_sam_data::{
-    Augmentation, Cutout, Mix, Policy, RandomCrop, RandomHorizontalFlip, Source, Statistics, Variant,
+    Augmentation, Cutout, IMAGE_CHANNELS, Mix, Policy, RandomCrop, RandomHorizontalFlip, Statistics,
 };
 use wrn_sam_kernels::{OutOfRange, Precision};
+use wrn_sam_losses::check_smoothing;
 use wrn_sam_models::WideResNetConfig;
 use wrn_sam_optim::{CosineWithWarmup, MultiStepLr, SamConfig, Schedule, SgdConfig};
 
-use crate::checkpoint;
+pub use choices::{Augment, DataChoice, ScheduleKind};
+pub use file::Difference;
+
 use crate::error::{Error, Result};
-
-/// Which images a run trains on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataChoice {
-    /// Whatever is there; a run writes down what it was.
-    #[default]
-    Auto,
-    /// The real CIFAR-10.
-    Cifar10,
-    /// The real CIFAR-100.
-    Cifar100,
-    /// The synthetic set.
-    Synthetic,
-}
-
-impl DataChoice {
-    /// What images from `source` are.
-    pub fn of(source: &Source) -> Self {
-        match source.variant {
-            _ if source.is_synthetic() => Self::Synthetic,
-            Variant::Cifar10 => Self::Cifar10,
-            Variant::Cifar100 => Self::Cifar100,
-        }
-    }
-}
 
 /// The milestones of [`ScheduleKind::Step`], in percent of the epochs.
 const STEP_PERCENT: [usize; 4] = [20, 50, 70, 85];
 const STEP_GAMMA: f64 = 0.2;
-
-/// How the learning rate moves over the epochs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// [`MultiStepLr`]: times 0.2 at 20 %, 50 %, 70 % and 85 % of the epochs.
-    #[default]
-    Step,
-    /// [`CosineWithWarmup`]: a linear rise over `warmup_epochs`, then half a cosine down to zero.
-    Cosine,
-}
-
-/// What happens to a training image. Every kind begins with crop and flip; every kind but [`Basic`](Self::Basic) ends with
-/// the recipe's cutout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Augment {
-    /// Only crop and flip.
-    Basic,
-    /// The reference's.
-    #[default]
-    Cutout,
-    /// AutoAugment's policy for CIFAR.
-    AutoAugment,
-    /// RandAugment by `randaugment_operations` and `randaugment_magnitude`.
-    RandAugment,
-    /// TrivialAugment (wide).
-    TrivialAugment,
-}
 
 /// Every hyper-parameter of a run.
 ///
@@ -86,16 +34,20 @@ pub enum Augment {
 /// assert_eq!((recipe.depth, recipe.batch_size), (16, 128));
 /// assert_eq!(Recipe::from_toml(&recipe.to_toml()?)?, recipe);
 ///
-/// let error = Recipe::from_toml("depth = 33").unwrap_err();
-/// assert_eq!(error.to_string(), "depth = 33: must be 6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …");
+/// let recipe = Recipe::quick().with(|recipe| recipe.epochs = 1);
+/// assert_eq!(recipe.batch_size, 128);
+///
+/// let error = Recipe::from_toml("rho = -1").unwrap_err();
+/// assert!(error.to_string().starts_with("rho = -1: must be"));
 /// # Ok::<(), wrn_sam_train::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Recipe {
-    /// Layers of the network: 6n + 4, from 10 to 1000.
+    /// Layers of the network: 6n + 4, at least 10.
     pub depth: usize,
-    /// How many times wider than a plain ResNet: 1 to 1000.
+    /// How many times wider than a plain ResNet: at least 1.
     pub width_factor: usize,
     /// Share of activations dropped between a unit's convolutions: [0, 1).
     pub dropout: f64,
@@ -116,7 +68,7 @@ pub struct Recipe {
     pub randaugment_operations: usize,
     /// How strongly it does them: 0 to 30.
     pub randaugment_magnitude: usize,
-    /// Side of the square that cutout blanks: 1 to 64 pixels.
+    /// Side of the square that cutout blanks: at least 1 pixel.
     pub cutout_size: usize,
     /// Probability of a cutout: [0, 1]. The papers of the policies have 1.
     pub cutout_probability: f64,
@@ -129,7 +81,7 @@ pub struct Recipe {
 
     /// Passes over the training images: 1 to 1,000,000.
     pub epochs: usize,
-    /// Images per step: 1 to 65,536. Evaluation takes as many at a time.
+    /// Images per step: 1 to 65,536. Evaluation takes the same number at a time.
     pub batch_size: usize,
     /// Learning rate the schedule starts from: above 0.
     pub learning_rate: f64,
@@ -137,15 +89,15 @@ pub struct Recipe {
     pub schedule: ScheduleKind,
     /// Epochs of the cosine schedule's linear rise: 0 to `epochs`. The step schedule has none.
     pub warmup_epochs: usize,
-    /// Momentum of SGD: [0, 1).
+    /// Momentum of SGD: 0 or more, and below 1 in practice.
     pub momentum: f64,
-    /// Dampening of SGD's momentum: [0, 1].
+    /// Dampening of SGD's momentum: 0 in practice.
     pub dampening: f64,
     /// Nesterov's momentum; wants `momentum` above 0 and `dampening` 0.
     pub nesterov: bool,
     /// L2 penalty of SGD, on every parameter: 0 or more.
     pub weight_decay: f64,
-    /// Radius of SAM's neighborhood: 0 or more; 0 is plain SGD at twice the price.
+    /// Radius of SAM's neighborhood: 0 or more; with 0, a step is one of plain SGD, in one pass.
     pub rho: f64,
     /// Measure the neighborhood relative to each weight (ASAM).
     pub adaptive: bool,
@@ -154,7 +106,7 @@ pub struct Recipe {
     /// Probability mass taken from the label and spread over the other classes: [0, 1).
     pub label_smoothing: f64,
 
-    /// The numbers that convolutions take: f32, and on an NVIDIA GPU also tf32 or bf16. Weights, batch statistics, loss
+    /// The type of number that convolutions compute with: f32, and on an NVIDIA GPU also tf32 or bf16. Weights, batch statistics, loss
     /// and optimizer are f32 in any case.
     #[serde(with = "precision_name")]
     pub precision: Precision,
@@ -221,139 +173,37 @@ impl Recipe {
         Self { depth: 10, width_factor: 1, epochs: 4, ..Self::reference() }
     }
 
-    /// Reads and validates a recipe; what `text` leaves out has the reference's value.
-    ///
-    /// # Errors
-    /// [`Error::Toml`] for a syntax error, an unknown key or a wrong type; [`Error::OutOfRange`] for a value out
-    /// of range.
-    pub fn from_toml(text: &str) -> Result<Self> {
-        let recipe: Self = toml::from_str(text)
-            .map_err(|error| Error::Toml { message: error.to_string().trim_end().into() })?;
-        recipe.validate()?;
-        Ok(recipe)
+    /// This recipe with some values changed: `Recipe::quick().with(|recipe| recipe.epochs = 1)`.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
     }
 
-    /// [`Recipe::from_toml`] of a file.
-    ///
-    /// # Errors
-    /// Those of [`Recipe::from_toml`] with the path, and [`Error::Io`].
-    pub fn from_toml_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        Self::from_toml(&text)
-            .map_err(|source| Error::RecipeFile { path: path.into(), source: source.into() })
-    }
-
-    /// The recipe of the run in `folder`, to resume it with: from `recipe.toml`, or from the newest checkpoint where that
-    /// file was removed.
-    ///
-    /// # Errors
-    /// [`Error::NotARun`] where there is neither; those of [`Recipe::from_toml_file`] and [`checkpoint::newest`].
-    pub fn from_run(folder: &Path) -> Result<Self> {
-        let path = folder.join("recipe.toml");
-        if path.is_file() {
-            return Self::from_toml_file(&path);
-        }
-        match checkpoint::newest(&folder.join("checkpoints"))? {
-            Some(newest) => Self::from_toml(&newest.checkpoint.progress.recipe),
-            None => Err(Error::NotARun { path: folder.into() }),
-        }
-    }
-
-    /// The recipe as TOML, every key in it.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] for a value out of range, so that what is written can always be read.
-    pub fn to_toml(&self) -> Result<String> {
-        self.validate()?;
-        toml::to_string(self).map_err(|error| Error::Toml { message: error.to_string() })
-    }
-
-    /// Checks every value against its range.
+    /// Checks every value against its range. What a part of the workspace has a range for is asked of that part.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], which names the key, the value and the range, for the first value out of range.
     pub fn validate(&self) -> Result<()> {
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        let not_negative = |x: f64| x.is_finite() && x >= 0.0;
-        let share = |x: f64| (0.0..1.0).contains(&x);
-        let probability = |x: f64| (0.0..=1.0).contains(&x);
-        let Self { depth, width_factor, dropout, epochs, batch_size, learning_rate, .. } = *self;
-        let Self { crop_padding, flip_probability, cutout_size, cutout_probability, .. } = *self;
-        let Self { randaugment_operations, randaugment_magnitude, .. } = *self;
-        let Self { mixup_alpha, cutmix_alpha, mix_probability, .. } = *self;
-        let alpha = |x: f64| (0.0..=1000.0).contains(&x);
-        let Self { warmup_epochs, momentum, dampening, nesterov, weight_decay, .. } = *self;
-        let Self { rho, norm, label_smoothing, seed, threads, .. } = *self;
-        let depth_fits = (10..=1000).contains(&depth) && depth % 6 == 4;
-        let nesterov_fits = !nesterov || (momentum > 0.0 && dampening == 0.0);
-
-        OutOfRange::check("depth", depth, depth_fits, "6n + 4 from 10 to 1000: 10, 16, 22, 28, 34, 40, …")?;
-        OutOfRange::check(
-            "width_factor",
-            width_factor,
-            (1..=1000).contains(&width_factor),
-            "from 1 to 1000",
-        )?;
-        OutOfRange::check("dropout", dropout, share(dropout), "at least 0 and less than 1")?;
-        OutOfRange::check("crop_padding", crop_padding, crop_padding <= 32, "from 0 to 32")?;
-        OutOfRange::check(
-            "flip_probability",
-            flip_probability,
-            probability(flip_probability),
-            "from 0 to 1",
-        )?;
-        OutOfRange::check(
-            "randaugment_operations",
-            randaugment_operations,
-            randaugment_operations <= 14,
-            "from 0 to 14",
-        )?;
-        OutOfRange::check(
-            "randaugment_magnitude",
-            randaugment_magnitude,
-            randaugment_magnitude <= 30,
-            "from 0 to 30",
-        )?;
-        OutOfRange::check("cutout_size", cutout_size, (1..=64).contains(&cutout_size), "from 1 to 64")?;
-        OutOfRange::check(
-            "cutout_probability",
-            cutout_probability,
-            probability(cutout_probability),
-            "from 0 to 1",
-        )?;
-        OutOfRange::check("mixup_alpha", mixup_alpha, alpha(mixup_alpha), "from 0 to 1000")?;
-        OutOfRange::check("cutmix_alpha", cutmix_alpha, alpha(cutmix_alpha), "from 0 to 1000")?;
-        OutOfRange::check("mix_probability", mix_probability, probability(mix_probability), "from 0 to 1")?;
+        let Self { epochs, batch_size, learning_rate, warmup_epochs, seed, threads, .. } = *self;
+        let Self { mixup_alpha, cutmix_alpha, mix_probability: p, .. } = *self;
         OutOfRange::check("epochs", epochs, (1..=1_000_000).contains(&epochs), "from 1 to 1000000")?;
         OutOfRange::check("batch_size", batch_size, (1..=65_536).contains(&batch_size), "from 1 to 65536")?;
-        OutOfRange::check("learning_rate", learning_rate, positive(learning_rate), "a number above 0")?;
+        OutOfRange::check("learning_rate", learning_rate, learning_rate > 0.0, "a number above 0")?;
         OutOfRange::check("warmup_epochs", warmup_epochs, warmup_epochs <= epochs, "at most `epochs`")?;
-        OutOfRange::check("momentum", momentum, share(momentum), "at least 0 and less than 1")?;
-        OutOfRange::check("dampening", dampening, probability(dampening), "from 0 to 1")?;
-        OutOfRange::check(
-            "nesterov",
-            nesterov,
-            nesterov_fits,
-            "false unless `momentum` is above 0 and `dampening` is 0",
-        )?;
-        OutOfRange::check(
-            "weight_decay",
-            weight_decay,
-            not_negative(weight_decay),
-            "a number of at least 0",
-        )?;
-        OutOfRange::check("rho", rho, not_negative(rho), "a number of at least 0")?;
-        OutOfRange::check("norm", norm, norm > 1.0, "above 1 (inf is allowed)")?;
-        OutOfRange::check(
-            "label_smoothing",
-            label_smoothing,
-            share(label_smoothing),
-            "at least 0 and less than 1",
-        )?;
         // TOML's integers are signed.
         OutOfRange::check("seed", seed, i64::try_from(seed).is_ok(), "from 0 to 9223372036854775807")?;
         OutOfRange::check("threads", threads, threads <= 1024, "from 0 (all) to 1024")?;
-        Ok(())
+
+        keyed(self.network(1).validate())?;
+        // With every step, so that also values of no effect are in their ranges.
+        let statistics = Statistics { mean: [0.0; IMAGE_CHANNELS], std: [1.0; IMAGE_CHANNELS] };
+        let every_step = Self { augment: Augment::RandAugment, ..self.clone() };
+        keyed(every_step.augmentation(statistics).validate())?;
+        keyed(Mix::new(mixup_alpha, cutmix_alpha).with_p(p).validate())?;
+        keyed(self.sgd().validate())?;
+        keyed(self.sam().validate())?;
+        keyed(check_smoothing(self.label_smoothing))
     }
 
     /// Checks that the recipe can run on `device`: every precision but f32 needs an NVIDIA GPU. Training does so too;
@@ -366,32 +216,7 @@ impl Recipe {
         Ok(OutOfRange::check("precision", self.precision, fits, "f32 on any device but an NVIDIA GPU")?)
     }
 
-    /// Every key in which the two recipes differ and a run's results with them: all but `threads` and
-    /// `checkpoint_every`.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] if either recipe is invalid.
-    pub fn differences(&self, other: &Self) -> Result<Vec<Difference>> {
-        let (ours, theirs) = (self.results_only()?, other.results_only()?);
-        let differs = |(key, value): &(&String, &toml::Value)| theirs.get(*key) != Some(*value);
-        let difference = |(key, value): (&String, &toml::Value)| Difference {
-            key: key.clone(),
-            ours: value.to_string(),
-            theirs: theirs.get(key).map(toml::Value::to_string).unwrap_or_default(),
-        };
-        Ok(ours.iter().filter(differs).map(difference).collect())
-    }
-
-    /// The keys that a run's results depend on, as a table.
-    pub(crate) fn results_only(&self) -> Result<toml::Table> {
-        self.validate()?;
-        let table =
-            toml::Table::try_from(self).map_err(|error| Error::Toml { message: error.to_string() })?;
-        let changes_results = |key: &String| !["threads", "checkpoint_every"].contains(&key.as_str());
-        Ok(table.into_iter().filter(|(key, _)| changes_results(key)).collect())
-    }
-
-    /// The network, for so many classes.
+    /// The network for `classes` classes.
     pub fn network(&self, classes: usize) -> WideResNetConfig {
         WideResNetConfig::new(self.depth, self.width_factor)
             .with_dropout(self.dropout)
@@ -410,7 +235,7 @@ impl Recipe {
             }),
             Augment::TrivialAugment => Some(Policy::TrivialAugment),
         };
-        let cutout = (self.augment != Augment::Basic && self.cutout_probability > 0.0)
+        let cutout = (self.augment != Augment::Basic && self.cutout_probability != 0.0)
             .then_some(Cutout { size: self.cutout_size, p: self.cutout_probability });
         Augmentation::none(statistics)
             .with_crop(RandomCrop { padding: self.crop_padding })
@@ -440,7 +265,7 @@ impl Recipe {
         SamConfig::new(self.rho).with_adaptive(self.adaptive).with_p(self.norm)
     }
 
-    /// The learning rate's way.
+    /// The schedule of the learning rate.
     pub fn learning_rates(&self) -> Box<dyn Schedule> {
         match self.schedule {
             ScheduleKind::Step => {
@@ -468,19 +293,30 @@ mod precision_name {
     }
 }
 
-/// One key in which two recipes differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The key.
-    pub key: String,
-    /// The value asked for.
-    pub ours: String,
-    /// The value found in the run.
-    pub theirs: String,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is {} here but {} there", self.key, self.ours, self.theirs)
-    }
+/// A part's error of a value out of range under the recipe's key.
+fn keyed<E: Into<Error>>(checked: std::result::Result<(), E>) -> Result<()> {
+    let Err(error) = checked.map_err(Into::into) else { return Ok(()) };
+    let mut out_of_range = match error {
+        Error::OutOfRange(out_of_range)
+        | Error::Data(wrn_sam_data::Error::OutOfRange(out_of_range))
+        | Error::Models(wrn_sam_models::Error::OutOfRange(out_of_range))
+        | Error::Losses(wrn_sam_losses::Error::OutOfRange(out_of_range))
+        | Error::Optim(wrn_sam_optim::Error::OutOfRange(out_of_range)) => out_of_range,
+        other => return Err(other),
+    };
+    out_of_range.name = match out_of_range.name {
+        "p" => "norm",
+        "smoothing" => "label_smoothing",
+        "crop padding" => "crop_padding",
+        "flip probability" => "flip_probability",
+        "cutout size" => "cutout_size",
+        "cutout probability" => "cutout_probability",
+        "RandAugment's number of operations" => "randaugment_operations",
+        "RandAugment's magnitude" => "randaugment_magnitude",
+        "mixup's alpha" => "mixup_alpha",
+        "CutMix's alpha" => "cutmix_alpha",
+        "mixing probability" => "mix_probability",
+        key => key,
+    };
+    Err(out_of_range.into())
 }

@@ -35,7 +35,7 @@ pub struct StepOutcome {
 /// use wrn_sam_optim::{Sam, Sgd};
 /// use wrn_sam_train::{Recipe, step};
 ///
-/// let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
+/// let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1")?;
 /// let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
 /// let model = WideResNet::new(&recipe.network(100), parameters.var_builder())?;
 /// let mut sam = Sam::new(Sgd::named(parameters.named_trainable(), recipe.sgd())?, recipe.sam())?;

@@ -1,7 +1,10 @@
 //! The crate's tests from outside, in one program.
 
 mod corpus;
+mod divergence;
 mod own_parts;
 mod recipe;
+mod resuming;
 mod step;
+mod support;
 mod training;

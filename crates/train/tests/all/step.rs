@@ -11,7 +11,10 @@ use wrn_sam_optim::{OptimizerState, Sam, Sgd};
 use wrn_sam_train::{Classifier, Recipe, evaluate, step};
 
 fn network() -> (Recipe, Parameters, WideResNet) {
-    let recipe = Recipe { depth: 10, width_factor: 1, ..Recipe::reference() };
+    let recipe = Recipe::reference().with(|recipe| {
+        recipe.depth = 10;
+        recipe.width_factor = 1;
+    });
     let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
     let model = WideResNet::new(&recipe.network(100), parameters.var_builder()).unwrap();
     (recipe, parameters, model)
@@ -134,7 +137,7 @@ impl Classifier for Failing {
 /// been tried.
 #[test]
 fn a_step_that_fails_anywhere_changes_nothing() {
-    let recipe = Recipe { depth: 10, width_factor: 1, dropout: 0.2, ..Recipe::reference() };
+    let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\ndropout = 0.2").unwrap();
     let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
     let model = WideResNet::new(&recipe.network(100), parameters.var_builder()).unwrap();
     let model = Failing::new(model);
