@@ -1,0 +1,123 @@
+//! From a picture's bytes to the 32x32 pixels that a network sees.
+
+use std::io::Cursor;
+
+use image::imageops::{self, FilterType};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+use wrn_sam::data::IMAGE_SIZE;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use crate::support::AnyError;
+
+/// No picture may take more bytes than this once decoded: 357 megapixels of RGB.
+const LARGEST: u64 = 1 << 30;
+
+/// A whole PNG or JPEG, upright, without transparency, cut to its largest central square and scaled to 32x32. What
+/// CIFAR shows fills its square and is not distorted.
+///
+/// # Errors
+/// Where it is another file, is cut short or damaged, or has too many pixels.
+pub fn decode(bytes: &[u8]) -> Result<RgbImage, AnyError> {
+    let (mut image, orientation) = match image::guess_format(bytes) {
+        _ if bytes.is_empty() => return Err("the file is empty".into()),
+        Ok(ImageFormat::Png) => png(bytes)?,
+        Ok(ImageFormat::Jpeg) => jpeg(bytes)?,
+        Ok(other) => return Err(format!("it is {other:?}; only PNG and JPEG are read").into()),
+        Err(_) => return Err("it is neither PNG nor JPEG".into()),
+    };
+    image.apply_orientation(orientation);
+    Ok(middle(&over_white(image)))
+}
+
+fn check_size(width: u64, height: u64, bytes: u64) -> Result<(), AnyError> {
+    if bytes <= LARGEST {
+        return Ok(());
+    }
+    let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+    let (needed, limit) = (megabytes(bytes), megabytes(LARGEST));
+    Err(format!(
+        "its {width} x {height} pixels take {needed} MB, more than the limit of {limit} MB: scale it down"
+    )
+    .into())
+}
+
+fn png(bytes: &[u8]) -> Result<(DynamicImage, Orientation), AnyError> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Png);
+    reader.limits(Limits::no_limits());
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    check_size(width.into(), height.into(), decoder.total_bytes())?;
+    let orientation = decoder.orientation()?;
+    Ok((DynamicImage::from_decoder(decoder)?, orientation))
+}
+
+/// Decoded in strict mode, which the image crate does not offer: otherwise what is missing or damaged becomes gray.
+fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), AnyError> {
+    if !has_end(bytes) {
+        return Err("the JPEG is cut short: it has no end marker".into());
+    }
+    let options = DecoderOptions::default().set_strict_mode(true).jpeg_set_out_colorspace(ColorSpace::RGB);
+    let options = options.set_max_width(usize::MAX).set_max_height(usize::MAX);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let damaged = |error| format!("the JPEG is damaged or of a kind that is not supported: {error}");
+    decoder.decode_headers().map_err(damaged)?;
+    let (width, height) = decoder.dimensions().ok_or("the JPEG says no size")?;
+    check_size(width as u64, height as u64, 3 * width as u64 * height as u64)?;
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let pixels = decoder.decode().map_err(damaged)?;
+    let image = RgbImage::from_raw(width as u32, height as u32, pixels)
+        .ok_or("the JPEG has fewer pixels than it says")?;
+    Ok((image.into(), orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// Whether a JPEG's segments and scans go on to an end marker. One in a thumbnail, which lies within a segment, does
+/// not count.
+fn has_end(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        at += match (first, marker) {
+            (0xff, 0xd9) => return true,
+            // Fill bytes before a marker; a byte of a scan that is no marker; markers without a segment.
+            (0xff, 0xff) => 1,
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
+            (0xff, _) => match bytes.get(at + 2..at + 4) {
+                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+            _ => 1,
+        };
+    }
+    false
+}
+
+/// What shows through is white, as on paper; a transparent pixel's own color is arbitrary.
+fn over_white(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let image = image.into_rgba8();
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let [red, green, blue, alpha] = image.get_pixel(x, y).0;
+        let over = |color: u8| {
+            let (color, alpha) = (u32::from(color), u32::from(alpha));
+            ((color * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+        };
+        Rgb([red, green, blue].map(over))
+    })
+}
+
+fn middle(image: &RgbImage) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let side = width.min(height);
+    let square = imageops::crop_imm(image, (width - side) / 2, (height - side) / 2, side, side);
+    let size = IMAGE_SIZE as u32;
+    if side == size {
+        square.to_image()
+    } else {
+        imageops::resize(&*square, size, size, FilterType::CatmullRom)
+    }
+}
