@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use image::imageops::{self, FilterType};
+use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 use wrn_sam::data::IMAGE_SIZE;
@@ -30,7 +30,7 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, AnyError> {
         Err(_) => return Err("it is neither PNG nor JPEG".into()),
     };
     image.apply_orientation(orientation);
-    Ok(middle(&over_white(image)))
+    Ok(middle(over_white(image).into()))
 }
 
 fn check_size(width: u64, height: u64, bytes: u64) -> Result<(), AnyError> {
@@ -110,14 +110,13 @@ fn over_white(image: DynamicImage) -> RgbImage {
     })
 }
 
-fn middle(image: &RgbImage) -> RgbImage {
-    let (width, height) = image.dimensions();
+fn middle(mut image: DynamicImage) -> RgbImage {
+    let (width, height) = (image.width(), image.height());
     let side = width.min(height);
-    let square = imageops::crop_imm(image, (width - side) / 2, (height - side) / 2, side, side);
-    let size = IMAGE_SIZE as u32;
-    if side == size {
-        square.to_image()
-    } else {
-        imageops::resize(&*square, size, size, FilterType::CatmullRom)
+    if width != height {
+        image = image.crop_imm((width - side) / 2, (height - side) / 2, side, side);
     }
+    let size = IMAGE_SIZE as u32;
+    let image = if side == size { image } else { image.resize_exact(size, size, FilterType::CatmullRom) };
+    image.into_rgb8()
 }

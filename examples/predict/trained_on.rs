@@ -42,15 +42,12 @@ impl TrainedOn {
         let weights = weights.display();
         let provenance =
             Provenance::from_toml(text).map_err(|error| format!("{weights}: its metadata: {error}"))?;
-        let (mean, std) = (provenance.mean, provenance.std);
-        if !mean.iter().all(|mean| mean.is_finite()) || !std.iter().all(|std| std.is_finite() && *std > 0.0) {
-            return Err(format!("{weights}: its metadata has no usable mean {mean:?} and std {std:?}").into());
-        }
+        let statistics = Statistics { mean: provenance.mean, std: provenance.std };
+        statistics.validate().map_err(|error| format!("{weights}: its metadata: {error}"))?;
         if provenance.synthetic {
             note_synthetic(&weights);
         }
-        let normalize = Normalize::new(Statistics { mean, std });
-        Ok(Some(Self { normalize, names: provenance.classes }))
+        Ok(Some(Self { normalize: Normalize::new(statistics), names: provenance.classes }))
     }
 
     /// For weights of runs that wrote no provenance.
@@ -65,7 +62,10 @@ impl TrainedOn {
             DataChoice::Synthetic => {
                 note_synthetic(&weights.display());
                 let data = support::synthetic(&recipe);
-                Self { normalize: Normalize::new(Statistics::of(&data.train)?), names: data.fine_names }
+                Self {
+                    normalize: Normalize::new(Statistics::from_split(&data.train)?),
+                    names: data.fine_names,
+                }
             }
             _ => Self::cifar(Variant::Cifar100),
         }))

@@ -31,7 +31,7 @@ const OTHERS: [(&[u8], &str); 17] = [
 ];
 
 const LEGACY: &str =
-    "a PyTorch file as written before PyTorch 1.6: load it there and save it again with torch.save";
+    "a PyTorch file in the format before PyTorch 1.6: load it in Python and save it again with torch.save";
 
 impl Format {
     /// The format of a file with these bytes.

@@ -259,3 +259,115 @@ fn class(pickle: &Pickle, id: Id) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    const PLAIN: &[u8] = include_bytes!("../../tests/pth/plain.pth");
+
+    fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        for (name, content) in members {
+            writer.start_file(*name, options).unwrap();
+            writer.write_all(content).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
+    fn reason(members: &[(&str, &[u8])]) -> String {
+        values(&archive(members)).err().expect("must be refused")
+    }
+
+    #[test]
+    fn other_archives_are_called_what_they_are() {
+        assert!(reason(&[("weight.npy", b"")]).contains("NumPy"));
+        assert!(reason(&[("net/data.pkl", b""), ("net/constants.pkl", b"")]).contains("TorchScript"));
+        assert!(reason(&[("readme.txt", b"")]).contains("without data.pkl"));
+        assert!(reason(&[("net/data.pkl", b"}."), ("net/byteorder", b"big")]).contains("big-endian"));
+        assert!(reason(&[("net/data.pkl", b"}.")]).contains("none of its entries"));
+        assert!(reason(&[("net/data.pkl", b"K\x01.")]).contains("no dict of tensors"));
+        assert!(
+            reason(&[("net/data.pkl", b"cos\nsystem\nX\x02\0\0\0ls\x85R.")])
+                .contains("object of class os.system")
+        );
+        assert!(reason(&[("net/data.pkl", b"}X\x05\0\0\0epochK\x01s.")]).contains("(epoch)"));
+    }
+
+    /// A state dict with one tensor of 6 elements, whose storage is an f32 one named `0`.
+    fn pickle(class: &[u8], offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
+        let tuple = |sizes: &[u8]| {
+            [&b"("[..], &sizes.iter().flat_map(|&size| [b'K', size]).collect::<Vec<_>>(), b"t"].concat()
+        };
+        [
+            b"}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\n",
+            class,
+            b"\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQK",
+            &[offset],
+            &tuple(shape),
+            &tuple(strides),
+            b"\x89)tRs.",
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_tensor_is_where_its_strides_say_and_nowhere_else() {
+        let storage: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let read = |pickle: &[u8]| {
+            let values = values(&archive(&[("a/data.pkl", pickle), ("a/data/0", &storage)]))?;
+            Ok::<_, String>(values["a"].load().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        let float = b"FloatStorage";
+        assert_eq!(read(&pickle(float, 0, &[2, 3], &[3, 1])).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(read(&pickle(float, 0, &[3, 2], &[1, 3])).unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(read(&pickle(float, 5, &[1], &[7])).unwrap(), [5.0]);
+        assert_eq!(read(&pickle(float, 3, &[], &[])).unwrap(), [3.0]);
+        assert_eq!(read(&pickle(float, 200, &[0, 9], &[9, 1])).unwrap(), []);
+        for (offset, shape, strides) in [
+            (1, &[2, 3][..], &[3, 1][..]),
+            (0, &[7], &[1]),
+            (0, &[200, 200], &[0, 0]),
+            (0, &[2], &[]),
+            (6, &[], &[]),
+        ] {
+            assert!(read(&pickle(float, offset, shape, strides)).unwrap_err().starts_with("a: its shape"));
+        }
+        assert!(
+            read(&pickle(b"ComplexFloatStorage", 0, &[1], &[1])).unwrap_err().contains("ComplexFloatStorage")
+        );
+        let without = archive(&[("a/data.pkl", &pickle(float, 0, &[6], &[1]))]);
+        assert_eq!(values(&without).err().unwrap(), "a: it lacks a/data/0");
+    }
+
+    /// Without a checksum to guard it: whatever a pickle says, it is read or refused.
+    #[test]
+    fn damaged_pickles_do_no_harm() {
+        let mut plain = Archive::open(PLAIN).unwrap();
+        let whole = plain.member("data.pkl").unwrap();
+        let storages: Vec<_> = (0..12)
+            .map(|key| (format!("a/data/{key}"), plain.member(&format!("data/{key}")).unwrap()))
+            .collect();
+        let mut refused = 0;
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            let mut members = vec![("a/data.pkl", &damaged[..])];
+            members.extend(storages.iter().map(|(name, content)| (name.as_str(), &content[..])));
+            match values(&archive(&members)) {
+                Ok(values) => values.values().for_each(|value| drop(value.load())),
+                Err(reason) => {
+                    assert!(!reason.contains('\n'), "{reason}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > whole.len() / 10, "{refused}");
+    }
+}
