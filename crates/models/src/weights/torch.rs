@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(read(&pickle(float, 0, &[3, 2], &[1, 3])).unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
         assert_eq!(read(&pickle(float, 5, &[1], &[7])).unwrap(), [5.0]);
         assert_eq!(read(&pickle(float, 3, &[], &[])).unwrap(), [3.0]);
-        assert_eq!(read(&pickle(float, 200, &[0, 9], &[9, 1])).unwrap(), []);
+        assert!(read(&pickle(float, 200, &[0, 9], &[9, 1])).unwrap().is_empty());
         for (offset, shape, strides) in [
             (1, &[2, 3][..], &[3, 1][..]),
             (0, &[7], &[1]),
