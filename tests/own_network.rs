@@ -1,4 +1,4 @@
-//! The example of a network of one's own: killed in the middle of a run, the same command goes on to the same end.
+//! The example `own_network`: killed in the middle of a run, the same command goes on to the same end.
 #![cfg(unix)]
 
 mod support;

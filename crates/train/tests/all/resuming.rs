@@ -205,7 +205,7 @@ fn a_run_is_lengthened_where_the_schedule_allows_it() {
         (2, 2, 3, true)
     );
     assert_eq!(Recipe::from_run(&parts).unwrap().epochs, 3);
-    // Less is never trained in the place of more.
+    // Results of more training are never replaced by those of less.
     assert!(matches!(trainer(&short).resume(&parts), Err(Error::OtherRecipe { .. })));
 }
 
