@@ -174,44 +174,36 @@ fn an_archive_is_read_in_memory() {
 /// Damage to the bytes of a .tar.gz is reported as damage, whatever its content then seems to be.
 #[test]
 fn a_damaged_archive_is_called_damaged() {
-    let labels = |coarse: u8, fine: u8| {
-        let record = [&[coarse, fine][..], &[0; RECORD - 2]].concat();
-        [record, vec![0; TRAIN as usize - RECORD]].concat()
-    };
-    let short = vec![0; RECORD];
-    let binary = |bytes: &[u8]| gzip(&tar(&[file("cifar-100-binary/train.bin", bytes)]));
-    let python = |bytes: &[u8]| gzip(&tar(&[file("cifar-100-python/train", bytes)]));
-    let contents = [
-        (binary(&labels(0, 100)), "has the fine label 100 at offset 1"),
-        (binary(&labels(20, 0)), "has the coarse label 20 at offset 0"),
-        (binary(&short), "is cut short in record 1"),
-        (binary(&[]), "is empty"),
-        (python(b"\x80\x02cos\nsystem\nU\x04true\x85R."), "the pickle names os.system"),
-        (python(&short), "has the opcode"),
-        (gzip(&tar(&[file("fine_label_names.txt", b"apple\n")])), "has 1 names, 100 expected"),
-        (gzip(&tar(&[file("../train.bin", &short)])), "leads out of the folder"),
-        (gzip(&tar(&[file("README", b"nothing else")])), "no CIFAR-100 in "),
+    let short = [0; RECORD];
+    let one = |path, bytes: &[u8]| gzip(&tar(&[file(path, bytes)]));
+    let no_tar = b"a tar's header would be here, but this is a text of some length".repeat(9);
+    let mut labels = vec![0; TRAIN as usize];
+    labels[1] = 100;
+    for (whole, content) in [
+        (one("cifar-100-binary/train.bin", &labels), "has the fine label 100 at offset 1"),
+        (one("cifar-100-binary/train.bin", &short), "is cut short in record 1"),
+        (one("cifar-100-binary/train.bin", &[]), "is empty"),
         (
-            gzip(
-                b"a tar's header would be here; this is no tar at all, but a text of some length"
-                    .repeat(9)
-                    .as_slice(),
-            ),
-            "is damaged or is no .tar.gz",
+            one("cifar-100-python/train", b"\x80\x02cos\nsystem\nU\x04true\x85R."),
+            "the pickle names os.system",
         ),
-    ];
-    for (whole, content) in contents {
+        (one("cifar-100-python/train", &short), "has the opcode"),
+        (one("fine_label_names.txt", b"apple\n"), "has 1 names, 100 expected"),
+        (one("../train.bin", &short), "leads out of the folder"),
+        (one("README", b"nothing else"), "no CIFAR-100 in "),
+        (gzip(&no_tar), "is damaged or is no .tar.gz"),
+    ] {
         let message = archive_error(&whole);
         assert!(message.contains(content), "{message}");
         let end = whole.len();
-        let wrong_checksum = |at: usize| {
+        let flipped = |at: usize| {
             let mut bytes = whole.clone();
-            bytes[end - at] ^= 1;
+            bytes[at] ^= 1;
             bytes
         };
-        // gzip's checksum, its length, and both cut off.
+        // In gzip's checksum, in its length, without both, and without the end of the length.
         for damaged in
-            [wrong_checksum(8), wrong_checksum(1), whole[..end - 8].to_vec(), whole[..end - 3].to_vec()]
+            [flipped(end - 8), flipped(end - 1), whole[..end - 8].to_vec(), whole[..end - 3].to_vec()]
         {
             let message = archive_error(&damaged);
             assert!(
@@ -220,9 +212,10 @@ fn a_damaged_archive_is_called_damaged() {
             );
         }
     }
-    // Random damage in the middle is never taken for content.
-    let whole = binary(&(0..TRAIN).map(|i| (i * i % 251) as u8 % 20).collect::<Vec<_>>());
-    for at in (100..whole.len() - 8).step_by(whole.len() / 7) {
+    // Nor is damage in the middle taken for content.
+    let mixed: Vec<u8> = (0..TRAIN).map(|i| (i * i % 251) as u8 % 20).collect();
+    let whole = one("cifar-100-binary/train.bin", &mixed);
+    for at in [whole.len() / 5, whole.len() / 2, whole.len() - 100] {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x55;
         let message = archive_error(&bytes);
