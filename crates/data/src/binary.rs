@@ -29,9 +29,9 @@ impl Variant {
 }
 
 impl Split {
-    /// Reads a file of the binary version's records, as many as it has.
+    /// Reads all records of a file of the binary version.
     ///
-    /// [`Cifar::from_dir`](crate::Cifar::from_dir) reads the data set itself, and insists on its exact sizes.
+    /// [`Cifar::from_dir`](crate::Cifar::from_dir) reads the data set itself, and requires its exact sizes.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::Truncated`] for anything but a whole number of records, [`Error::Label`]
@@ -102,7 +102,7 @@ pub(crate) fn read_records(
     Split::new(images, labels, (variant.coarse_classes() > 0).then_some(coarse_labels))
 }
 
-/// Whether a file of `size` bytes has exactly `records` records, or any whole number but none.
+/// Checks that a file of `size` bytes has exactly `records` records, or any whole number from 1 on.
 pub(crate) fn check_size(variant: Variant, path: &Path, size: u64, records: Option<usize>) -> Result<()> {
     let record = variant.record_bytes() as u64;
     let expected = records.map_or(size.next_multiple_of(record), |records| records as u64 * record);

@@ -38,7 +38,7 @@ impl Variant {
         self.names().len()
     }
 
-    /// The one that this is not.
+    /// The other variant.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Cifar10 => Self::Cifar100,

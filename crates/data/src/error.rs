@@ -1,4 +1,4 @@
-//! What can go wrong, said so that it can be put right.
+//! What can go wrong, and what to do about it.
 
 use std::io;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ pub enum Error {
     },
 
     /// A file of images is absent.
-    #[error("{} is missing: {variant} has {}; get it again", path.display(), crate::source::layout::files_beside(*variant, path))]
+    #[error("{} is missing: {variant} has {}; get the file again", path.display(), crate::source::layout::files_beside(*variant, path))]
     Missing {
         /// The absent file.
         path: PathBuf,
@@ -170,7 +170,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// A file of class names has not one name for each class.
+    /// A file of class names does not have one name for each class.
     #[error("{} has {found} names, {expected} expected; get the file again or remove it", path.display())]
     Names {
         /// The file.
@@ -181,7 +181,7 @@ pub enum Error {
         found: usize,
     },
 
-    /// Images and labels put together by hand do not fit.
+    /// Images and labels do not fit each other.
     #[error(
         "{images} bytes of images with {labels} labels and {} coarse labels: \
          3072 bytes and one of each per image expected",
@@ -210,7 +210,7 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// An archive holds something that the official one does not, and that is not safe to unpack.
+    /// An archive holds something that is not in the official one and not safe to unpack.
     #[error(
         "{}: refusing the entry {}, which {reason}; this is not the official archive",
         path.display(), entry.display()
@@ -233,7 +233,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The server answered with something else than the file.
+    /// The server answered with something other than the file.
     #[error("{url} answered with HTTP status {status} instead of the file")]
     Status {
         /// The address asked for.
@@ -282,7 +282,9 @@ pub enum Error {
     },
 
     /// The file that came is not the one asked for.
-    #[error("{url} has MD5 {found}, {expected} expected: the file is damaged or another; nothing was kept")]
+    #[error(
+        "{url} has MD5 {found}, {expected} expected: the file is damaged or is another file; nothing was kept"
+    )]
     Checksum {
         /// The address asked for.
         url: String,

@@ -10,14 +10,14 @@
 //!
 //! # Loading
 //!
-//! CIFAR-100 and CIFAR-10 come from wherever they are, each by one call, as one type:
+//! One call loads CIFAR-100 or CIFAR-10 from any of these sources, always as one type:
 //!
 //! | from | by |
 //! |---|---|
 //! | a folder of the binary or the Python version | [`Cifar::from_dir`] |
-//! | the .tar.gz of either | [`Cifar::from_archive`], in memory; [`Cifar::from_archive_reader`] |
+//! | the .tar.gz of either | [`Cifar::from_archive`] (in memory); [`Cifar::from_archive_reader`] |
 //! | whichever of these a path leads to | [`Cifar::open`] |
-//! | the official server | [`Cifar::download`](download), resumed where it broke |
+//! | the official server | [`Cifar::download`](download); an interrupted download resumes |
 //! | the Hugging Face hub, or its parquet files | `Cifar::from_hub`, `Cifar::from_parquet` (feature `hub`) |
 //! | single files, or any reader | [`Split::read`], [`Split::from_binary`], [`Split::from_python`] |
 //!
@@ -30,9 +30,9 @@
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! Every size, label and archive entry is checked, and a pickle of the Python version is decoded by a reader
-//! that can do nothing else: no code in it runs. [`Source`] says what was read, with the MD5 of each file, and
-//! an [`Error`] which file and record is wrong, what was expected there, and what to do.
+//! Every size, label and archive entry is checked. A pickle of the Python version is decoded by a reader that runs
+//! no code in it. [`Source`] says what was read, with the MD5 of each file, and whether it is the published data set.
+//! An [`Error`] says which file and record is wrong, what was expected there, and what to do.
 //!
 //! ```
 //! use wrn_sam_data::{Split, Variant};
@@ -46,8 +46,8 @@
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! Without any file, [`Cifar::synthetic`] makes images in the same shape that a network can learn, from a
-//! seed. The rest of this page uses it, so that all of it runs offline.
+//! [`Cifar::synthetic`] needs no file: it makes images in the same shape, which a network can learn, from a seed. The
+//! rest of this page uses it and so runs offline.
 //!
 //! ```
 //! use wrn_sam_data::Cifar;
@@ -64,7 +64,7 @@
 //!
 //! # Statistics
 //!
-//! Networks want inputs around zero. [`Statistics::from_split`] computes the mean and unbiased standard deviation of
+//! Networks train best on inputs around zero. [`Statistics::from_split`] computes the mean and unbiased standard deviation of
 //! each channel of pixels in `[0, 1]`, exactly; both splits are normalized by the training split's.
 //!
 //! ```
@@ -78,16 +78,14 @@
 //! # Augmenting
 //!
 //! [`Augmentation::reference`] is the reference recipe's: crop with padding 4, flip, normalize, cutout 16x16.
-//! Its fields are public, so other strengths are a field away; [`Augmentation::none`] only normalizes, as
-//! evaluation does.
+//! Builder methods and public fields change it. [`Augmentation::none`] only normalizes, as evaluation does.
 //!
 //! ```
 //! # use wrn_sam_data::{Cifar, Statistics};
 //! # let statistics = Statistics::from_split(&Cifar::synthetic(17, 1000, 200).train)?;
 //! use wrn_sam_data::{Augmentation, Cutout};
 //!
-//! let mut augmentation = Augmentation::reference(statistics);
-//! augmentation.cutout = Some(Cutout { size: 8, p: 1.0 });
+//! let augmentation = Augmentation::reference(statistics).with_cutout(Cutout { size: 8, p: 1.0 });
 //! augmentation.validate()?;
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
@@ -115,9 +113,8 @@
 //!
 //! # Batching
 //!
-//! A [`Loader`] makes the batches of any epoch on worker threads, a few ahead. They depend on the seed and
-//! the epoch's number alone, never on the number of threads, so a run can be repeated, and resumed in the
-//! middle of an epoch.
+//! A [`Loader`] makes the batches of any epoch on worker threads, a few ahead. They depend only on the seed and the
+//! epoch's number, not on the number of threads. So a run can be repeated, and resumed in the middle of an epoch.
 //!
 //! ```
 //! # use wrn_sam_data::{Augmentation, Cifar, Statistics};
@@ -141,10 +138,9 @@
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! In memory a batch is `[N, 32, 32, 3]`, of which `images` is a view: what computes with the channels last reads it
-//! as it lies, and to everything else in candle the view is a tensor like any other (`contiguous()` moves the
-//! channels in memory too). A batch owns its memory, as candle's tensors do; it goes back to the allocator with the
-//! batch, which gives it to a later one.
+//! In memory a batch is `[N, 32, 32, 3]`, and `images` is a view of it. Channels-last operations read the memory in
+//! order; for the rest of candle the view is an ordinary tensor (`contiguous()` also moves the channels in memory). A
+//! batch owns its memory, as candle's tensors do.
 //!
 //! A [`Mix`] mixes the images of each batch with each other, by mixup or CutMix. The batch then has a second set of
 //! labels, and its loss is the weighted sum of both:
@@ -166,14 +162,14 @@
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! [`Loader::with_device`] gives batches on an NVIDIA GPU, made there by a kernel where it can, else by threads of the
-//! CPU: [`Loader::maker`] says which.
+//! [`Loader::with_device`] gives batches on an NVIDIA GPU. A kernel makes them there if it can; otherwise threads of the
+//! CPU do. [`Loader::maker`] says which.
 //!
 //! # Features
 //!
 //! - `download` (default): [`Cifar::download`](download), over HTTPS.
 //! - `hub`: `Cifar::from_hub` and `from_parquet`, and `candle_datasets::vision::Dataset::try_from(&cifar)` for
-//!   programs written against that crate, through which both come with a large tree of dependencies.
+//!   programs written against that crate. It adds a large tree of dependencies.
 
 mod augment;
 mod batch;
@@ -196,7 +192,8 @@ mod split;
 mod statistics;
 
 pub use augment::{
-    Augmentation, Cutout, Draw, Mix, MixDraw, Normalize, Operation, Policy, RandomCrop, RandomHorizontalFlip,
+    Augmentation, AugmentationDraw, Cutout, Mix, MixDraw, Normalize, Operation, Policy, RandomCrop,
+    RandomHorizontalFlip,
 };
 pub use batch::{Batch, Mixed};
 pub use checksum::{FileChecksum, hex};

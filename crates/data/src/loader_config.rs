@@ -33,13 +33,13 @@ impl Default for LoaderConfig {
 }
 
 impl LoaderConfig {
-    /// With so many images per batch.
+    /// With this number of images per batch.
     #[must_use]
     pub fn with_batch_size(self, batch_size: usize) -> Self {
         Self { batch_size, ..self }
     }
 
-    /// With so many worker threads.
+    /// With this number of worker threads.
     #[must_use]
     pub fn with_threads(self, threads: usize) -> Self {
         Self { threads, ..self }

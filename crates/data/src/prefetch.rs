@@ -14,22 +14,22 @@ use crate::{Error, Result};
 /// At most two items per thread are made or being made ahead of the one that the caller waits for. After an
 /// error it ends. Dropping it ends the threads, each after the item it is at.
 pub(crate) struct Prefetch<T> {
-    shared: Arc<Shared<T>>,
+    shared: Arc<PrefetchShared<T>>,
     workers: Vec<JoinHandle<()>>,
 }
 
-struct Shared<T> {
+struct PrefetchShared<T> {
     make: Box<dyn Fn(usize) -> Result<T> + Send + Sync>,
     /// How many items may be claimed and not yet handed over.
     ahead: usize,
-    state: Mutex<State<T>>,
-    /// Signals workers that an item was handed over, or that they shall stop.
+    state: Mutex<PrefetchState<T>>,
+    /// Signals workers that an item was handed over, or that they must stop.
     room: Condvar,
     /// Signals the caller that an item is ready.
     ready: Condvar,
 }
 
-struct State<T> {
+struct PrefetchState<T> {
     /// The next item to hand over, and the end.
     wanted: Range<usize>,
     /// The next item that a worker takes on.
@@ -45,9 +45,9 @@ impl<T: Send + 'static> Prefetch<T> {
         threads: usize,
         make: impl Fn(usize) -> Result<T> + Send + Sync + 'static,
     ) -> Self {
-        let state = State { unclaimed: range.start, wanted: range, made: BTreeMap::new() };
+        let state = PrefetchState { unclaimed: range.start, wanted: range, made: BTreeMap::new() };
         let threads = threads.min(state.wanted.len());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PrefetchShared {
             make: Box::new(make),
             ahead: 2 * threads,
             state: Mutex::new(state),
@@ -73,8 +73,8 @@ impl<T: Send + 'static> Prefetch<T> {
     }
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T> PrefetchShared<T> {
+    fn lock(&self) -> MutexGuard<'_, PrefetchState<T>> {
         // Nothing panics while it holds the lock, and the state is whole between any two of its changes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +90,7 @@ impl<T> Shared<T> {
 
     /// The next item to make, when there is room for it; `None` at the end.
     fn claim(&self) -> Option<usize> {
-        let full = |state: &mut State<T>| {
+        let full = |state: &mut PrefetchState<T>| {
             state.unclaimed < state.wanted.end && state.unclaimed - state.wanted.start >= self.ahead
         };
         let mut state = self.room.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +118,7 @@ impl<T: Send + 'static> Iterator for Prefetch<T> {
             shared.lock().wanted.start += 1;
             (shared.make)(index)
         } else {
-            let missing = |state: &mut State<T>| !state.made.contains_key(&index);
+            let missing = |state: &mut PrefetchState<T>| !state.made.contains_key(&index);
             let mut state =
                 shared.ready.wait_while(shared.lock(), missing).unwrap_or_else(PoisonError::into_inner);
             state.wanted.start += 1;

@@ -23,12 +23,11 @@ impl Variant {
 }
 
 impl Split {
-    /// Reads a file of the Python version (`train`, `test`; `data_batch_1`, …), as many images as it has up to
-    /// 50,000. Nothing in it is ever executed, and no more memory is taken than it has bytes, some tens of
-    /// megabytes apart. Messages call it `name`.
+    /// Reads all images of a file of the Python version (`train`, `test`; `data_batch_1`, …), up to 50,000. Nothing in
+    /// it is executed. Memory use is bounded by the file's size plus some tens of megabytes. Messages call it `name`.
     ///
     /// # Errors
-    /// [`Error::Python`] where it is anything but the pickle that it should be.
+    /// [`Error::Python`] where it is not such a pickle.
     pub fn from_python(variant: Variant, reader: impl Read, name: impl AsRef<Path>) -> Result<Self> {
         let max_bytes = TRAIN_IMAGES as u64 * MAX_PICKLE_BYTES_PER_IMAGE;
         read_batch(variant, reader, name.as_ref(), max_bytes, None)
@@ -54,7 +53,7 @@ pub(crate) fn read_batch(
     if let Some(images) = images.filter(|images| *images != rows) {
         return Err(fail(format!("it has {rows} images, {images} expected")));
     }
-    let bytes = pickle.take_bytes(data).ok_or_else(|| fail("the bytes of `data` are no bytes".into()))?;
+    let bytes = pickle.take_bytes(data).ok_or_else(|| fail("the bytes of `data` are not bytes".into()))?;
     if bytes.len() != rows.saturating_mul(IMAGE_BYTES) {
         return Err(fail(format!("`data` has {} bytes, {rows} times 3072 expected", bytes.len())));
     }
@@ -82,7 +81,7 @@ pub(crate) fn read_names(
         for (index, &id) in list(&pickle, key).map_err(fail)?.iter().enumerate() {
             match pickle.get(id) {
                 PickleValue::Bytes(name) => found.push(String::from_utf8_lossy(name).into_owned()),
-                _ => return Err(fail(format!("`{key}`[{index}] is no name"))),
+                _ => return Err(fail(format!("`{key}`[{index}] is not a name"))),
             }
         }
         class_names::check(found, path, expected)
@@ -99,8 +98,8 @@ pub(crate) fn read_names(
 fn list<'a>(pickle: &'a Pickle, key: &str) -> Result<&'a [Id], String> {
     match pickle.entry(key).map(|id| pickle.get(id)) {
         Some(PickleValue::List(items)) => Ok(items),
-        Some(_) => Err(format!("`{key}` is no list")),
-        None => Err(format!("it is no dictionary with the key `{key}`")),
+        Some(_) => Err(format!("`{key}` is not a list")),
+        None => Err(format!("it is not a dictionary with the key `{key}`")),
     }
 }
 
@@ -108,7 +107,7 @@ fn labels(pickle: &Pickle, key: &str, classes: usize) -> Result<Vec<u8>, String>
     let label = |(index, id): (usize, &Id)| match *pickle.get(*id) {
         PickleValue::Int(label) if (0..classes as i64).contains(&label) => Ok(label as u8),
         PickleValue::Int(label) => Err(format!("`{key}`[{index}] is {label}, 0 to {} allowed", classes - 1)),
-        _ => Err(format!("`{key}`[{index}] is no integer")),
+        _ => Err(format!("`{key}`[{index}] is not an integer")),
     };
     list(pickle, key)?.iter().enumerate().map(label).collect()
 }
@@ -117,8 +116,8 @@ fn labels(pickle: &Pickle, key: &str, classes: usize) -> Result<Vec<u8>, String>
 fn array(pickle: &Pickle) -> Result<(usize, Id), String> {
     let (shape, bytes) = match pickle.entry("data").map(|id| pickle.get(id)) {
         Some(PickleValue::Array(Some((shape, bytes)))) => (pickle.get(*shape), *bytes),
-        Some(_) => return Err("`data` is no array".into()),
-        None => return Err("it is no dictionary with the key `data`".into()),
+        Some(_) => return Err("`data` is not an array".into()),
+        None => return Err("it is not a dictionary with the key `data`".into()),
     };
     if let PickleValue::Tuple(dims) = shape
         && let [rows, row] = dims[..]
@@ -127,6 +126,6 @@ fn array(pickle: &Pickle) -> Result<(usize, Id), String> {
     {
         Ok((rows as usize, bytes))
     } else {
-        Err("`data` has not the shape [N, 3072]".into())
+        Err("`data` does not have the shape [N, 3072]".into())
     }
 }

@@ -1,4 +1,4 @@
-//! Random streams by name: what is drawn depends on what it is for, never on when or by which thread.
+//! Random streams by name: a draw depends on what it is for, not on when or by which thread it is made.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

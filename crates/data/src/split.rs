@@ -1,4 +1,4 @@
-//! A split: images and labels in memory, shared by whoever holds it.
+//! A split: images and labels in memory, shared by its clones.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::{Error, IMAGE_BYTES, Result};
 /// ```
 #[derive(Clone)]
 pub struct Split {
-    columns: Arc<Columns>,
+    columns: Arc<SplitData>,
     len: usize,
 }
 
-struct Columns {
+struct SplitData {
     images: Vec<u8>,
     labels: Vec<u8>,
     coarse_labels: Option<Vec<u8>>,
@@ -36,7 +36,7 @@ impl Split {
     /// The labels are taken as they are; the readers of this crate check theirs.
     ///
     /// # Errors
-    /// [`Error::Lengths`] where they do not fit together.
+    /// [`Error::Lengths`] where their numbers do not agree.
     pub fn new(images: Vec<u8>, labels: Vec<u8>, coarse_labels: Option<Vec<u8>>) -> Result<Self> {
         let len = labels.len();
         let (whole, rest) = images.as_chunks::<IMAGE_BYTES>();
@@ -44,7 +44,7 @@ impl Split {
         if whole.len() != len || !rest.is_empty() || coarse.is_some_and(|coarse| coarse != len) {
             return Err(Error::Lengths { images: images.len(), labels: len, coarse });
         }
-        Ok(Self { columns: Arc::new(Columns { images, labels, coarse_labels }), len })
+        Ok(Self { columns: Arc::new(SplitData { images, labels, coarse_labels }), len })
     }
 
     /// The images of all `parts`, one after the other. Each part is given back to the system once copied.

@@ -24,7 +24,7 @@ pub struct Statistics {
 impl Statistics {
     /// The statistics of all pixels of `split`.
     ///
-    /// Sums are whole numbers, so they are exact and no order of the images changes the result.
+    /// The sums are integers, so they are exact and do not depend on the order of the images.
     ///
     /// # Errors
     /// [`Error::EmptySplit`] where there are no pixels.

@@ -34,7 +34,7 @@ impl Affine {
 /// Replaces each pixel of the three planes by the one where the map points; by black where that is outside.
 pub(super) fn transform(image: &mut [u8; IMAGE_BYTES], affine: &Affine) {
     let source = *image;
-    // 16 bits behind the point. What is far outside stays outside when it is brought nearer.
+    // 16 fractional bits. The clamp only moves points that are far outside, and they stay outside.
     let fixed = |value: f64| (value.clamp(-1e9, 1e9) * 65_536.0 + 0.5).floor() as i64;
     let [across, along] = affine
         .matrix

@@ -9,7 +9,7 @@ use wrn_sam_kernels::OutOfRange;
 use super::ROW;
 use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
 
-/// How a batch's images are mixed with each other, after everything that happens to each separately.
+/// How a batch's images are mixed with each other, after each has been augmented.
 ///
 /// One draw serves a whole batch: image i is mixed with image i - 1, the first with the last. The order of the images
 /// is random, so partners are too. (torchvision's `MixUp` and `CutMix`)

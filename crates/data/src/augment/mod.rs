@@ -90,8 +90,8 @@ impl Normalize {
 
 /// Sets a square of the normalized image to zero with probability `p`. (arXiv 1708.04552)
 ///
-/// The square's top and left are uniform in `[-size / 2, 32 - size / 2)` and independent; what lies outside
-/// the image is clipped, so the square's middle is always inside.
+/// The square's top and left are uniform in `[-size / 2, 32 - size / 2)` and independent; what is outside
+/// the image is clipped. So the square's middle is always inside.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cutout {
     /// The square's side in pixels, at least 1.
@@ -101,9 +101,9 @@ pub struct Cutout {
 }
 
 /// What happens to an image on its way into a batch: crop, flip, a policy's operations, normalize, cutout, in this
-/// order, which is that of the papers' CIFAR recipes.
+/// order, as in the papers' CIFAR recipes.
 ///
-/// The random choices are [`sample`](Self::sample)d apart from where they are [`apply`](Self::apply)ed.
+/// [`sample`](Self::sample) makes the random choices; [`apply`](Self::apply) applies them.
 ///
 /// ```
 /// use rand::SeedableRng;
@@ -125,28 +125,28 @@ pub struct Augmentation {
     pub crop: RandomCrop,
     /// Whether it is mirrored.
     pub flip: RandomHorizontalFlip,
-    /// What operations are drawn for it, if any.
+    /// Which operations are drawn for it, if any.
     pub policy: Option<Policy>,
     /// How bytes become values.
     pub normalize: Normalize,
-    /// What is blanked out, if anything.
+    /// The square that is set to zero, if any.
     pub cutout: Option<Cutout>,
 }
 
 /// The random choices for one image, drawn by [`Augmentation::sample`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draw {
+pub struct AugmentationDraw {
     /// Rows and columns by which the crop's window is moved from the image, downwards and to the right.
     pub offset: (i32, i32),
     /// Whether the window is mirrored left to right.
     pub flip: bool,
     /// What is done to the window, in this order.
     pub operations: Vec<Operation>,
-    /// The top and left of the square that is blanked out, if one is.
+    /// The top and left of the square that is set to zero, if any.
     pub cutout: Option<(i32, i32)>,
 }
 
-impl Draw {
+impl AugmentationDraw {
     /// The image as it is: the draw for evaluation.
     pub const IDENTITY: Self = Self { offset: (0, 0), flip: false, operations: Vec::new(), cutout: None };
 
@@ -256,7 +256,7 @@ impl Augmentation {
 
     /// Draws the random choices for one image. The draws are independent of each other and always in the same
     /// order, a policy's last.
-    pub fn sample(&self, rng: &mut impl Rng) -> Draw {
+    pub fn sample(&self, rng: &mut impl Rng) -> AugmentationDraw {
         let padding = self.crop.padding.min(IMAGE_SIZE) as i32;
         let offset = (rng.random_range(-padding..=padding), rng.random_range(-padding..=padding));
         let flip = rng.random::<f64>() < self.flip.p;
@@ -265,12 +265,12 @@ impl Augmentation {
             (rng.random_range(-half..SIZE - half), rng.random_range(-half..SIZE - half))
         });
         let operations = self.policy.map(|policy| policy.sample(rng)).unwrap_or_default();
-        Draw { offset, flip, operations, cutout }
+        AugmentationDraw { offset, flip, operations, cutout }
     }
 
     /// Writes `image` as augmented by `draw` to `out`: planes of bytes, `[3, 32, 32]`, to normalized values with the
     /// channels last, `[32, 32, 3]`.
-    pub fn apply(&self, image: &[u8; IMAGE_BYTES], draw: &Draw, out: &mut [f32; IMAGE_BYTES]) {
+    pub fn apply(&self, image: &[u8; IMAGE_BYTES], draw: &AugmentationDraw, out: &mut [f32; IMAGE_BYTES]) {
         let mut image = draw.crop_and_flip(image);
         for operation in &draw.operations {
             operation.apply(&mut image);
@@ -291,7 +291,7 @@ fn inside(start: i32, size: i32) -> Range<usize> {
     start.clamp(0, SIZE) as usize..start.saturating_add(size).clamp(0, SIZE) as usize
 }
 
-/// The square's side, as far as whole numbers go.
+/// The square's side as an `i32`, saturated.
 fn cutout_size(cutout: Cutout) -> i32 {
     i32::try_from(cutout.size).unwrap_or(i32::MAX)
 }

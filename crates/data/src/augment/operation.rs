@@ -26,11 +26,11 @@ pub enum Operation {
     ShearX(f64),
     /// Moves column x by `-strength * x` rows downwards.
     ShearY(f64),
-    /// Moves the image to the right by so many whole pixels; what is behind the point does not count.
+    /// Moves the image to the right by this many pixels, truncated to a whole number.
     TranslateX(f64),
-    /// Moves the image downwards by so many whole pixels; what is behind the point does not count.
+    /// Moves the image downwards by this many pixels, truncated to a whole number.
     TranslateY(f64),
-    /// Turns the image about its middle by so many degrees counterclockwise.
+    /// Turns the image about its middle by this many degrees counterclockwise.
     Rotate(f64),
     /// Blends with black: 1 + strength is the image's share, so -1 is black and above 0 is brighter.
     Brightness(f64),
@@ -40,7 +40,7 @@ pub enum Operation {
     Contrast(f64),
     /// Blends with the image smoothed: -1 is smooth, above 0 is sharper. The outermost pixels stay.
     Sharpness(f64),
-    /// Keeps so many of a byte's upper bits: 0 to 8.
+    /// Keeps this many of a byte's upper bits: 0 to 8.
     Posterize(u32),
     /// Inverts the bytes that are not below the threshold.
     Solarize(f64),

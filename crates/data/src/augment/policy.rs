@@ -12,8 +12,8 @@ use crate::{IMAGE_SIZE, Result};
 /// operation has two directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// AutoAugment's policy for CIFAR: one of 25 pairs of operations, each of which happens with a probability of its
-    /// own, at a strength of its own. (arXiv 1805.09501, table 7)
+    /// AutoAugment's policy for CIFAR: one of 25 pairs of operations, each operation with its own probability
+    /// and strength. (arXiv 1805.09501, table 7)
     AutoAugment,
     /// RandAugment: `operations` operations out of 14, one after the other, all at strength `magnitude`.
     /// (arXiv 1909.13719)
@@ -77,10 +77,10 @@ macro_rules! kinds {
     (drawn $($drawn:ident)*; others $($other:ident)*) => {
         /// An operation without its strength.
         #[derive(Clone, Copy)]
-        enum Kind { $($drawn,)* $($other,)* }
-        use Kind::*;
+        enum OperationKind { $($drawn,)* $($other,)* }
+        use OperationKind::*;
 
-        const DRAWN: &[Kind] = &[$($drawn),*];
+        const DRAWN: &[OperationKind] = &[$($drawn),*];
     };
 }
 kinds! {
@@ -91,7 +91,7 @@ kinds! {
 
 /// AutoAugment's pairs: operation, its probability, its bin.
 #[rustfmt::skip]
-const PAIRS: [[(Kind, f64, usize); 2]; 25] = [
+const PAIRS: [[(OperationKind, f64, usize); 2]; 25] = [
     [(Invert, 0.1, 0), (Contrast, 0.2, 6)],
     [(Rotate, 0.7, 2), (TranslateX, 0.3, 9)],
     [(Sharpness, 0.8, 1), (Sharpness, 0.9, 3)],
@@ -144,7 +144,7 @@ const TRIVIAL: Space =
 
 impl Space {
     /// The operation of `kind` in bin `bin`, the other way round where it is `negative` and has another way.
-    fn at(&self, kind: Kind, bin: usize, negative: bool) -> Operation {
+    fn at(&self, kind: OperationKind, bin: usize, negative: bool) -> Operation {
         let signed = |end| {
             let strength = f64::from(self.linear(0.0, end, bin));
             if negative { -strength } else { strength }

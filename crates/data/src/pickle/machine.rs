@@ -241,14 +241,14 @@ impl<R: Read> Machine<R> {
         let top = self.top()?;
         match &mut self.values[top] {
             PickleValue::List(items) => Ok(items),
-            _ => Err("the pickle appends to something that is no list".into()),
+            _ => Err("the pickle appends to something that is not a list".into()),
         }
     }
 
     fn set_items(&mut self, items: &[Id]) -> Result<(), String> {
         let top = self.top()?;
         let (PickleValue::Dict(pairs), (found, [])) = (&mut self.values[top], items.as_chunks::<2>()) else {
-            return Err("the pickle sets items of something that is no dictionary".into());
+            return Err("the pickle sets items of something that is not a dictionary".into());
         };
         pairs.extend(found.iter().map(|[key, value]| (*key, *value)));
         Ok(())
@@ -289,7 +289,7 @@ impl<R: Read> Machine<R> {
         let [PickleValue::Bytes(module), PickleValue::Bytes(name)] =
             [&self.values[names[0]], &self.values[names[1]]]
         else {
-            return Err("the pickle names something with no name".into());
+            return Err("the pickle names something without a name".into());
         };
         let short = |bytes: &Vec<u8>| bytes[..bytes.len().min(MAX_NAME_BYTES)].to_vec();
         let (module, name) = (short(module), short(name));
@@ -302,14 +302,14 @@ impl<R: Read> Machine<R> {
         let (PickleValue::Global(global), PickleValue::Tuple(arguments)) =
             (&self.values[call[0]], &self.values[call[1]])
         else {
-            return Err("the pickle calls something that is no function".into());
+            return Err("the pickle calls something that is not a function".into());
         };
         let first = arguments.first().map(|id| &self.values[*id]);
         let value = match (global, first) {
             (Global::DType, Some(PickleValue::Bytes(name))) if name == b"u1" => PickleValue::DType,
             (Global::DType, _) => return Err("an array's type is not `u1`".into()),
             (Global::Reconstruct, Some(PickleValue::Global(Global::NdArray))) => PickleValue::Array(None),
-            _ => return Err("the pickle makes something that is no array".into()),
+            _ => return Err("the pickle makes something that is not an array".into()),
         };
         self.push(value);
         Ok(())

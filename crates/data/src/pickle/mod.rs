@@ -1,10 +1,9 @@
-//! A reader of the few pickle opcodes that CIFAR's files use: protocol 2 as Python 2 writes it, and the same
-//! objects in protocols 3 and 4 as Python 3 does. (The format: Python's `pickletools`.)
+//! A reader of the few pickle opcodes that CIFAR's files use: protocol 2 as Python 2 writes it, and the same objects
+//! in protocols 3 and 4 as Python 3 writes them. (The format: Python's `pickletools`.)
 //!
-//! A pickle is a program for a stack machine, and may name any function to call. Here nothing is called: of
-//! functions, three names are known, and what they would do is done to plain values. Values lie in one list
-//! and refer to each other by their place in it, so that neither depth nor cycles matter; the number of
-//! opcodes and of bytes is bounded.
+//! A pickle is a program for a stack machine and may name any function to call. This reader calls nothing: it knows
+//! three function names and does on plain values what they would do. All values are in one list and refer to each
+//! other by index, so neither depth nor cycles matter. The numbers of opcodes and bytes are bounded.
 
 mod machine;
 

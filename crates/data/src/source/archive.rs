@@ -10,8 +10,8 @@ use flate2::read::GzDecoder;
 use tar::EntryType;
 
 use super::Origin;
-use super::layout::{Layout, layouts};
-use super::parts::{MemberFile, Parts};
+use super::layout::{FileLayout, layouts};
+use super::parts::{CifarParts, MemberFile};
 use crate::checksum::{FileChecksum, Summed};
 use crate::{Cifar, Error, Result, Variant};
 
@@ -21,7 +21,7 @@ const MAX_UNPACKED_BYTES: u64 = 256 << 20;
 pub(super) fn read(variant: Variant, reader: impl Read, archive: &Path) -> Result<Cifar> {
     let mut parts = None;
     let file = visit(variant, reader, archive, |layout, file| {
-        let (_, parts) = parts.get_or_insert_with(|| (layout, Parts::new(layout)));
+        let (_, parts) = parts.get_or_insert_with(|| (layout, CifarParts::new(layout)));
         parts.add(file)
     })?;
     let (layout, parts) = parts.expect("`visit` fails where there is no file");
@@ -62,12 +62,13 @@ fn visit(
     variant: Variant,
     reader: impl Read,
     archive: &Path,
-    take: impl FnMut(&'static Layout, MemberFile) -> Result<()>,
+    take: impl FnMut(&'static FileLayout, MemberFile) -> Result<()>,
 ) -> Result<FileChecksum> {
     let damaged = |source| Error::Archive { path: archive.into(), variant, source };
     let mut file = Summed::new(reader);
     let unzipped = GzDecoder::new(BufReader::with_capacity(1 << 16, &mut file));
-    let mut tar = tar::Archive::new(Stream { inner: unzipped, left: MAX_UNPACKED_BYTES, failure: None });
+    let mut tar =
+        tar::Archive::new(BoundedStream { inner: unzipped, left: MAX_UNPACKED_BYTES, failure: None });
     let visited = visit_entries(variant, &mut tar, archive, take);
     // What a damaged stream seems to hold says nothing: the damage is the error to report.
     tar.into_inner().check().map_err(damaged)?;
@@ -80,13 +81,13 @@ fn visit_entries(
     variant: Variant,
     tar: &mut tar::Archive<impl Read>,
     archive: &Path,
-    mut take: impl FnMut(&'static Layout, MemberFile) -> Result<()>,
+    mut take: impl FnMut(&'static FileLayout, MemberFile) -> Result<()>,
 ) -> Result<()> {
     let damaged = |source| Error::Archive { path: archive.into(), variant, source };
     let member_of = |variant, path: &Path| {
         layouts(variant).iter().find_map(|layout| Some((layout, layout.member(path)?)))
     };
-    let mut first: Option<&'static Layout> = None;
+    let mut first: Option<&'static FileLayout> = None;
     let mut found = Vec::new();
     let mut other = None;
     // Raw: long names would be gathered in memory, whatever their length, and no file of CIFAR's has one.
@@ -129,13 +130,13 @@ fn visit_entries(
 
 /// A reader that fails after more than `left` bytes, and remembers the first failure, which a decoder of what it reads
 /// may have taken for something else.
-struct Stream<R> {
+struct BoundedStream<R> {
     inner: R,
     left: u64,
     failure: Option<(io::ErrorKind, String)>,
 }
 
-impl<R: Read> Stream<R> {
+impl<R: Read> BoundedStream<R> {
     /// Reads to the end, where gzip's checksum is; the first failure, if there was one.
     fn check(mut self) -> io::Result<()> {
         if self.failure.is_none() {
@@ -145,7 +146,7 @@ impl<R: Read> Stream<R> {
     }
 }
 
-impl<R: Read> Read for Stream<R> {
+impl<R: Read> Read for BoundedStream<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer).and_then(|count| {
             self.left = self.left.checked_sub(count as u64).ok_or_else(|| {

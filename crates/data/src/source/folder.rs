@@ -5,13 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Origin;
-use super::layout::{Layout, layouts};
-use super::parts::{MemberFile, Parts};
+use super::layout::{FileLayout, layouts};
+use super::parts::{CifarParts, MemberFile};
 use crate::{Cifar, Error, Result, Variant};
 
 pub(super) fn read(variant: Variant, dir: &Path) -> Result<Cifar> {
     let (layout, folder) = find(variant, dir)?;
-    let mut parts = Parts::new(layout);
+    let mut parts = CifarParts::new(layout);
     for &(member, name) in layout.members {
         let path = folder.join(name);
         let mut file = match open(&path) {
@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path) -> Result<File> {
 }
 
 /// The files' layout and folder: `dir`, or the official folder in it.
-fn find(variant: Variant, dir: &Path) -> Result<(&'static Layout, PathBuf)> {
+fn find(variant: Variant, dir: &Path) -> Result<(&'static FileLayout, PathBuf)> {
     // A link that leads nowhere is a missing file.
     if let Some(found) = locate(variant, dir, |path| path.symlink_metadata().is_ok() && !path.is_dir()) {
         return Ok(found);
@@ -58,12 +58,12 @@ fn find(variant: Variant, dir: &Path) -> Result<(&'static Layout, PathBuf)> {
     Err(Error::NoData { path: dir.into(), variant, other })
 }
 
-/// `dir` or the official folder in it, whichever has one of the names of images for which `is_fit` holds.
+/// `dir` or the official folder in it: the first in which `is_fit` holds for a file of images.
 fn locate(
     variant: Variant,
     dir: &Path,
     is_fit: impl Fn(&Path) -> bool,
-) -> Option<(&'static Layout, PathBuf)> {
+) -> Option<(&'static FileLayout, PathBuf)> {
     layouts(variant).iter().find_map(|layout| {
         let has_images = |folder: &PathBuf| layout.image_files().any(|(_, name)| is_fit(&folder.join(name)));
         let folder = [dir.into(), dir.join(layout.folder)].into_iter().find(has_images)?;

@@ -21,7 +21,7 @@ pub(crate) enum Member {
 
 /// The files of one distribution.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub(crate) struct FileLayout {
     pub(crate) variant: Variant,
     pub(crate) format: Format,
     /// The folder that the official archive unpacks to.
@@ -32,8 +32,8 @@ pub(crate) struct Layout {
     pub(crate) members: &'static [(Member, &'static str)],
 }
 
-const CIFAR10: [Layout; 2] = [
-    Layout {
+const CIFAR10: [FileLayout; 2] = [
+    FileLayout {
         variant: Variant::Cifar10,
         format: Format::Binary,
         folder: "cifar-10-batches-bin",
@@ -48,7 +48,7 @@ const CIFAR10: [Layout; 2] = [
             (Member::FineNames, "batches.meta.txt"),
         ],
     },
-    Layout {
+    FileLayout {
         variant: Variant::Cifar10,
         format: Format::Python,
         folder: "cifar-10-batches-py",
@@ -65,8 +65,8 @@ const CIFAR10: [Layout; 2] = [
     },
 ];
 
-const CIFAR100: [Layout; 2] = [
-    Layout {
+const CIFAR100: [FileLayout; 2] = [
+    FileLayout {
         variant: Variant::Cifar100,
         format: Format::Binary,
         folder: "cifar-100-binary",
@@ -78,7 +78,7 @@ const CIFAR100: [Layout; 2] = [
             (Member::CoarseNames, "coarse_label_names.txt"),
         ],
     },
-    Layout {
+    FileLayout {
         variant: Variant::Cifar100,
         format: Format::Python,
         folder: "cifar-100-python",
@@ -88,7 +88,7 @@ const CIFAR100: [Layout; 2] = [
 ];
 
 /// The two layouts of a variant, the binary format's first.
-pub(crate) fn layouts(variant: Variant) -> &'static [Layout; 2] {
+pub(crate) fn layouts(variant: Variant) -> &'static [FileLayout; 2] {
     match variant {
         Variant::Cifar10 => &CIFAR10,
         Variant::Cifar100 => &CIFAR100,
@@ -100,7 +100,7 @@ const MAX_NAMES_BYTES: u64 = 1 << 16;
 /// The most bytes that a pickle may take per image: its 3072, labels and a file name.
 pub(crate) const MAX_PICKLE_BYTES_PER_IMAGE: u64 = 3072 + 256;
 
-impl Layout {
+impl FileLayout {
     /// The number of images in a member.
     pub(crate) fn images(&self, member: Member) -> Option<usize> {
         match member {
@@ -170,9 +170,9 @@ pub(crate) fn not_found(variant: Variant, path: &Path, other: Option<Variant>) -
     format!("{reason}; give the folder that its binary or its Python version was unpacked to, or its .tar.gz")
 }
 
-/// The files that belong together with `path`, for [`Error::Missing`](crate::Error::Missing).
+/// All files of images of the layout that `path` belongs to, for [`Error::Missing`](crate::Error::Missing).
 pub(crate) fn files_beside(variant: Variant, path: &Path) -> String {
-    let has = |layout: &&Layout| layout.image_files().any(|(_, name)| path.ends_with(name));
+    let has = |layout: &&FileLayout| layout.image_files().any(|(_, name)| path.ends_with(name));
     let layout = layouts(variant).iter().find(has).unwrap_or(&layouts(variant)[0]);
     let names: Vec<_> = layout.image_files().map(|(_, name)| name).collect();
     let (last, others) = names.split_last().expect("a test split");

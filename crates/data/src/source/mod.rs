@@ -22,9 +22,8 @@ use crate::{Cifar, Error, Result, Variant};
 pub use origin::{Format, Origin, Source};
 
 impl Cifar {
-    /// Reads the data set from wherever `path` leads: an archive, as for
-    /// [`from_archive`](Self::from_archive); a folder, as for [`from_dir`](Self::from_dir); or a folder with
-    /// one of the official archives in it, under its official name.
+    /// Reads the data set from `path`: an archive, as [`from_archive`](Self::from_archive); a folder, as
+    /// [`from_dir`](Self::from_dir); or a folder with one of the official archives, under its official name.
     ///
     /// # Errors
     /// As [`from_dir`](Self::from_dir) and [`from_archive`](Self::from_archive).
@@ -45,7 +44,7 @@ impl Cifar {
     /// Reads the data set from `dir`, or from the folder in it that the official archive unpacks to: the
     /// binary version (`train.bin`, `test.bin`; `data_batch_1.bin`, …), or the Python version (`train`,
     /// `test`; `data_batch_1`, …), whose pickles are decoded, never executed. The names of the classes come
-    /// from the files beside where those are there.
+    /// from the files for them, if those exist.
     ///
     /// ```no_run
     /// use wrn_sam_data::{Cifar, Variant};
@@ -56,7 +55,8 @@ impl Cifar {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoData`] where neither folder has any of it; [`Error::Missing`], [`Error::Empty`],
+    /// [`Error::NoData`] where neither folder has any of it; [`Error::Directory`] where a directory has the name of a
+    /// file; [`Error::Missing`], [`Error::Empty`],
     /// [`Error::Truncated`], [`Error::Oversized`] and [`Error::Python`] for files that are not exactly the
     /// data set's; [`Error::Label`] and [`Error::Names`] for what is in them; [`Error::Io`].
     pub fn from_dir(variant: Variant, dir: impl AsRef<Path>) -> Result<Self> {
@@ -67,7 +67,7 @@ impl Cifar {
     /// to disk.
     ///
     /// # Errors
-    /// [`Error::Archive`] where it cannot be decoded, gzip's checksum included; [`Error::Entry`] for entries
+    /// [`Error::Archive`] where it cannot be decoded to its end, where gzip's checksum is, whatever else is wrong; [`Error::Entry`] for entries
     /// that are links or devices, lead out of the folder, or are too large; and those of
     /// [`from_dir`](Self::from_dir).
     pub fn from_archive(variant: Variant, path: impl AsRef<Path>) -> Result<Self> {
@@ -88,8 +88,8 @@ impl Cifar {
     /// are bands of color whose hue and width give the coarse label, and whose direction gives the fine one,
     /// under noise.
     ///
-    /// They are for tests, and for first runs where CIFAR-100 cannot be had; results on them say nothing
-    /// about CIFAR-100. Labels go round: image `i` has the fine label `i % 100`.
+    /// They are for tests, and for first runs without CIFAR-100; results on them say nothing about CIFAR-100. Image
+    /// `i` has the fine label `i % 100`.
     ///
     /// ```
     /// let synthetic = wrn_sam_data::Cifar::synthetic(17, 500, 100);

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::layout::{Layout, Member};
+use super::layout::{FileLayout, Member};
 use super::{Format, Origin, Source, published};
 use crate::checksum::{FileChecksum, Summed};
 use crate::{Cifar, Error, Result, Split, binary, class_names, python};
@@ -18,8 +18,8 @@ pub(super) struct MemberFile<'a> {
 }
 
 /// What was read so far.
-pub(super) struct Parts {
-    layout: &'static Layout,
+pub(super) struct CifarParts {
+    layout: &'static FileLayout,
     train: Vec<Option<Split>>,
     test: Option<Split>,
     fine_names: Option<Vec<String>>,
@@ -28,15 +28,15 @@ pub(super) struct Parts {
     files: Vec<FileChecksum>,
 }
 
-impl Parts {
-    pub(super) fn new(layout: &'static Layout) -> Self {
+impl CifarParts {
+    pub(super) fn new(layout: &'static FileLayout) -> Self {
         let train = vec![None; layout.train_parts()];
         Self { layout, train, test: None, fine_names: None, coarse_names: None, files: Vec::new() }
     }
 
     /// Decodes a file.
     pub(super) fn add(&mut self, file: MemberFile) -> Result<()> {
-        let Layout { variant, format, .. } = *self.layout;
+        let FileLayout { variant, format, .. } = *self.layout;
         let MemberFile { member, path, size, reader } = file;
         let max_bytes = self.layout.max_bytes(member);
         let mut reader = Summed::new(reader);

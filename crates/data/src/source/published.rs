@@ -5,7 +5,7 @@
 
 use md5::{Digest, Md5};
 
-use super::layout::Layout;
+use super::layout::FileLayout;
 use crate::checksum::FileChecksum;
 use crate::{Cifar, Split, Variant};
 
@@ -33,7 +33,7 @@ fn md5(name: &str) -> Option<&'static str> {
 }
 
 /// Whether `files` has every file of the layout's images with its published MD5.
-pub(super) fn are_published(layout: &Layout, files: &[FileChecksum]) -> bool {
+pub(super) fn are_published(layout: &FileLayout, files: &[FileChecksum]) -> bool {
     let is_published = |name: &str| {
         let expected = md5(name);
         files.iter().any(|file| file.name == name && Some(&*file.md5) == expected)
@@ -94,7 +94,7 @@ mod tests {
     fn no_two_files_have_one_sum() {
         let names = [Variant::Cifar10, Variant::Cifar100].into_iter().flat_map(layouts);
         let sums: std::collections::HashSet<_> =
-            names.flat_map(Layout::image_files).map(|(_, name)| md5(name).unwrap()).collect();
+            names.flat_map(FileLayout::image_files).map(|(_, name)| md5(name).unwrap()).collect();
         assert_eq!(sums.len(), 16);
         assert!(sums.iter().all(|sum| sum.len() == 32 && sum.chars().all(|c| c.is_ascii_hexdigit())));
         assert_eq!(md5("batches.meta"), None);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn images_depend_on_seed_and_place_alone() {
+    fn images_depend_only_on_seed_and_position() {
         let all = generate(5, 300, 100);
         let fewer = generate(5, 120, 0);
         assert_eq!(all.train.images()[..120], *fewer.train.images());

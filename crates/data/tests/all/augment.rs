@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use wrn_sam_data::{
-    Augmentation, Cutout, Draw, IMAGE_BYTES, IMAGE_SIZE, RandomCrop, RandomHorizontalFlip, Statistics,
+    Augmentation, AugmentationDraw, Cutout, IMAGE_BYTES, IMAGE_SIZE, RandomCrop, RandomHorizontalFlip,
+    Statistics,
 };
 
 /// CIFAR-100's own.
@@ -16,14 +17,22 @@ fn image() -> [u8; IMAGE_BYTES] {
     std::array::from_fn(|i| ((i * 37 + i / 1024 * 11 + i / 32 * 5) % 251 + 1) as u8)
 }
 
-fn apply(augmentation: &Augmentation, image: &[u8; IMAGE_BYTES], draw: &Draw) -> [f32; IMAGE_BYTES] {
+fn apply(
+    augmentation: &Augmentation,
+    image: &[u8; IMAGE_BYTES],
+    draw: &AugmentationDraw,
+) -> [f32; IMAGE_BYTES] {
     let mut out = [f32::NAN; IMAGE_BYTES];
     augmentation.apply(image, draw, &mut out);
     out
 }
 
 /// The definition, one value at a time: pad, crop, flip, normalize, cutout; channels last.
-fn expected(augmentation: &Augmentation, image: &[u8; IMAGE_BYTES], draw: &Draw) -> [f32; IMAGE_BYTES] {
+fn expected(
+    augmentation: &Augmentation,
+    image: &[u8; IMAGE_BYTES],
+    draw: &AugmentationDraw,
+) -> [f32; IMAGE_BYTES] {
     std::array::from_fn(|i| {
         let (channel, y, x) = (i % 3, (i / 96) as i32, (i / 3 % 32) as i32);
         if let (Some((top, left)), Some(Cutout { size, .. })) = (draw.cutout, augmentation.cutout) {
@@ -44,9 +53,9 @@ fn expected(augmentation: &Augmentation, image: &[u8; IMAGE_BYTES], draw: &Draw)
 fn normalizing_alone_keeps_every_pixel_in_place() {
     let augmentation = Augmentation::none(STATISTICS);
     let draw = augmentation.sample(&mut ChaCha8Rng::seed_from_u64(1));
-    assert_eq!(draw, Draw::IDENTITY);
+    assert_eq!(draw, AugmentationDraw::IDENTITY);
     let out = apply(&augmentation, &image(), &draw);
-    assert_eq!(out, expected(&augmentation, &image(), &Draw::IDENTITY));
+    assert_eq!(out, expected(&augmentation, &image(), &AugmentationDraw::IDENTITY));
     // (255 / 255 - 0.5) / 0.25 and (0 - 0.5) / 0.25
     let plain = Augmentation::none(Statistics { mean: [0.5; 3], std: [0.25; 3] });
     assert_eq!((plain.normalize.value(0, 255), plain.normalize.value(2, 0)), (2.0, -2.0));
@@ -60,7 +69,12 @@ fn every_draw_of_the_reference_equals_the_definition() {
         for right in -4..=4 {
             for flip in [false, true] {
                 for cutout in [None, Some((-8, -8)), Some((23, 5)), Some((3, 23))] {
-                    let draw = Draw { offset: (down, right), flip, cutout, ..Draw::IDENTITY };
+                    let draw = AugmentationDraw {
+                        offset: (down, right),
+                        flip,
+                        cutout,
+                        ..AugmentationDraw::IDENTITY
+                    };
                     let out = apply(&augmentation, &image, &draw);
                     assert_eq!(out, expected(&augmentation, &image, &draw), "{draw:?}");
                 }
@@ -81,7 +95,7 @@ fn the_reference_draws_from_its_distributions() {
     const TRIALS: usize = 90_000;
     let augmentation = Augmentation::reference(STATISTICS);
     let mut rng = ChaCha8Rng::seed_from_u64(17);
-    let draws: Vec<Draw> = (0..TRIALS).map(|_| augmentation.sample(&mut rng)).collect();
+    let draws: Vec<AugmentationDraw> = (0..TRIALS).map(|_| augmentation.sample(&mut rng)).collect();
     for offset in -4..=4 {
         for (axis, count) in [
             ("row", draws.iter().filter(|draw| draw.offset.0 == offset).count()),
@@ -127,7 +141,7 @@ proptest! {
             .with_flip(RandomHorizontalFlip { p: 0.5 })
             .with_cutout(Cutout { size, p: 0.5 });
         let image = std::array::from_fn(|i| bytes[i % bytes.len()]);
-        let draw = Draw { offset, flip, cutout, ..Draw::IDENTITY };
+        let draw = AugmentationDraw { offset, flip, cutout, ..AugmentationDraw::IDENTITY };
         prop_assert_eq!(apply(&augmentation, &image, &draw), expected(&augmentation, &image, &draw));
     }
 

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use wrn_sam_data::{Augmentation, Draw, IMAGE_BYTES, Operation, Policy, Statistics};
+use wrn_sam_data::{Augmentation, AugmentationDraw, IMAGE_BYTES, Operation, Policy, Statistics};
 
 fn fixtures() -> &'static HashMap<String, Tensor> {
     static FIXTURES: OnceLock<HashMap<String, Tensor>> = OnceLock::new();
@@ -191,7 +191,7 @@ fn a_policy_leaves_the_other_draws_as_they_are() {
         let with = plain.clone().with_policy(policy);
         for seed in 0..100 {
             let [plain, with] = [&plain, &with].map(|a| a.sample(&mut ChaCha8Rng::seed_from_u64(seed)));
-            assert_eq!(plain, Draw { operations: Vec::new(), ..with });
+            assert_eq!(plain, AugmentationDraw { operations: Vec::new(), ..with });
         }
     }
 }
@@ -203,7 +203,8 @@ fn operations_come_between_the_flip_and_the_cutout() {
     let mut image = [100; IMAGE_BYTES];
     image[0] = 7; // red at the top left, at the top right when mirrored
     let operations = vec![Operation::TranslateX(-1.0), Operation::Invert];
-    let draw = Draw { flip: true, operations, cutout: Some((8, 8)), ..Draw::IDENTITY };
+    let draw =
+        AugmentationDraw { flip: true, operations, cutout: Some((8, 8)), ..AugmentationDraw::IDENTITY };
     let mut out = [0.0; IMAGE_BYTES];
     augmentation.apply(&image, &draw, &mut out);
     let red = |y: usize, x: usize| out[(y * 32 + x) * 3].round();

@@ -77,10 +77,13 @@ fn nothing_is_called() {
         );
     }
     for (bytes, part) in [
-        (&b"\x80\x02cnumpy\nndarray\n)R."[..], "the pickle makes something that is no array at offset 18"),
+        (
+            &b"\x80\x02cnumpy\nndarray\n)R."[..],
+            "the pickle makes something that is not an array at offset 18",
+        ),
         (b"\x80\x02i", "has the opcode `i`, which no file of CIFAR has, at offset 2"),
         (b"\x80\x05.", "the pickle has protocol 5, 2 to 4 expected at offset 0"),
-        (b"\x80\x02K\x01K\x02R.", "the pickle calls something that is no function"),
+        (b"\x80\x02K\x01K\x02R.", "the pickle calls something that is not a function"),
     ] {
         let message = error(bytes);
         assert!(message.contains(part), "{message}");
@@ -105,8 +108,8 @@ fn what_is_wrong_is_told_apart() {
         Batch { labels: labels(vec![0], vec![0, 0]), ..two() },
         "it has 2 images with 1 labels and 2 coarse labels, one of each per image expected",
     );
-    says(Batch { labels: vec![], ..two() }, "it is no dictionary with the key `fine_labels`");
-    says(Batch { shape: [2, 3071], ..two() }, "`data` has not the shape [N, 3072]");
+    says(Batch { labels: vec![], ..two() }, "it is not a dictionary with the key `fine_labels`");
+    says(Batch { shape: [2, 3071], ..two() }, "`data` does not have the shape [N, 3072]");
     says(Batch { shape: [3, 3072], ..two() }, "`data` has 6144 bytes, 3 times 3072 expected");
     // Its bytes in rows would be other images.
     let fortran = error(&Batch { fortran: true, ..two() }.pickle());
@@ -116,7 +119,7 @@ fn what_is_wrong_is_told_apart() {
     );
     assert!(error(&Batch { dtype: "f4", ..two() }.pickle()).contains("an array's type is not `u1`"));
     let ten = Batch::cifar10(images(1), vec![9]).pickle();
-    assert!(error(&ten).contains("it is no dictionary with the key `fine_labels`"));
+    assert!(error(&ten).contains("it is not a dictionary with the key `fine_labels`"));
     assert!(error(b"").contains("the pickle ends too early at offset 0"));
     assert!(error(b"\x80\x02NN.").contains("the pickle leaves values behind"));
     let more = [&two().pickle()[..], b"N"].concat();
@@ -135,8 +138,8 @@ fn what_is_wrong_is_told_apart() {
 fn depth_and_cycles_do_no_harm() {
     // Half a million tuples in each other, and a list that holds itself.
     let nested = [&b"\x80\x02)"[..], &[b'\x85'; 500_000], b"."].concat();
-    assert!(error(&nested).contains("it is no dictionary"));
-    assert!(error(b"\x80\x02]q\x00h\x00ah\x00a.").contains("it is no dictionary"));
+    assert!(error(&nested).contains("it is not a dictionary"));
+    assert!(error(b"\x80\x02]q\x00h\x00ah\x00a.").contains("it is not a dictionary"));
 }
 
 /// CIFAR-10 in the official sizes, all zeros but for the marks that tell the parts apart.
@@ -201,7 +204,7 @@ fn cifar10_is_put_together_from_its_parts() {
 
     fs::remove_file(folder.join("data_batch_3")).unwrap();
     let message = Cifar::open(Cifar10, dir.path()).unwrap_err().to_string();
-    assert!(message.ends_with("data_batch_3 is missing: CIFAR-10 has data_batch_1, data_batch_2, data_batch_3, data_batch_4, data_batch_5 and test_batch; get it again"), "{message}");
+    assert!(message.ends_with("data_batch_3 is missing: CIFAR-10 has data_batch_1, data_batch_2, data_batch_3, data_batch_4, data_batch_5 and test_batch; get the file again"), "{message}");
     fs::write(folder.join("data_batch_3"), Batch::cifar10(images(1), vec![0]).pickle()).unwrap();
     let message = Cifar::open(Cifar10, dir.path()).unwrap_err().to_string();
     assert!(message.contains("data_batch_3: it has 1 images, 10000 expected"), "{message}");

@@ -80,11 +80,11 @@ fn wrong_folders_are_told_apart() {
     assert_eq!(dir_error(&folder(None, None)), none);
     assert_eq!(
         dir_error(&folder(Some(TRAIN), None)),
-        "DIR/test.bin is missing: CIFAR-100 has train.bin and test.bin; get it again"
+        "DIR/test.bin is missing: CIFAR-100 has train.bin and test.bin; get the file again"
     );
     assert_eq!(
         dir_error(&folder(None, Some(TEST))),
-        "DIR/train.bin is missing: CIFAR-100 has train.bin and test.bin; get it again"
+        "DIR/train.bin is missing: CIFAR-100 has train.bin and test.bin; get the file again"
     );
     assert_eq!(
         dir_error(&folder(Some(0), Some(TEST))),

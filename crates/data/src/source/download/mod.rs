@@ -1,8 +1,8 @@
 //! Fetching the official archive.
 //!
-//! What comes goes to a hidden file in the destination folder, which a broken download leaves there to go on
-//! from. Once whole it is checked against its MD5, unpacked to a temporary folder and renamed into place: at no
-//! moment can something half-written be taken for data, and what was there stays.
+//! The bytes go to a hidden file in the destination folder, from which an interrupted download resumes. The whole file
+//! is checked against its MD5, unpacked to a temporary folder and renamed into place. So nothing half-written can be
+//! taken for data at any moment, and nothing that was there is changed.
 
 mod options;
 mod partial;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::archive;
-use super::layout::{Layout, layouts};
+use super::layout::{FileLayout, layouts};
 use crate::{Cifar, Error, Result, binary};
 use partial::Partial;
 use transfer::fetch;
@@ -22,7 +22,7 @@ use transfer::fetch;
 pub use options::{DownloadOptions, DownloadProgress, TIMEOUT_VARIABLE};
 
 impl Cifar {
-    /// Reads the data set from `dir`, and fetches it to there first where it is not: [`download`], then
+    /// Fetches the data set to `dir` if it is not there, and reads it: [`download`], then
     /// [`from_dir`](Self::from_dir).
     ///
     /// ```no_run
@@ -84,7 +84,7 @@ fn make_folder(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(made)
 }
 
-fn fetch_and_unpack(dir: &Path, layout: &Layout, target: &Path, options: &DownloadOptions) -> Result<()> {
+fn fetch_and_unpack(dir: &Path, layout: &FileLayout, target: &Path, options: &DownloadOptions) -> Result<()> {
     let mut partial =
         Partial::open(dir.join(format!(".{}.part", layout.archive)), &options.url, &options.md5)?;
     // Another process may have been faster.
@@ -114,10 +114,10 @@ fn is_passing(error: &Error) -> bool {
     )
 }
 
-/// Unpacks the whole archive to `target`, through a folder beside it.
-fn unpack(partial: &mut Partial, dir: &Path, layout: &Layout, target: &Path) -> Result<()> {
+/// Unpacks the whole archive to `target`, through a temporary folder next to it.
+fn unpack(partial: &mut Partial, dir: &Path, layout: &FileLayout, target: &Path) -> Result<()> {
     let unpacked = TempDir::with_prefix_in(".cifar-", dir).map_err(Error::io("create a folder in", dir))?;
-    // Not the temporary folder itself, which only its owner can read.
+    // Not the temporary folder itself: only its owner can read that.
     let folder = unpacked.path().join(layout.folder);
     fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
     let path = partial.path().to_path_buf();
@@ -131,7 +131,7 @@ fn unpack(partial: &mut Partial, dir: &Path, layout: &Layout, target: &Path) -> 
 }
 
 /// Whether the folder is there and whole; an error where it is there and is not.
-fn is_whole(layout: &Layout, target: &Path) -> Result<bool> {
+fn is_whole(layout: &FileLayout, target: &Path) -> Result<bool> {
     if target.symlink_metadata().is_err() {
         return Ok(false);
     }

@@ -12,7 +12,7 @@ use crate::{Result, Variant};
 /// The environment variable that [`DownloadOptions::from_env`] takes its timeouts from, in seconds.
 pub const TIMEOUT_VARIABLE: &str = "WRN_SAM_TIMEOUT";
 
-/// What [`download`] fetches, and how patiently.
+/// What [`download`](super::download()) fetches, and how patiently.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DownloadOptions {
@@ -75,13 +75,13 @@ impl DownloadOptions {
         Self { url: url.into(), md5: md5.into(), ..self }
     }
 
-    /// Trying so often to go on after a connection broke or stalled.
+    /// With this number of retries after a connection that broke or stalled.
     #[must_use]
     pub fn with_retries(self, retries: u32) -> Self {
         Self { retries, ..self }
     }
 
-    /// Accepting no more than so many bytes.
+    /// With this limit on the number of bytes.
     #[must_use]
     pub fn with_max_bytes(self, max_bytes: u64) -> Self {
         Self { max_bytes, ..self }

@@ -1,8 +1,7 @@
-//! A download that is not yet whole: one hidden file that survives the process, and says what it is a part of.
+//! A download that is not yet whole: one hidden file that survives the process and says what it is a part of.
 //!
-//! The file begins with a block of text (what is fetched, and what the server called it) and goes on with the
-//! bytes that came. It is locked while somebody adds to it, so two processes never write to one; and as all
-//! that it says is in it, not even a system without locks can put one's bytes under another's name.
+//! The file begins with a block of text (what is fetched, and what the server called it), followed by the bytes
+//! received. It is locked while a process adds to it, so two processes never write to it together.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -51,7 +50,7 @@ impl FileHead {
 impl Partial {
     /// Opens the file at `path`, makes it where there is none, and waits while another process has it.
     ///
-    /// What is there of the archive with this address and sum is kept; anything else is dropped.
+    /// Bytes of the archive with this address and sum are kept; anything else is dropped.
     pub(super) fn open(path: PathBuf, url: &str, md5: &str) -> Result<Self> {
         let file = wrn_sam_files::lock(&path).map_err(|error| {
             let wrn_sam_files::Error { action, path, source, .. } = error;
@@ -63,7 +62,7 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Takes over what is there, if it is a part of what is wanted.
+    /// Keeps the bytes in the file if they are a part of what is wanted.
     fn resume(&mut self) -> io::Result<()> {
         self.file.rewind()?;
         let mut head = Vec::new();
@@ -98,7 +97,7 @@ impl Partial {
         &self.head.validator
     }
 
-    /// Drops what is there and begins anew with bytes that the server calls `validator`.
+    /// Drops all bytes and starts again with bytes that the server calls `validator`.
     pub(super) fn restart(&mut self, validator: &str) -> Result<()> {
         self.head.validator = validator.lines().next().unwrap_or_default().into();
         (self.received, self.digest) = (0, Md5::new());
@@ -142,14 +141,14 @@ impl Partial {
 
     /// Removes the file: what is in it is used, or is of no use.
     pub(super) fn remove(self) {
-        // It is out of the way under its hidden name, should this fail.
+        // If this fails, the file is hidden and harms nothing.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Nothing to go on from.
+        // There is nothing to resume from.
         if self.received == 0 {
             let _ = fs::remove_file(&self.path);
         }

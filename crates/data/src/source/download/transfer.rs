@@ -21,7 +21,7 @@ pub(super) fn fetch(partial: &mut Partial, options: &DownloadOptions) -> Result<
             Err(error @ (Error::Stalled { .. } | Error::CutOff { .. }))
                 if retries > 0 && partial.received() > before =>
             {
-                tracing::warn!("{error}; going on from there");
+                tracing::warn!("{error}; resuming");
                 (retries, old) = (retries - 1, true);
                 continue;
             }
@@ -35,8 +35,11 @@ pub(super) fn fetch(partial: &mut Partial, options: &DownloadOptions) -> Result<
             let (url, expected) = (options.url.clone(), options.md5.clone());
             return Err(Error::Checksum { url, expected, found });
         }
-        // It is not said which of the pieces is wrong.
-        tracing::warn!("what came of {} in pieces has MD5 {found}; fetching it anew", options.url);
+        // Any of the pieces can be the wrong one.
+        tracing::warn!(
+            "the pieces of {} have MD5 {found} together; fetching the whole file again",
+            options.url
+        );
         partial.restart("")?;
     }
 }
