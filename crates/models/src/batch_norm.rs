@@ -1,7 +1,7 @@
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder};
-use wrn_sam_kernels::batch_norm::{BatchNormState, BatchStatistics, batch_norm_relu, track};
-use wrn_sam_kernels::{Backend, Cpu};
+use wrn_sam_kernels::Cpu;
+use wrn_sam_kernels::batch_norm::{BatchNormState, BatchStatistics, EPS, batch_norm, batch_norm_relu, track};
 
 use crate::compute::{Compute, Placement};
 use crate::error::{Error, Result};
@@ -10,20 +10,18 @@ use crate::mode::Mode;
 use crate::pass::check_images;
 use crate::plain::relu;
 
-/// Added to the variance, as PyTorch's default.
-const EPSILON: f64 = 1e-5;
 /// The batch's share in the running statistics, as PyTorch's default.
 const MOMENTUM: f64 = 0.1;
 
-/// Batch normalization over [N, C, H, W], a channel at a time (Ioffe and Szegedy, <https://arxiv.org/abs/1502.03167>):
+/// Batch normalization of each channel of [N, C, H, W] (Ioffe and Szegedy, <https://arxiv.org/abs/1502.03167>):
 ///
 /// ```text
 /// y = (x - mean) / sqrt(var + 1e-5) * weight + bias
 /// running = 0.9 running + 0.1 batch
 /// ```
 ///
-/// With [`Mode::Train`] and [`Mode::TrainFrozenStatistics`], `mean` and `var` are the batch's, over N, H and W, the
-/// variance being the biased one; `running_var` takes the unbiased one, as PyTorch's does. With [`Mode::Eval`] they are
+/// With [`Mode::Train`] and [`Mode::TrainFrozenStatistics`], `mean` and `var` are the batch's, over N, H and W, and
+/// `var` is the biased variance; `running_var` takes the unbiased one, as PyTorch's does. With [`Mode::Eval`] they are
 /// the running ones, through which no gradient flows. Passes in [`Mode::Train`] through one layer move the same
 /// statistics and must not run at the same time.
 ///
@@ -81,15 +79,22 @@ impl BatchNorm {
         self.weight.elem_count()
     }
 
-    /// Normalizes `x` [N, C, H, W] of the parameters' float dtype, on their device, in candle's own operations:
-    /// differentiable in every mode.
+    /// Normalizes `x` [N, C, H, W] of the parameters' float dtype, on their device. Differentiable in every mode.
+    ///
+    /// A training pass in f32 on the CPU is one of the project's own operations, and its output has its channels last in
+    /// memory; everything else is in candle's own operations.
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::InputDType`]; [`Error::TooFewValues`] for a training pass over one value per channel.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.check_input(x)?;
         self.check_count(x.dims(), mode)?;
-        self.forward_plain(x, mode)
+        match self.placement.compute(&self.weight)? {
+            Compute::Cpu(cpu) if mode.is_training() => {
+                Ok(batch_norm(cpu, x, &self.state(), Self::statistics(mode))?)
+            }
+            _ => self.forward_plain(x, mode),
+        }
     }
 
     /// `relu(self.forward(x, mode))`, which in f32 on the CPU, and with the feature `cuda` on a GPU, is one of the project's
@@ -101,15 +106,11 @@ impl BatchNorm {
         self.check_input(x)?;
         self.check_count(x.dims(), mode)?;
         match self.placement.compute(&self.weight)? {
-            Compute::Cpu(cpu) => self.fused(cpu, x, mode),
+            Compute::Cpu(cpu) => Ok(batch_norm_relu(cpu, x, &self.state(), Self::statistics(mode))?),
             #[cfg(feature = "cuda")]
-            Compute::Cuda(cuda) => self.fused(cuda, x, mode),
+            Compute::Cuda(cuda) => Ok(batch_norm_relu(cuda, x, &self.state(), Self::statistics(mode))?),
             Compute::Plain => Ok(relu(&self.forward_plain(x, mode)?)?),
         }
-    }
-
-    fn fused<B: Backend>(&self, backend: &B, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        Ok(batch_norm_relu(backend, x, &self.state(), Self::statistics(mode))?)
     }
 
     pub(crate) fn forward_plain(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -129,7 +130,7 @@ impl BatchNorm {
             let mean = column(&self.running_mean.as_detached_tensor())?;
             (input.broadcast_sub(&mean)?, column(&self.running_var.as_detached_tensor())?)
         };
-        let scale = (column(&self.weight)? / (variance + EPSILON)?.sqrt()?)?;
+        let scale = (column(&self.weight)? / (variance + EPS)?.sqrt()?)?;
         let y = centered.broadcast_mul(&scale)?.broadcast_add(&column(&self.bias)?)?;
         Ok(y.reshape(x.shape())?.to_dtype(x.dtype())?)
     }
@@ -159,7 +160,7 @@ impl BatchNorm {
             running_mean: &self.running_mean,
             running_var: &self.running_var,
             num_batches_tracked: &self.num_batches_tracked,
-            epsilon: EPSILON,
+            epsilon: EPS,
             momentum: MOMENTUM,
         }
     }
