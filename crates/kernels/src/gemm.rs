@@ -1,6 +1,6 @@
 //! Products of matrix blocks in cache, wherever their operands lie.
 
-use crate::microkernel::{Operand, Sums, multiply_add};
+use crate::microkernel::{Operand, RegisterBlock, multiply_add};
 use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 
 /// `to[g][i][j] = base[g][i][j] + sum over k of a[g][i][k] * b[k][j]`, for every group `g` of rows.
@@ -14,7 +14,7 @@ use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 ///   `columns` rounded up to whole vectors;
 /// - `columns` elements are writable at every row of every group of `to`, and readable there in `base`;
 /// - these results overlap neither each other nor `a` nor `b`.
-pub(crate) struct Product<'a> {
+pub(crate) struct BlockProduct<'a> {
     pub a: Operand,
     /// `b.stride` leads from one vector of sixteen columns to the next.
     pub b: Operand,
@@ -34,7 +34,7 @@ pub(crate) struct Product<'a> {
     pub to: *mut f32,
 }
 
-impl UncheckedAlgorithm for Product<'_> {
+impl UncheckedAlgorithm for BlockProduct<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -58,9 +58,9 @@ impl UncheckedAlgorithm for Product<'_> {
 /// The result's columns of `COLUMNS` vectors from the vector `first` on.
 ///
 /// # Safety
-/// As for [`Product`]; `first + COLUMNS` is at most the number of vectors.
+/// As for [`BlockProduct`]; `first + COLUMNS` is at most the number of vectors.
 #[inline(always)]
-unsafe fn panel<V: F32x16, const COLUMNS: usize>(product: &Product, first: usize) {
+unsafe fn panel<V: F32x16, const COLUMNS: usize>(product: &BlockProduct, first: usize) {
     let rows = product.rows;
     // Tiles of equal height rather than full ones and a low last one.
     let tiles = rows.div_ceil(V::TILE.0);
@@ -87,17 +87,17 @@ unsafe fn panel<V: F32x16, const COLUMNS: usize>(product: &Product, first: usize
 /// The result's block at row `row` of a group and vector `vector`.
 ///
 /// # Safety
-/// As for [`Product`]; `row + ROWS` is at most the number of rows, `vector + COLUMNS` that of
+/// As for [`BlockProduct`]; `row + ROWS` is at most the number of rows, `vector + COLUMNS` that of
 /// vectors.
 #[inline(always)]
 unsafe fn block<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
-    product: &Product,
+    product: &BlockProduct,
     group: usize,
     row: usize,
     vector: usize,
 ) {
-    let Product { a, b, runs, depth, columns, base, to, .. } = *product;
-    let mut sums: Sums<V, ROWS, COLUMNS> = [[V::zero(); COLUMNS]; ROWS];
+    let BlockProduct { a, b, runs, depth, columns, base, to, .. } = *product;
+    let mut sums: RegisterBlock<V, ROWS, COLUMNS> = [[V::zero(); COLUMNS]; ROWS];
     for (i, run) in runs.iter().enumerate() {
         // SAFETY: rows and vectors of this run of the operands, which the caller promises are readable. Without runs
         // there is nothing to read, and these places may lie beyond the operands.

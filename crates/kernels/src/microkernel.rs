@@ -9,7 +9,7 @@
 use crate::simd::F32x16;
 
 /// A block of sums: `ROWS` rows of `COLUMNS` vectors.
-pub(crate) type Sums<V, const ROWS: usize, const COLUMNS: usize> = [[V; COLUMNS]; ROWS];
+pub(crate) type RegisterBlock<V, const ROWS: usize, const COLUMNS: usize> = [[V; COLUMNS]; ROWS];
 
 /// Where an operand of a product lies: its first element and the distances, in elements, from one row of
 /// `a` (vector of columns of `b`) to the next and from one `k` to the next.
@@ -27,7 +27,7 @@ pub(crate) struct Operand {
 /// from `b.start + j * b.stride + k * b.step` are for every `j < COLUMNS` and `k < depth`.
 #[inline(always)]
 pub(crate) unsafe fn multiply_add<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
-    sums: &mut Sums<V, ROWS, COLUMNS>,
+    sums: &mut RegisterBlock<V, ROWS, COLUMNS>,
     depth: usize,
     a: Operand,
     b: Operand,
@@ -61,7 +61,7 @@ pub(crate) unsafe fn load<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
     from: *const f32,
     row: usize,
     column: usize,
-) -> Sums<V, ROWS, COLUMNS> {
+) -> RegisterBlock<V, ROWS, COLUMNS> {
     let mut sums = [[V::zero(); COLUMNS]; ROWS];
     for (i, sums) in sums.iter_mut().enumerate() {
         for (j, sum) in sums.iter_mut().enumerate() {
@@ -78,7 +78,7 @@ pub(crate) unsafe fn load<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
 /// Sixteen elements are writable at each of these places.
 #[inline(always)]
 pub(crate) unsafe fn store<V: F32x16, const ROWS: usize, const COLUMNS: usize>(
-    sums: &Sums<V, ROWS, COLUMNS>,
+    sums: &RegisterBlock<V, ROWS, COLUMNS>,
     to: *mut f32,
     row: usize,
     column: usize,

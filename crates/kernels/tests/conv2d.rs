@@ -249,6 +249,7 @@ fn what_does_not_fit_is_an_error_that_says_why() {
     let w = Tensor::zeros((3, 5, 3, 3), DType::F32, &Device::Cpu).unwrap();
     let error = conv2d::conv2d(Cpu::shared(), &x, &w, 1, 1).unwrap_err().to_string();
     assert_eq!(error, "input channels of w: expected 2, found 5");
+    let w = Tensor::zeros((3, 2, 3, 3), DType::F32, &Device::Cpu).unwrap();
     let error =
         conv2d::conv2d(Cpu::shared(), &x.to_dtype(DType::F64).unwrap(), &w, 1, 1).unwrap_err().to_string();
     assert_eq!(error, "conv2d needs f32 tensors on the CPU, found F64 on Cpu");

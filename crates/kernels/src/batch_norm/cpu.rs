@@ -4,7 +4,7 @@ use super::{BatchStatistics, Forward};
 use crate::Cpu;
 use crate::conv2d::Activation;
 use crate::parallel::for_each;
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::{Algorithm, F32x16, LANES, load, store};
 
 /// Elements of one task.
 const TASK: usize = 1 << 15;
@@ -277,24 +277,4 @@ fn vectors(len: usize, channels: usize) -> impl Iterator<Item = (usize, usize, u
 #[inline(always)]
 fn affine<V: F32x16>(x: V, activation: Activation, channel: usize, lanes: usize) -> V {
     x.mul_add(load(activation.scale, channel, lanes), load(activation.shift, channel, lanes))
-}
-
-#[inline(always)]
-fn load<V: F32x16>(from: &[f32], at: usize, lanes: usize) -> V {
-    let from = &from[at..at + lanes];
-    // SAFETY: `lanes` elements; sixteen of them in the first case, fewer in the second.
-    unsafe { if lanes == LANES { V::load(from.as_ptr()) } else { V::load_partial(from.as_ptr(), lanes) } }
-}
-
-#[inline(always)]
-fn store<V: F32x16>(vector: V, to: &mut [f32], at: usize, lanes: usize) {
-    let to = &mut to[at..at + lanes];
-    // SAFETY: `lanes` elements; sixteen of them in the first case, fewer in the second.
-    unsafe {
-        if lanes == LANES {
-            vector.store(to.as_mut_ptr())
-        } else {
-            vector.store_partial(to.as_mut_ptr(), lanes)
-        }
-    }
 }

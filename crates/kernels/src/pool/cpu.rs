@@ -4,7 +4,7 @@ use super::PoolShape;
 use crate::Cpu;
 use crate::conv2d::Activation;
 use crate::parallel::for_each;
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::{Algorithm, F32x16, LANES, load, store};
 
 pub(super) fn forward(
     cpu: &Cpu,
@@ -59,23 +59,23 @@ impl Algorithm for Forward<'_> {
         for (column, y) in y.chunks_exact_mut(channels).enumerate() {
             for channel in (0..channels).step_by(LANES) {
                 let lanes = LANES.min(channels - channel);
-                // SAFETY: `lanes <= 16` elements of slices of as many, or more.
-                let load = |from: &[f32], at: usize| unsafe {
-                    V::load_partial(from[at..at + lanes].as_ptr(), lanes)
-                };
-                let affine = activation.map(|a| (load(a.scale, channel), load(a.shift, channel)));
+                let mut affine: Option<(V, V)> = None;
+                if let Some(Activation { scale, shift }) = activation {
+                    affine = Some((load(scale, channel, lanes), load(shift, channel, lanes)));
+                }
                 let mut sum = V::zero();
                 for row in 0..window {
                     let mut line = V::zero();
                     for j in 0..window {
-                        let x = load(x, (row * width + column * window + j) * channels + channel);
-                        line = line + affine.map_or(x, |(scale, shift)| x.mul_add(scale, shift).relu());
+                        let x: V = load(x, (row * width + column * window + j) * channels + channel, lanes);
+                        line = match affine {
+                            None => line + x,
+                            Some((scale, shift)) => line + x.mul_add(scale, shift).relu(),
+                        };
                     }
                     sum = sum + line;
                 }
-                let y = &mut y[channel..channel + lanes];
-                // SAFETY: `lanes` elements.
-                unsafe { (sum * share).store_partial(y.as_mut_ptr(), lanes) };
+                store(sum * share, y, channel, lanes);
             }
         }
     }

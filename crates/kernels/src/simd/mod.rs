@@ -189,6 +189,36 @@ pub(crate) trait F32x16: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Ou
     }
 }
 
+/// `lanes` elements of `from` from `at` on, and zeros in the other lanes.
+///
+/// # Panics
+/// If these are not elements of `from`, or more than sixteen.
+#[inline(always)]
+pub(crate) fn load<V: F32x16>(from: &[f32], at: usize, lanes: usize) -> V {
+    assert!(lanes <= LANES);
+    let from = &from[at..at + lanes];
+    // SAFETY: `lanes` elements; sixteen of them in the first case, fewer in the second.
+    unsafe { if lanes == LANES { V::load(from.as_ptr()) } else { V::load_partial(from.as_ptr(), lanes) } }
+}
+
+/// Writes the first `lanes` lanes to `to` from `at` on.
+///
+/// # Panics
+/// If these are not elements of `to`, or more than sixteen.
+#[inline(always)]
+pub(crate) fn store<V: F32x16>(vector: V, to: &mut [f32], at: usize, lanes: usize) {
+    assert!(lanes <= LANES);
+    let to = &mut to[at..at + lanes];
+    // SAFETY: `lanes` elements; sixteen of them in the first case, fewer in the second.
+    unsafe {
+        if lanes == LANES {
+            vector.store(to.as_mut_ptr())
+        } else {
+            vector.store_partial(to.as_mut_ptr(), lanes)
+        }
+    }
+}
+
 /// Orders streaming stores before what this thread publishes next.
 #[inline(always)]
 pub(crate) fn fence() {

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::partition::TASKS;
-use super::window::{Source, Window};
+use super::window::{PaddedImages, Window};
 use super::{pack, source, steps};
 use crate::Cpu;
 use crate::conv2d::{Activation, Conv2dShape};
-use crate::gemm::Product;
+use crate::gemm::BlockProduct;
 use crate::microkernel::Operand;
 use crate::parallel::for_each;
 use crate::simd::LANES;
@@ -57,7 +57,7 @@ pub(in crate::conv2d) fn backward_weight(
 struct Correlate<'a> {
     cpu: &'a Cpu,
     shape: &'a Conv2dShape,
-    source: Source<'a>,
+    source: PaddedImages<'a>,
     channels: Range<usize>,
     dy: &'a [f32],
     /// Of all images' output lines.
@@ -117,7 +117,7 @@ impl Correlate<'_> {
                 }
                 padded.as_ptr()
             };
-            let product = Product {
+            let product = BlockProduct {
                 a: Operand { start: scratch.as_ptr(), stride: 1, step: stride_in_window * pixel },
                 b: Operand { start: right, stride: LANES, step: columns },
                 runs: &runs,

@@ -3,20 +3,20 @@
 use super::partition::{Part, Taps};
 use super::window::Pixels;
 use crate::Cpu;
-use crate::gemm::Product;
+use crate::gemm::BlockProduct;
 use crate::microkernel::Operand;
 use crate::simd::LANES;
 
 /// Where a rectangle of pixels lies, in elements: the first of them, and the distances from one line of it to
 /// the next and from one pixel to the next.
 #[derive(Clone, Copy)]
-pub(super) struct Grid {
+pub(super) struct PixelGrid {
     pub start: usize,
     pub line: usize,
     pub pixel: usize,
 }
 
-impl Grid {
+impl PixelGrid {
     /// The place of the last pixel of so many lines and columns.
     fn last(self, lines: usize, columns: usize) -> usize {
         self.start + (lines - 1) * self.line + (columns - 1) * self.pixel
@@ -41,9 +41,9 @@ pub(super) struct Convolve<'a> {
     pub lines: usize,
     pub columns: usize,
     /// Where the first taps of the output pixels are in `pixels`.
-    pub from: Grid,
+    pub from: PixelGrid,
     /// Where the output pixels go.
-    pub to: Grid,
+    pub to: PixelGrid,
     pub out_channels: usize,
     /// What is added to them, at the same places.
     pub add: Option<&'a [f32]>,
@@ -89,7 +89,7 @@ impl Convolve<'_> {
                 let last_panel = (out_channels.div_ceil(LANES) - 1) * panel;
                 assert!(weights.len() >= last_panel + weight + runs.len() * depth * LANES);
             }
-            let product = Product {
+            let product = BlockProduct {
                 a: Operand { start: pixels.as_ptr().wrapping_add(from.start), stride: from.pixel, step: 1 },
                 b: Operand { start: weights.as_ptr().wrapping_add(weight), stride: panel, step: LANES },
                 runs: &runs,

@@ -25,10 +25,10 @@ mod window;
 
 pub(super) use backward_weight::backward_weight;
 
-use convolve::{Convolve, Grid};
+use convolve::{Convolve, PixelGrid};
 use partition::{Part, Taps, bands};
 use phase::phases;
-use window::{Source, Window};
+use window::{PaddedImages, Window};
 
 use super::{Activation, Conv2dShape};
 use crate::Cpu;
@@ -72,12 +72,12 @@ pub(super) fn forward(
             panel: kernel * kernel * in_channels * LANES,
             lines: band.lines,
             columns: width,
-            from: Grid {
+            from: PixelGrid {
                 start: 0,
                 line: stride_in_window * pixels.line,
                 pixel: stride_in_window * pixels.pixel,
             },
-            to: Grid { start: 0, line: width * out_channels, pixel: out_channels },
+            to: PixelGrid { start: 0, line: width * out_channels, pixel: out_channels },
             out_channels,
             add: add.map(|add| &add[band.start..][..y.len()]),
         }
@@ -97,7 +97,7 @@ pub(super) fn backward_input(
     let Conv2dShape { height, width, in_channels, out_channels, kernel, stride, padding, .. } = *shape;
     let (phases, slots) = phases(shape);
     let weights = pack::by_input(cpu, w, out_channels, in_channels, &slots);
-    let source = Source {
+    let source = PaddedImages {
         data: dy,
         height: shape.out_height(),
         width: shape.out_width(),
@@ -138,12 +138,12 @@ pub(super) fn backward_input(
                 panel: slots.len() * out_channels * LANES,
                 lines: count(i, band.lines),
                 columns: count(j, width),
-                from: Grid {
+                from: PixelGrid {
                     start: top * pixels.line + left * pixels.pixel,
                     line: pixels.line,
                     pixel: pixels.pixel,
                 },
-                to: Grid {
+                to: PixelGrid {
                     start: (i * width + j) * in_channels,
                     line: stride * width * in_channels,
                     pixel: stride * in_channels,
@@ -156,9 +156,9 @@ pub(super) fn backward_input(
     });
 }
 
-fn source<'a>(shape: &Conv2dShape, x: &'a [f32], activation: Option<Activation<'a>>) -> Source<'a> {
+fn source<'a>(shape: &Conv2dShape, x: &'a [f32], activation: Option<Activation<'a>>) -> PaddedImages<'a> {
     let Conv2dShape { height, width, in_channels: channels, .. } = *shape;
-    Source { data: x, height, width, channels, activation }
+    PaddedImages { data: x, height, width, channels, activation }
 }
 
 /// The step between pixels copied into a window, and the convolution's stride there: a kernel of one pixel

@@ -8,7 +8,7 @@ use crate::{Buffer, Cpu};
 
 /// A batch of images, `[N, height, width, channels]`, that is zero beyond its edges.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct PaddedImages<'a> {
     pub data: &'a [f32],
     pub height: usize,
     pub width: usize,
@@ -64,7 +64,7 @@ impl Deref for Pixels<'_> {
     }
 }
 
-impl<'a> Source<'a> {
+impl<'a> PaddedImages<'a> {
     /// A window's pixels: where they are, if they are there as they are needed, or a copy.
     pub fn read(&self, cpu: &Cpu, window: &Window) -> Pixels<'a> {
         let channels = self.channels;

@@ -8,10 +8,10 @@
 
 use std::ops::Range;
 
-use super::input::{Input, TransformInput};
+use super::input::{InputTiles, TransformInput};
 use super::product::lanes_by_columns;
 use super::weight::WeightGradient;
-use super::{FREQUENCIES, Layout, Panels, Shared};
+use super::{FREQUENCIES, FrequencyLayout, Panels, TaskPointer};
 use crate::Cpu;
 use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 
@@ -34,11 +34,11 @@ const PANEL: usize = 8;
 const TRANSFORM_TILES: usize = 4;
 
 /// `dw`, with `input` the convolution's and `gradient` that of its output.
-pub(super) fn backward_weight(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient) {
+pub(super) fn backward_weight(cpu: &Cpu, input: &InputTiles, gradient: &InputTiles, dw: &WeightGradient) {
     let tiles = input.tiles.count;
-    let sums = Layout { blocks: gradient.blocks(), rows: input.blocks() * LANES };
-    let v = Layout { blocks: input.blocks(), rows: tiles };
-    let z = Layout { blocks: gradient.blocks(), rows: tiles };
+    let sums = FrequencyLayout { blocks: gradient.blocks(), rows: input.blocks() * LANES };
+    let v = FrequencyLayout { blocks: input.blocks(), rows: tiles };
+    let z = FrequencyLayout { blocks: gradient.blocks(), rows: tiles };
     if 2 * sums.len() <= v.len() + z.len() {
         by_tiles(cpu, input, gradient, dw, sums);
     } else {
@@ -47,7 +47,13 @@ pub(super) fn backward_weight(cpu: &Cpu, input: &Input, gradient: &Input, dw: &W
 }
 
 /// The order for few channels and many tiles.
-fn by_tiles(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sums: Layout) {
+fn by_tiles(
+    cpu: &Cpu,
+    input: &InputTiles,
+    gradient: &InputTiles,
+    dw: &WeightGradient,
+    sums: FrequencyLayout,
+) {
     let tiles = input.tiles.count;
     let rows = (TILE_BLOCK / (FREQUENCIES * (input.blocks() + gradient.blocks()) * LANES)).clamp(1, tiles);
     let rows = rows.next_multiple_of(LANES);
@@ -59,12 +65,12 @@ fn by_tiles(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sum
     let groups = gradient.blocks().div_ceil(columns);
 
     let mut buffer = cpu.buffer(parts * sums.len());
-    let to = Shared(buffer.as_mut_ptr());
+    let to = TaskPointer(buffer.as_mut_ptr());
     cpu.run(parts * groups, |task| {
         let (part, group) = (task / groups, task % groups);
         let columns = group * columns..gradient.blocks().min((group + 1) * columns);
-        let v = Layout { blocks: input.blocks(), rows };
-        let z = Layout { blocks: columns.len(), rows };
+        let v = FrequencyLayout { blocks: input.blocks(), rows };
+        let z = FrequencyLayout { blocks: columns.len(), rows };
         let mut scratch = cpu.buffer(v.len() + z.len());
         let (inputs, gradients) = scratch.split_at_mut(v.len());
         let tiles = part * stretch..tiles.min((part + 1) * stretch);
@@ -72,7 +78,8 @@ fn by_tiles(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sum
         // of this part are this task's alone.
         unsafe {
             let to = to.at(part * sums.len() + sums.at(columns.start, 0));
-            let stretch = TileStretch { input, gradient, tiles, v, inputs, z, gradients, columns, to, sums };
+            let stretch =
+                WeightStretch { input, gradient, tiles, v, inputs, z, gradients, columns, to, sums };
             cpu.instruction_set().dispatch_unchecked(stretch);
         }
     });
@@ -91,22 +98,22 @@ fn by_tiles(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, sum
 /// `inputs` and `gradients` are as long as their layouts `v` and `z`, which have as many rows; `to` is the place of the
 /// first of the columns in memory of the layout `sums`, of which nobody else reads or writes these columns meanwhile.
 /// The tiles and columns are those of the input and gradient.
-struct TileStretch<'a> {
-    input: &'a Input<'a>,
-    gradient: &'a Input<'a>,
+struct WeightStretch<'a> {
+    input: &'a InputTiles<'a>,
+    gradient: &'a InputTiles<'a>,
     tiles: Range<usize>,
-    v: Layout,
+    v: FrequencyLayout,
     inputs: &'a mut [f32],
-    z: Layout,
+    z: FrequencyLayout,
     gradients: &'a mut [f32],
     /// Blocks of output channels.
     columns: Range<usize>,
     /// The sums of the first of them.
     to: *mut f32,
-    sums: Layout,
+    sums: FrequencyLayout,
 }
 
-impl UncheckedAlgorithm for TileStretch<'_> {
+impl UncheckedAlgorithm for WeightStretch<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -142,7 +149,7 @@ struct TransformBack<'a> {
     dw: &'a WeightGradient<'a>,
     out_block: usize,
     from: *const f32,
-    sums: Layout,
+    sums: FrequencyLayout,
     parts: usize,
 }
 
@@ -160,11 +167,18 @@ impl UncheckedAlgorithm for TransformBack<'_> {
 }
 
 /// The order for many channels and few tiles.
-fn by_channels(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, v: Layout, z: Layout) {
+fn by_channels(
+    cpu: &Cpu,
+    input: &InputTiles,
+    gradient: &InputTiles,
+    dw: &WeightGradient,
+    v: FrequencyLayout,
+    z: FrequencyLayout,
+) {
     let tiles = input.tiles.count;
     let mut inputs = cpu.buffer(v.len());
     let mut gradients = cpu.buffer(z.len());
-    let (to_v, to_z) = (Shared(inputs.as_mut_ptr()), Shared(gradients.as_mut_ptr()));
+    let (to_v, to_z) = (TaskPointer(inputs.as_mut_ptr()), TaskPointer(gradients.as_mut_ptr()));
     cpu.run(tiles.div_ceil(TRANSFORM_TILES), |task| {
         let tiles = task * TRANSFORM_TILES..tiles.min((task + 1) * TRANSFORM_TILES);
         // SAFETY: rows within the buffers, which have these layouts, and which no other task writes.
@@ -177,11 +191,11 @@ fn by_channels(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, 
         }
     });
     let (square, panel) = if tiles <= DEPTH { (SQUARE, PANEL) } else { (LARGE_SQUARE, LARGE_SQUARE) };
-    let sums = Layout { blocks: square, rows: square * LANES };
+    let sums = FrequencyLayout { blocks: square, rows: square * LANES };
     let down = Panels::new(v.blocks, square, panel, 1);
     let across = Panels::new(z.blocks, square, panel, cpu.threads());
     cpu.run(down.count * across.count, |task| {
-        let panel = Panel {
+        let panel = WeightPanel {
             dw,
             in_blocks: down.blocks(task / across.count),
             out_blocks: across.blocks(task % across.count),
@@ -200,12 +214,12 @@ fn by_channels(cpu: &Cpu, input: &Input, gradient: &Input, dw: &WeightGradient, 
 /// Transforms all channels of some tiles' gradients.
 ///
 /// # Safety
-/// As [`Input::transform_gradients`].
+/// As [`InputTiles::transform_gradients`].
 struct TransformGradient<'a> {
-    gradient: &'a Input<'a>,
+    gradient: &'a InputTiles<'a>,
     tiles: Range<usize>,
     to: *mut f32,
-    layout: Layout,
+    layout: FrequencyLayout,
 }
 
 impl UncheckedAlgorithm for TransformGradient<'_> {
@@ -224,20 +238,20 @@ impl UncheckedAlgorithm for TransformGradient<'_> {
 /// # Safety
 /// `inputs`, `gradients` and `scratch` are as long as their layouts `v`, `z` and `sums`, the first two with as many rows.
 /// The blocks are the weight's, and nobody else reads or writes its gradient there meanwhile.
-struct Panel<'a> {
+struct WeightPanel<'a> {
     dw: &'a WeightGradient<'a>,
     in_blocks: Range<usize>,
     out_blocks: Range<usize>,
-    v: Layout,
+    v: FrequencyLayout,
     inputs: &'a [f32],
-    z: Layout,
+    z: FrequencyLayout,
     gradients: &'a [f32],
     /// Of one square.
-    sums: Layout,
+    sums: FrequencyLayout,
     scratch: &'a mut [f32],
 }
 
-impl UncheckedAlgorithm for Panel<'_> {
+impl UncheckedAlgorithm for WeightPanel<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -10,11 +10,11 @@
 
 use std::ops::Range;
 
-use super::input::{Input, TransformInput};
-use super::output::Output;
+use super::input::{InputTiles, TransformInput};
+use super::output::OutputTiles;
 use super::product::{Columns, rows_by_columns};
 use super::weight::Weight;
-use super::{FREQUENCIES, Layout, Panels, Shared};
+use super::{FREQUENCIES, FrequencyLayout, Panels, TaskPointer};
 use crate::Cpu;
 use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 
@@ -37,12 +37,12 @@ const TASKS: usize = 8;
 const TRANSFORM_TILES: usize = 4;
 
 /// `output = conv(input, weight)`.
-pub(super) fn convolve(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output) {
+pub(super) fn convolve(cpu: &Cpu, input: &InputTiles, weight: &Weight, output: &OutputTiles) {
     let columns = if output.blocks() > 1 { Columns::Pairs } else { Columns::Single };
     let multiple = columns.rows(cpu.instruction_set());
     let tile_len = FREQUENCIES * (input.blocks() + output.blocks()) * LANES;
     let rows = (TILE_BLOCK / tile_len / multiple).max(1) * multiple;
-    let weights = Layout { blocks: output.blocks(), rows: input.channels };
+    let weights = FrequencyLayout { blocks: output.blocks(), rows: input.channels };
     // With fewer blocks of tiles than of channels, there is more to share out in the other order.
     if weights.len() > WHOLE_WEIGHT || input.tiles.count.div_ceil(rows) < output.blocks() {
         by_channels(cpu, input, weight, output);
@@ -52,10 +52,17 @@ pub(super) fn convolve(cpu: &Cpu, input: &Input, weight: &Weight, output: &Outpu
 }
 
 /// The order for small weights, in blocks of `rows` tiles.
-fn by_tiles(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output, columns: Columns, rows: usize) {
-    let weights = Layout { blocks: output.blocks(), rows: input.channels };
+fn by_tiles(
+    cpu: &Cpu,
+    input: &InputTiles,
+    weight: &Weight,
+    output: &OutputTiles,
+    columns: Columns,
+    rows: usize,
+) {
+    let weights = FrequencyLayout { blocks: output.blocks(), rows: input.channels };
     let mut buffer = cpu.buffer(weights.len());
-    let u = Shared(buffer.as_mut_ptr());
+    let u = TaskPointer(buffer.as_mut_ptr());
     cpu.run(output.blocks(), |block| {
         // SAFETY: a block of columns within the buffer, which has the layout, and which no other task writes.
         unsafe {
@@ -64,7 +71,8 @@ fn by_tiles(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output, columns:
         }
     });
 
-    let (v, m) = (Layout { blocks: input.blocks(), rows }, Layout { blocks: output.blocks(), rows });
+    let (v, m) =
+        (FrequencyLayout { blocks: input.blocks(), rows }, FrequencyLayout { blocks: output.blocks(), rows });
     let tiles = input.tiles.count;
     // Several blocks in a row let each have the next one's pixels fetched; few enough that threads end
     // together.
@@ -73,8 +81,18 @@ fn by_tiles(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output, columns:
         let mut scratch = cpu.buffer(v.len() + m.len());
         let (transformed, products) = scratch.split_at_mut(v.len());
         let tiles = task * stretch..tiles.min((task + 1) * stretch);
-        let stretch =
-            TileStretch { input, output, columns, u: &buffer, weights, tiles, v, transformed, m, products };
+        let stretch = ConvolveStretch {
+            input,
+            output,
+            columns,
+            u: &buffer,
+            weights,
+            tiles,
+            v,
+            transformed,
+            m,
+            products,
+        };
         // SAFETY: each buffer is as long as its layout, whose rows are whole register blocks; the tiles are this task's
         // alone.
         unsafe { cpu.instruction_set().dispatch_unchecked(stretch) };
@@ -89,7 +107,7 @@ struct TransformWeights<'a> {
     weight: &'a Weight<'a>,
     block: usize,
     to: *mut f32,
-    layout: Layout,
+    layout: FrequencyLayout,
 }
 
 impl UncheckedAlgorithm for TransformWeights<'_> {
@@ -110,20 +128,20 @@ impl UncheckedAlgorithm for TransformWeights<'_> {
 /// `u`, `transformed` and `products` are as long as their layouts `weights`, `v` and `m`, the latter two with whole
 /// register blocks of rows ([`Columns::rows`]). The tiles are the input's and output's, and nobody else reads or writes
 /// the output's meanwhile.
-struct TileStretch<'a> {
-    input: &'a Input<'a>,
-    output: &'a Output<'a>,
+struct ConvolveStretch<'a> {
+    input: &'a InputTiles<'a>,
+    output: &'a OutputTiles<'a>,
     columns: Columns,
     u: &'a [f32],
-    weights: Layout,
+    weights: FrequencyLayout,
     tiles: Range<usize>,
-    v: Layout,
+    v: FrequencyLayout,
     transformed: &'a mut [f32],
-    m: Layout,
+    m: FrequencyLayout,
     products: &'a mut [f32],
 }
 
-impl UncheckedAlgorithm for TileStretch<'_> {
+impl UncheckedAlgorithm for ConvolveStretch<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -152,7 +170,7 @@ impl UncheckedAlgorithm for TileStretch<'_> {
 }
 
 /// The order for large weights.
-fn by_channels(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output) {
+fn by_channels(cpu: &Cpu, input: &InputTiles, weight: &Weight, output: &OutputTiles) {
     let tiles = input.tiles.count;
     let multiple = Columns::ShortPairs.rows(cpu.instruction_set());
     let parts = tiles.div_ceil(PART);
@@ -160,9 +178,9 @@ fn by_channels(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output) {
     for first in (0..tiles).step_by(most) {
         let tiles = first..tiles.min(first + most);
         let rows = tiles.len().next_multiple_of(multiple);
-        let v = Layout { blocks: input.blocks(), rows };
+        let v = FrequencyLayout { blocks: input.blocks(), rows };
         let mut buffer = cpu.buffer(v.len());
-        let to = Shared(buffer.as_mut_ptr());
+        let to = TaskPointer(buffer.as_mut_ptr());
         cpu.run(tiles.len().div_ceil(TRANSFORM_TILES), |task| {
             let row = task * TRANSFORM_TILES;
             let tiles = first + row..tiles.end.min(first + row + TRANSFORM_TILES);
@@ -175,14 +193,25 @@ fn by_channels(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output) {
         let panels = Panels::new(output.blocks(), PAIR, PANEL, cpu.threads());
         cpu.run(panels.count, |panel| {
             let blocks = panels.blocks(panel);
-            let u = Layout { blocks: PAIR, rows: CHUNK.min(v.blocks) * LANES };
-            let m = Layout { blocks: blocks.len(), rows };
+            let u = FrequencyLayout { blocks: PAIR, rows: CHUNK.min(v.blocks) * LANES };
+            let m = FrequencyLayout { blocks: blocks.len(), rows };
             let mut scratch = cpu.buffer(u.len() + m.len());
             let (weights, products) = scratch.split_at_mut(u.len());
             let tiles = tiles.clone();
             let transformed = &buffer;
-            let panel =
-                Panel { input, weight, output, blocks, tiles, v, transformed, u, weights, m, products };
+            let panel = ChannelPanel {
+                input,
+                weight,
+                output,
+                blocks,
+                tiles,
+                v,
+                transformed,
+                u,
+                weights,
+                m,
+                products,
+            };
             // SAFETY: each buffer is as long as its layout, and `v` and `m` have whole register blocks of rows; these
             // channels are this task's alone.
             unsafe { cpu.instruction_set().dispatch_unchecked(panel) };
@@ -196,23 +225,23 @@ fn by_channels(cpu: &Cpu, input: &Input, weight: &Weight, output: &Output) {
 /// `transformed`, `weights` and `products` are as long as their layouts `v`, `u` and `m`, the first and last with whole
 /// register blocks of rows ([`Columns::rows`]). Tiles and blocks are the output's, and nobody else reads or writes these
 /// meanwhile.
-struct Panel<'a> {
-    input: &'a Input<'a>,
+struct ChannelPanel<'a> {
+    input: &'a InputTiles<'a>,
     weight: &'a Weight<'a>,
-    output: &'a Output<'a>,
+    output: &'a OutputTiles<'a>,
     /// Of output channels.
     blocks: Range<usize>,
     tiles: Range<usize>,
-    v: Layout,
+    v: FrequencyLayout,
     transformed: &'a [f32],
     /// A pair of blocks, with rows for a chunk of input channels.
-    u: Layout,
+    u: FrequencyLayout,
     weights: &'a mut [f32],
-    m: Layout,
+    m: FrequencyLayout,
     products: &'a mut [f32],
 }
 
-impl UncheckedAlgorithm for Panel<'_> {
+impl UncheckedAlgorithm for ChannelPanel<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -4,18 +4,18 @@ use std::ops::Range;
 
 use super::tiles::{Tiles, Window};
 use super::transform::{Frequencies, GradientTransform, InputTransform, Source, Transform, two_dimensional};
-use super::{Activation, Layout, PATCH, TILE};
+use super::{Activation, FrequencyLayout, PATCH, TILE};
 use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
 
 /// A tensor that is read tile by tile.
-pub(super) struct Input<'a> {
+pub(super) struct InputTiles<'a> {
     pub tiles: Tiles,
     pub channels: usize,
     data: &'a [f32],
     activation: Option<Activation<'a>>,
 }
 
-impl<'a> Input<'a> {
+impl<'a> InputTiles<'a> {
     pub fn new(tiles: Tiles, channels: usize, data: &'a [f32], activation: Option<Activation<'a>>) -> Self {
         assert_eq!(data.len(), tiles.pixels() * channels);
         if let Some(Activation { scale, shift }) = activation {
@@ -35,7 +35,12 @@ impl<'a> Input<'a> {
     /// The tiles are the tensor's. `to` is the first of these rows in memory of this layout, which nobody else reads or
     /// writes meanwhile.
     #[inline(always)]
-    pub unsafe fn transform_patches<V: F32x16>(&self, tiles: Range<usize>, to: *mut f32, layout: Layout) {
+    pub unsafe fn transform_patches<V: F32x16>(
+        &self,
+        tiles: Range<usize>,
+        to: *mut f32,
+        layout: FrequencyLayout,
+    ) {
         for (row, tile) in tiles.clone().enumerate() {
             let window = self.tiles.window::<PATCH>(tile, 1);
             for block in 0..layout.blocks {
@@ -68,7 +73,7 @@ impl<'a> Input<'a> {
         tiles: Range<usize>,
         blocks: Range<usize>,
         to: *mut f32,
-        layout: Layout,
+        layout: FrequencyLayout,
     ) {
         for (row, tile) in tiles.clone().enumerate() {
             let window = self.tiles.window::<TILE>(tile, 0);
@@ -122,16 +127,16 @@ impl<'a> Input<'a> {
     }
 }
 
-/// [`Input::transform_patches`] as a task of its own.
+/// [`InputTiles::transform_patches`] as a task of its own.
 ///
 /// # Safety
 /// As there.
 pub(super) struct TransformInput<'a> {
-    pub input: &'a Input<'a>,
+    pub input: &'a InputTiles<'a>,
     pub tiles: Range<usize>,
     /// The row of the first tile.
     pub to: *mut f32,
-    pub layout: Layout,
+    pub layout: FrequencyLayout,
 }
 
 impl UncheckedAlgorithm for TransformInput<'_> {
@@ -144,7 +149,7 @@ impl UncheckedAlgorithm for TransformInput<'_> {
     }
 }
 
-/// The activated pixels of a window, zero outside the image. Made by [`Input::transform`] only, whose caller promises
+/// The activated pixels of a window, zero outside the image. Made by [`InputTiles::transform`] only, whose caller promises
 /// that the window is a tile's.
 struct Pixels<'a, V> {
     /// The window's first pixel, which may lie outside the image.

@@ -51,7 +51,7 @@
 //!
 //! # In memory
 //!
-//! Everything transformed lies as `[36][channels / 16][row][16]` ([`Layout`]), a row being a tile or a
+//! Everything transformed lies as `[36][channels / 16][row][16]` ([`FrequencyLayout`]), a row being a tile or a
 //! channel of the other side. The 36 values of a patch go to 36 places a constant distance apart; one cache
 //! line of padding per frequency keeps these from falling into one set of the cache. The matrix products read
 //! this order as it is (see [`microkernel`](crate::microkernel)): broadcasts run along a row's sixteen lanes,
@@ -97,8 +97,8 @@ pub(super) fn forward(
     y: &mut [f32],
 ) {
     let tiles = tiles::Tiles::new(shape);
-    let input = input::Input::new(tiles, shape.in_channels, x, activation);
-    let output = output::Output::new(tiles, shape.out_channels, add, y);
+    let input = input::InputTiles::new(tiles, shape.in_channels, x, activation);
+    let output = output::OutputTiles::new(tiles, shape.out_channels, add, y);
     let weight = weight::Weight::new(shape, w, weight::Direction::Forward);
     convolve::convolve(cpu, &input, &weight, &output);
 }
@@ -113,8 +113,8 @@ pub(super) fn backward_input(
     dx: &mut [f32],
 ) {
     let tiles = tiles::Tiles::new(shape);
-    let input = input::Input::new(tiles, shape.out_channels, dy, None);
-    let output = output::Output::new(tiles, shape.in_channels, add, dx);
+    let input = input::InputTiles::new(tiles, shape.out_channels, dy, None);
+    let output = output::OutputTiles::new(tiles, shape.in_channels, add, dx);
     let weight = weight::Weight::new(shape, w, weight::Direction::Backward);
     convolve::convolve(cpu, &input, &weight, &output);
 }
@@ -147,22 +147,22 @@ pub(super) fn backward_weight_uninit(
         dw.fill(MaybeUninit::new(0.0));
         return;
     }
-    let input = input::Input::new(tiles, shape.in_channels, x, activation);
-    let gradient = input::Input::new(tiles, shape.out_channels, dy, None);
+    let input = input::InputTiles::new(tiles, shape.in_channels, x, activation);
+    let gradient = input::InputTiles::new(tiles, shape.out_channels, dy, None);
     let dw = weight::WeightGradient::new(shape, dw);
     backward_weight::backward_weight(cpu, &input, &gradient, &dw);
 }
 
 /// The order of transformed data: `[36][blocks][rows][16]`, with a cache line between frequencies.
 #[derive(Clone, Copy)]
-struct Layout {
+struct FrequencyLayout {
     /// Blocks of sixteen channels.
     blocks: usize,
     /// Tiles, or channels of the other side.
     rows: usize,
 }
 
-impl Layout {
+impl FrequencyLayout {
     /// Elements from one block to the next.
     fn block(self) -> usize {
         self.rows * LANES
@@ -252,15 +252,15 @@ fn is_streamed<T>(data: &[T], channels: usize) -> bool {
 
 /// A pointer that tasks share; each writes places that no other task touches.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+struct TaskPointer(*mut f32);
 
 // SAFETY: only the tasks of one parallel section use it, at disjoint places while any of them writes, and
 // while the memory is mutably borrowed by the section's caller.
-unsafe impl Send for Shared {}
+unsafe impl Send for TaskPointer {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for TaskPointer {}
 
-impl Shared {
+impl TaskPointer {
     /// The memory from element `offset` on.
     ///
     /// # Safety

@@ -5,27 +5,27 @@ use std::ops::Range;
 
 use super::tiles::{Tiles, Window};
 use super::transform::{Frequencies, OutputTransform, Target, two_dimensional};
-use super::{Layout, Shared, TILE, is_streamed};
+use super::{FrequencyLayout, TILE, TaskPointer, is_streamed};
 use crate::simd::{F32x16, LANES, fence};
 
 /// A tensor that is written tile by tile.
-pub(super) struct Output<'a> {
+pub(super) struct OutputTiles<'a> {
     pub tiles: Tiles,
     pub channels: usize,
     add: Option<&'a [f32]>,
-    data: Shared,
+    data: TaskPointer,
     /// Whole tiles are written around the caches; see [`is_streamed`].
     streamed: bool,
     /// The output is borrowed as long as this lives.
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-impl<'a> Output<'a> {
+impl<'a> OutputTiles<'a> {
     pub fn new(tiles: Tiles, channels: usize, add: Option<&'a [f32]>, data: &'a mut [f32]) -> Self {
         assert_eq!(data.len(), tiles.pixels() * channels);
         assert!(add.is_none_or(|add| add.len() == data.len()));
         let streamed = is_streamed(data, channels);
-        Self { tiles, channels, add, data: Shared(data.as_mut_ptr()), streamed, borrow: PhantomData }
+        Self { tiles, channels, add, data: TaskPointer(data.as_mut_ptr()), streamed, borrow: PhantomData }
     }
 
     /// Blocks of sixteen channels.
@@ -45,7 +45,7 @@ impl<'a> Output<'a> {
         tiles: Range<usize>,
         blocks: Range<usize>,
         from: *const f32,
-        layout: Layout,
+        layout: FrequencyLayout,
     ) {
         for (row, tile) in tiles.enumerate() {
             let window = self.tiles.window::<TILE>(tile, 0);
@@ -105,7 +105,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// As [`Input::prefetch`], for what is added to the output.
+    /// As [`InputTiles::prefetch`], for what is added to the output.
     #[inline(always)]
     pub fn prefetch(&self, tiles: Range<usize>, share: usize) {
         if let Some(add) = self.add {
@@ -122,7 +122,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// The pixels of a tile; what lies outside the image is dropped. Made by [`Output::transform`] only, whose caller
+/// The pixels of a tile; what lies outside the image is dropped. Made by [`OutputTiles::transform`] only, whose caller
 /// promises that they may be written.
 struct Destination<'a> {
     start: *mut f32,

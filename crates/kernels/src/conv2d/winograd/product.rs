@@ -1,5 +1,5 @@
 //! The matrix products of one frequency, between transformed tensors in the order of
-//! [`Layout`](super::Layout).
+//! [`FrequencyLayout`](super::FrequencyLayout).
 
 use crate::InstructionSet;
 use crate::microkernel::{self, Operand};

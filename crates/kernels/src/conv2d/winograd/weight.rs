@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::transform::{
     Frequencies, Source, Target, WeightGradientTransform, WeightTransform, two_dimensional,
 };
-use super::{Conv2dShape, FREQUENCIES, Layout, PATCH, Shared, is_streamed};
+use super::{Conv2dShape, FREQUENCIES, FrequencyLayout, PATCH, TaskPointer, is_streamed};
 use crate::simd::{F32x16, LANES, fence, prefetch};
 
 /// Elements of a kernel.
@@ -55,7 +55,7 @@ impl<'a> Weight<'a> {
         from: Range<usize>,
         block: usize,
         to: *mut f32,
-        layout: Layout,
+        layout: FrequencyLayout,
     ) {
         let first = from.start;
         for from in from {
@@ -99,7 +99,7 @@ impl<'a> Weight<'a> {
         in_block: usize,
         out_block: usize,
         to: *mut f32,
-        layout: Layout,
+        layout: FrequencyLayout,
     ) {
         let kernels = self.read::<V>(in_block, out_block);
         for channel in 0..count(self.in_channels, in_block) {
@@ -119,7 +119,7 @@ impl<'a> Weight<'a> {
         in_block: usize,
         out_block: usize,
         to: *mut f32,
-        layout: Layout,
+        layout: FrequencyLayout,
     ) {
         let kernels = self.read::<V>(in_block, out_block);
         let mut taps = kernels;
@@ -195,7 +195,7 @@ impl<V: F32x16> Source<V> for TurnedKernel<'_, V> {
 
 /// The gradient of a weight, written block by block.
 pub(super) struct WeightGradient<'a> {
-    data: Shared,
+    data: TaskPointer,
     out_channels: usize,
     in_channels: usize,
     /// Written around the caches; see [`is_streamed`].
@@ -210,7 +210,7 @@ impl<'a> WeightGradient<'a> {
         assert_eq!(data.len(), out_channels * in_channels * TAPS);
         let streamed = is_streamed(data, in_channels);
         Self {
-            data: Shared(data.as_mut_ptr().cast()),
+            data: TaskPointer(data.as_mut_ptr().cast()),
             out_channels,
             in_channels,
             streamed,
@@ -230,7 +230,7 @@ impl<'a> WeightGradient<'a> {
         in_blocks: Range<usize>,
         out_block: usize,
         from: *const f32,
-        layout: Layout,
+        layout: FrequencyLayout,
         parts: usize,
     ) {
         let first = in_blocks.start;
@@ -289,7 +289,7 @@ impl<'a> WeightGradient<'a> {
 /// A row of the sum of several parts.
 struct Parts {
     start: *const f32,
-    layout: Layout,
+    layout: FrequencyLayout,
     parts: usize,
 }
 
