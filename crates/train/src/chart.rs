@@ -25,7 +25,7 @@ const RIGHT: f64 = 736.0;
 const TOP: f64 = 76.0;
 const BOTTOM: f64 = 424.0;
 
-/// Up to so many epochs each has its dot.
+/// With at most this many epochs, each has a dot.
 const DOTS: usize = 40;
 
 impl Chart<'_> {
@@ -144,7 +144,7 @@ impl Axis {
         if from_zero {
             low = low.min(0.0);
         }
-        // A flat line lies in the middle of something.
+        // A flat line is drawn in the middle of a range.
         let span = if high - low > 1e-9 * high.abs() { high - low } else { high.abs().max(1.0) };
         let step = round_step(span / 6.0);
         let (first, last) = ((low / step).floor(), (high / step).ceil().max((low / step).floor() + 1.0));
@@ -153,7 +153,7 @@ impl Axis {
         Self { low: first * step, high: last * step, decimals, ticks }
     }
 
-    /// Where `value` lies between the ends of the axis on the page.
+    /// The place of `value` between the ends of the axis on the page.
     fn place(&self, value: f64, start: f64, end: f64) -> f64 {
         start + (value - self.low) / (self.high - self.low) * (end - start)
     }

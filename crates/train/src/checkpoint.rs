@@ -1,4 +1,4 @@
-//! Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
+//! Checkpoints: everything a run needs to continue as if it had never stopped, in one file.
 //!
 //! A checkpoint is a safetensors file. Its tensors are the network's (`model.…`, parameters and buffers) and the
 //! optimizer's (`optimizer.…`); its metadata has one entry, the JSON of a [`Progress`] and a checksum over that and
@@ -74,7 +74,7 @@ pub struct Checkpoint {
     pub optimizer: HashMap<String, Tensor>,
 }
 
-/// The checkpoint to go on from.
+/// The checkpoint to resume from.
 #[derive(Debug)]
 pub struct Newest {
     /// Its file.
@@ -92,8 +92,7 @@ struct Metadata {
     checksum: String,
 }
 
-/// Writes a checkpoint into `folder`, under a name of its own position, and removes all but the newest [`KEPT`] up to
-/// it.
+/// Writes a checkpoint into `folder`, named by its position, and removes all but the newest [`KEPT`] up to it.
 ///
 /// # Errors
 /// [`Error::Io`], and [`Error::Candle`] if a tensor cannot be brought to the CPU.
@@ -193,7 +192,7 @@ pub fn newest(folder: &Path) -> Result<Option<Newest>> {
     }
 }
 
-/// After so many epochs and so many steps of the next.
+/// The name of a checkpoint after `epoch` epochs and `step` steps of the next.
 fn file_name(epoch: usize, step: usize) -> String {
     format!("epoch-{epoch:04}-step-{step:06}.safetensors")
 }

@@ -1,4 +1,4 @@
-//! What a run can be asked for while it goes on.
+//! Requests to a run under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +39,7 @@ impl Control {
         self.requests.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Asks the run to write a checkpoint and go on. Requests that the run has not seen yet count as one.
+    /// Asks the run to write a checkpoint and continue. Requests that the run has not seen yet count as one.
     pub fn request_checkpoint(&self) {
         self.requests.checkpoint.store(true, Ordering::Relaxed);
     }

@@ -7,7 +7,7 @@ use crate::recipe::Difference;
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a recipe was refused or a run could not start, go on or be resumed.
+/// Why a recipe was refused, or a run could not start, continue or be resumed.
 ///
 /// None of these leaves a run's folder worse than it was: files are replaced whole or not at all.
 #[derive(Debug, thiserror::Error)]
@@ -71,9 +71,9 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// The folder's run had another recipe than the one it should go on with.
+    /// The folder's run had another recipe than the one to resume it with.
     #[error(
-        "{} was trained with another recipe and cannot go on with this one: {}",
+        "{} was trained with another recipe and cannot be resumed with this one: {}",
         path.display(),
         differences.iter().map(Difference::to_string).collect::<Vec<_>>().join("; ")
     )]
@@ -124,8 +124,8 @@ pub enum Error {
 
     /// A run has results, but its checkpoints are gone.
     #[error(
-        "{} holds {found}, but no checkpoint to go on from; to train again from the start would overwrite what is \
-         there. Nothing was changed. Put the checkpoints back, or start a new run in another folder",
+        "{} holds {found}, but no checkpoint to resume from. To train again from the start would overwrite it. \
+         Nothing was changed. Put the checkpoints back, or start a new run in another folder",
         folder.display()
     )]
     CheckpointsMissing {

@@ -14,16 +14,16 @@ use crate::trainer::Run;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Lengthening {
-    /// Goes on only if every epoch trained so far had the learning rate that the longer schedule has for it: the run
+    /// Continues only if every epoch trained so far had the learning rate that the longer schedule has for it: the run
     /// then ends as one that had this length from its start.
     #[default]
     Exact,
-    /// Goes on in any case. Epochs trained so far, and the rest of one that has begun, keep their learning rate; later
+    /// Continues in any case. Epochs trained so far, and the rest of one that has begun, keep their learning rate; later
     /// epochs have that of the longer schedule. A [`Warning`] and the run's source.toml say so.
     KeepPastRates,
 }
 
-/// What a run that goes on with another number of epochs has to say.
+/// What is recorded and said where a run is lengthened.
 #[derive(Debug, Default)]
 pub(crate) struct Lengthen {
     pub(crate) record: Option<Lengthened>,

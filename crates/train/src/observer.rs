@@ -1,4 +1,4 @@
-//! What a run tells while it goes on.
+//! The events of a run, and who is told of them.
 
 use std::fmt;
 use std::path::Path;
@@ -23,9 +23,9 @@ use crate::recipe::Recipe;
 /// }
 /// ```
 pub trait Observer {
-    /// Training begins or goes on.
+    /// Training begins, or a run is resumed.
     fn on_start(&mut self, _start: &Start<'_>) {}
-    /// A step was taken; on a GPU, which is not waited for after every step, every so many and the last of an epoch.
+    /// A step was taken. A GPU is not waited for after every step: there it is every 50th, and the last of an epoch.
     fn on_step(&mut self, _step: &StepProgress) {}
     /// A batch of the test split was measured.
     fn on_evaluate(&mut self, _progress: &EvaluateProgress) {}
@@ -33,11 +33,11 @@ pub trait Observer {
     fn on_epoch(&mut self, _metrics: &EpochMetrics) {}
     /// A checkpoint was written.
     fn on_checkpoint(&mut self, _path: &Path) {}
-    /// Something is not as it should be, but the run goes on.
+    /// Something is not as it should be, but the run continues.
     fn on_warning(&mut self, _warning: &Warning) {}
 }
 
-/// Hears nothing.
+/// Ignores every event.
 impl Observer for () {}
 
 impl<T: Observer + ?Sized> Observer for &mut T {
@@ -61,7 +61,7 @@ impl<T: Observer + ?Sized> Observer for &mut T {
     }
 }
 
-/// A run as it begins or goes on.
+/// A run as it begins or is resumed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Start<'a> {
@@ -81,11 +81,11 @@ pub struct Start<'a> {
     pub test_images: usize,
     /// Steps of an epoch.
     pub steps: usize,
-    /// Set if the run goes on from a checkpoint.
+    /// The checkpoint, if the run is resumed from one.
     pub resumed: Option<Resumed<'a>>,
 }
 
-/// Where a run goes on.
+/// Where a run is resumed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Resumed<'a> {

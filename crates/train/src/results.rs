@@ -1,4 +1,4 @@
-//! What a run leaves in its folder to be read by others: metrics.csv, the curves, and the weights.
+//! The results of a run in its folder: metrics.csv, the curves, and the weights.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Of a run in `folder`, perhaps one that goes on.
+    /// For a run in `folder`, new or resumed.
     pub(crate) fn new(folder: &Path, provenance: Provenance) -> Self {
         let rows = metrics::read(&folder.join(METRICS)).map_or(0, |rows| rows.len());
         let weights = [MODEL, BEST].map(|name| Provenance::from_weights(&folder.join(name)));
@@ -55,8 +55,8 @@ impl Results {
         self.draw(progress)
     }
 
-    /// Writes again what somebody has removed, as far as a checkpoint after so many whole epochs has it. Returns the
-    /// epoch of the best weights if those are gone for good.
+    /// Writes the files that somebody has removed, as far as the checkpoint has their content. Returns the epoch of the
+    /// best weights if those cannot be had again.
     pub(crate) fn write_missing(&self, progress: &Progress, state: &State) -> Result<Option<usize>> {
         let missing = |name: &str| !self.folder.join(name).exists();
         let (epoch, provenance) = (progress.rows.len(), self.provenance_after(progress));

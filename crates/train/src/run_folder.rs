@@ -1,4 +1,4 @@
-//! The folder of a run: what is where in it, and who may write to it.
+//! The folder of a run: the files in it, and the one process that may write to it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Opens the folder of a run to go on with it, and removes what a killed process left half written.
+    /// Opens the folder of a run to resume it, and removes the files that a killed process left half written.
     ///
     /// # Errors
     /// [`Error::NotARun`]; [`Error::FolderInUse`]; [`Error::Io`] if it cannot be written.

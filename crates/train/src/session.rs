@@ -31,7 +31,7 @@ use crate::trainer::{Loss, Outcome, Run, Setup, Trainer};
 /// How many steps a GPU takes before it is asked for their figures, and whether all gradients were finite.
 const GPU_STEPS: usize = 50;
 
-/// A loss so many times that of a network which guesses is worth a warning.
+/// A loss above this multiple of a guessing network's is worth a warning.
 const DIVERGED: f64 = 10.0;
 
 /// All that a run works with. Only [`Progress`], the parameters and the optimizer change from step to step; these
@@ -47,6 +47,8 @@ pub(crate) struct Session<'a, M, O> {
     model: M,
     sam: Sam<O>,
     loss: Loss<'a>,
+    /// The smoothed loss of a network that finds all classes equally likely; `None` for another loss.
+    guess: Option<f64>,
     progress: Progress,
 }
 
@@ -70,7 +72,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         Ok(session)
     }
 
-    /// Goes on from a checkpoint. Every check comes before the first file is written.
+    /// Resumes from a checkpoint. Every check comes before the first file is written.
     pub(crate) fn restore(trainer: Trainer<'a, M, O>, folder: RunFolder, newest: Newest) -> Result<Self> {
         let Newest { path, checkpoint, skipped } = newest;
         let mut progress = checkpoint.progress;
@@ -141,8 +143,9 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         let provenance = Provenance::new(model.name(), data, statistics, &progress.images, recipe);
         let results = Results::new(folder.path(), provenance);
         let meter = Meter::from(progress.tally);
+        let guess = run.loss.is_none().then(|| (model.classes() as f64).ln());
         let loss = run.loss.take().unwrap_or_else(|| Box::new(smoothed));
-        Ok(Self { run, folder, results, train, test, meter, parameters, model, sam, loss, progress })
+        Ok(Self { run, folder, results, train, test, meter, parameters, model, sam, loss, guess, progress })
     }
 
     fn write_source(&self) -> Result<()> {
@@ -194,12 +197,10 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             };
             self.end_epoch(test, state, began.elapsed().as_secs_f64())?;
         }
-        let (loss, guess) = (
-            self.progress.rows.last().map_or(0.0, |row| row.train_loss),
-            (self.run.data.classes() as f64).ln(),
-        );
-        if loss > DIVERGED * guess {
-            self.run.observer.on_warning(&Warning::LossAboveGuess { loss, guess });
+        if let (Some(guess), Some(row)) = (self.guess, self.progress.rows.last())
+            && row.train_loss > DIVERGED * guess
+        {
+            self.run.observer.on_warning(&Warning::LossAboveGuess { loss: row.train_loss, guess });
         }
         Ok(Outcome::Completed { metrics: self.progress.rows })
     }

@@ -21,7 +21,7 @@ pub struct StepOutcome {
     pub grad_norm: Tensor,
 }
 
-/// Takes one SAM step (<https://arxiv.org/abs/2010.01412>) on a batch whose tensors lie on the model's device.
+/// Takes one SAM step (<https://arxiv.org/abs/2010.01412>) on a batch whose tensors are on the model's device.
 ///
 /// The first pass climbs from w to w + e(w), the worst point within rho; the second finds the gradient there, without
 /// moving the batch normalization's running statistics; the base optimizer then steps from w with that gradient. Where

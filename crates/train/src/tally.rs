@@ -68,7 +68,7 @@ impl Tally {
     }
 }
 
-/// A [`Tally`] of batches that may lie on an NVIDIA GPU: what is added there stays there until it is asked for.
+/// A [`Tally`] of batches that may be on an NVIDIA GPU: sums made there stay there until they are asked for.
 #[derive(Debug, Default)]
 pub struct Meter {
     tally: Tally,

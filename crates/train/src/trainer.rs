@@ -1,4 +1,4 @@
-//! A run: what it is made of, how it begins and how it goes on.
+//! A run: its parts, how it begins and how it is resumed.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use crate::recipe::{DataChoice, Recipe};
 use crate::run_folder::RunFolder;
 use crate::session::Session;
 
-/// Trains a network by a recipe and leaves all that came of it in a folder.
+/// Trains a network by a recipe and leaves all results in a folder.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -154,7 +154,7 @@ impl<'a, M, O> Trainer<'a, M, O> {
         self
     }
 
-    /// Does what `control` is asked for while the run goes on: stop, or write a checkpoint.
+    /// Follows the requests of `control` during the run: to stop, or to write a checkpoint.
     pub fn with_control(mut self, control: Control) -> Self {
         self.run.control = control;
         self
@@ -232,12 +232,12 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Trainer<'_, M, O>
         Session::begin(self, folder)?.train()
     }
 
-    /// Goes on with the run in the folder `out` from its newest checkpoint that is whole, or from the start where
-    /// nothing was trained yet.
+    /// Resumes the run in the folder `out` from its newest checkpoint that is whole, or from the start where nothing was
+    /// trained yet.
     ///
     /// The recipe must be that of the run ([`Recipe::from_run`]); only `threads` and `checkpoint_every` may differ, and
     /// `epochs` may be more (see [`Lengthening`]). The network and the optimizer must be those of the run. Results of
-    /// epochs after the checkpoint stay until the run has come as far again; files that were removed from the folder are
+    /// epochs after the checkpoint stay until the run reaches those epochs again; files that were removed from the folder are
     /// written again as far as the checkpoint has them.
     ///
     /// # Errors

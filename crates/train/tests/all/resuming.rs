@@ -1,4 +1,4 @@
-//! A folder that a run goes on in: what is kept, refused, written again, lengthened.
+//! Resuming a run: what is kept, refused, written again, lengthened.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Runs of a tiny network, and what is in their folders.
+//! Runs of a tiny network, and their folders.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -92,7 +92,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// What lies in a folder, sorted.
+/// The names in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
