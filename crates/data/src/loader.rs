@@ -56,7 +56,7 @@ pub enum Maker {
     /// Threads of the CPU, which can do everything. A batch is copied to the loader's device when it is asked for.
     Threads,
     /// One kernel per batch on the loader's device, which holds the split's bytes (184 MB for all of CIFAR) and an
-    /// epoch's order. It crops, flips, normalizes and cuts out (up to 64 pixels), without policies or mixing.
+    /// epoch's order. It crops, flips, normalizes and cuts out, without policies or mixing.
     ///
     /// The order is the threads', and the distributions too, but the draws come from Philox4x32-10, a counter-based
     /// generator (Salmon et al., 2011): other batches than the threads', and the same on every device. Epochs are

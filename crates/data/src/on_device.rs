@@ -8,9 +8,6 @@ use wrn_sam_kernels::augment::{Draws, Images, Order};
 
 use crate::{Augmentation, Batch, Cutout, IMAGE_SIZE, Result, Split};
 
-/// The largest side of a cutout that the kernel does.
-const LARGEST_CUTOUT: usize = 64;
-
 /// A split on the device, with what is drawn for its images.
 #[derive(Clone, Debug)]
 pub(crate) struct OnDevice {
@@ -21,12 +18,7 @@ pub(crate) struct OnDevice {
 impl OnDevice {
     /// What `augmentation` has that there is no kernel for.
     pub(crate) fn missing(augmentation: &Augmentation) -> Option<&'static str> {
-        let large = |cutout: Cutout| cutout.size > LARGEST_CUTOUT;
-        match (augmentation.policy, augmentation.cutout.is_some_and(large)) {
-            (Some(_), _) => Some("a policy of operations"),
-            (None, true) => Some("a cutout of more than 64 pixels"),
-            (None, false) => None,
-        }
+        augmentation.policy.map(|_| "a policy of operations")
     }
 
     /// Copies the split's bytes to `device`. Nothing of `augmentation` may be [`missing`](Self::missing).
@@ -42,7 +34,8 @@ impl OnDevice {
             padding: augmentation.crop.padding as u32,
             flip: augmentation.flip.p,
             cutout: p,
-            cutout_size: size as u32,
+            // A square of this side covers the image wherever it is, as any larger one does.
+            cutout_size: size.min(2 * IMAGE_SIZE) as u32,
         };
         let values: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             std::array::from_fn(|byte| augmentation.normalize.value(channel, byte as u8))
