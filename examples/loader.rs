@@ -20,18 +20,18 @@ use support::{AnyError, peak_bytes};
 /// Time the loader with the reference's augmentation: images per second and peak memory as one JSON line.
 #[derive(Parser)]
 struct Args {
-    /// Folder or archive of CIFAR-100; without it, as many synthetic images
+    /// Folder or archive of CIFAR-100; without it, synthetic images of the same number
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Only the first N training images; 0 for all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     images: usize,
     /// Worker threads; with 0 the caller makes each batch
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Images per batch
-    #[arg(long, default_value_t = 128)]
-    batch: usize,
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
     /// Epochs that are timed, after one that is not
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
@@ -41,7 +41,7 @@ struct Args {
 struct Line {
     loader: &'static str,
     threads: usize,
-    batch: usize,
+    batch: u32,
     images: usize,
     read_seconds: f64,
     images_per_second: f64,
@@ -63,7 +63,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let augmentation = Augmentation::reference(Statistics::from_split(&cifar.train)?);
     let read_seconds = began.elapsed().as_secs_f64();
 
-    let config = LoaderConfig::default().with_batch_size(args.batch).with_threads(args.threads);
+    let config = LoaderConfig::default().with_batch_size(args.batch as usize).with_threads(args.threads);
     let loader = Loader::new(&cifar.train.truncated(limit), augmentation, config)?;
     let epoch = |epoch| loader.epoch(epoch).try_for_each(|batch| batch.map(drop));
     epoch(0)?;

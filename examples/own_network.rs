@@ -7,7 +7,7 @@
 //!
 //! The same command again goes on where the run was stopped or killed.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use wrn_sam::candle::{D, Tensor};
 use wrn_sam::candle_nn::{Linear, Module, VarBuilder, linear};
@@ -82,7 +82,7 @@ struct Lines;
 
 impl Observer for Lines {
     fn on_epoch(&mut self, row: &EpochMetrics) {
-        println!("epoch {}: train loss {:.4}, test top-1 {:.4}", row.epoch, row.train_loss, row.test_top1);
+        let _ = writeln!(std::io::stdout(), "epoch {}: test top-1 {:.4}", row.epoch, row.test_top1);
     }
 }
 
@@ -95,6 +95,6 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         .with_optimizer(|parameters, _| AdamW::named(parameters, AdamWConfig::default()))
         .with_observer(Lines);
     let outcome = if Recipe::from_run(&out).is_ok() { trainer.resume(&out) } else { trainer.run(&out) };
-    println!("{:?}; everything is in {}", outcome?, out.display());
+    let _ = writeln!(std::io::stdout(), "{:?}; everything is in {}", outcome?, out.display());
     Ok(())
 }

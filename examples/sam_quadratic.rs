@@ -5,18 +5,27 @@
 //! The function is a quadratic bowl with a deep, narrow pit in its slope. Both methods start at the same point
 //! with the same learning rate. The picture shows their paths over the function's contours.
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 use wrn_sam::candle::{D, Device, Result, Tensor, Var};
 use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
 
+use support::AnyError;
+
 const START: [f64; 2] = [-2.4, 1.6];
 const FLAT: [f64; 2] = [1.2, -0.4];
 const SHARP: [f64; 2] = [-0.7, 0.35];
 const STEPS: usize = 200;
+/// The radius of SAM's neighborhood.
+const RHO: f64 = 0.3;
 
 /// The loss of every point of `w`: `[.., 2]` in, `[..]` out.
 fn loss(w: &Tensor) -> Result<Tensor> {
@@ -24,6 +33,16 @@ fn loss(w: &Tensor) -> Result<Tensor> {
     let bowl = to(FLAT)?.broadcast_mul(&Tensor::new(&[0.12, 0.06], &Device::Cpu)?)?.sum(D::Minus1)?;
     let pit = (to(SHARP)?.sum(D::Minus1)? * -10.0)?.exp()?;
     bowl - pit * 0.9
+}
+
+/// The losses on circles around a point, up to the radius that SAM looks at.
+fn loss_around(point: &[f64]) -> Result<Tensor> {
+    let on_circle =
+        |radius: f64, angle: f64| vec![point[0] + radius * angle.cos(), point[1] + radius * angle.sin()];
+    let circle = |radius| (0..360).map(move |degree| (radius, f64::from(degree).to_radians()));
+    let points = (0..=10).flat_map(|tenth| circle(RHO * f64::from(tenth) / 10.0));
+    let points: Vec<_> = points.map(|(radius, angle)| on_circle(radius, angle)).collect();
+    loss(&Tensor::new(points, &Device::Cpu)?)
 }
 
 /// Plain gradient descent; returns the points it visits.
@@ -64,21 +83,31 @@ struct Options {
     dir: PathBuf,
 }
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let Options { dir } = Options::parse();
+fn main() -> ExitCode {
+    support::end(run(&Options::parse()))
+}
+
+fn run(Options { dir }: &Options) -> std::result::Result<(), AnyError> {
     let config = SgdConfig::new(0.1);
     let sgd = descend_with_sgd(config)?;
-    let [sam, perturbed] = descend_with_sam(config, SamConfig::new(0.3))?;
+    let [sam, perturbed] = descend_with_sam(config, SamConfig::new(RHO))?;
 
+    let mut out = std::io::stdout();
     for (name, path) in [("SGD", &sgd), ("SAM", &sam)] {
         let end = path.last().ok_or("a path has a start")?;
-        let value = loss(&Tensor::new(end.as_slice(), &Device::Cpu)?)?.to_scalar::<f64>()?;
-        println!("{name} ends at ({:.2}, {:.2}), where the loss is {value:.3}", end[0], end[1]);
+        let (at, around) = (loss(&Tensor::new(end.as_slice(), &Device::Cpu)?)?, loss_around(end)?);
+        let (at, around) = (at.to_scalar::<f64>()?, around.max(0)?.to_scalar::<f64>()?);
+        writeln!(
+            out,
+            "{name} ends at ({:5.2}, {:5.2}): loss {at:6.3} there, at most {around:6.3} within rho = {RHO}",
+            end[0], end[1]
+        )?;
     }
-    std::fs::create_dir_all(&dir)?;
-    let file = dir.join("sam_quadratic.svg");
-    std::fs::write(&file, draw(&sgd, &sam, &perturbed)?)?;
-    println!("{}", file.display());
+    writeln!(out, "SGD minimizes the loss at a point, SAM the largest loss around it.")?;
+    let (file, picture) = (dir.join("sam_quadratic.svg"), draw(&sgd, &sam, &perturbed)?);
+    let written = std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&file, picture));
+    written.map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    writeln!(out, "{}", file.display())?;
     Ok(())
 }
 

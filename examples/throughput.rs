@@ -23,7 +23,7 @@ use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
 use wrn_sam::train::step;
 
 use profile::Profile;
-use support::{AnyError, DeviceChoice, peak_bytes_on};
+use support::{AnyError, DeviceChoice, WrongFlags, check_precision, peak_bytes_on};
 
 /// Time a SAM step of a Wide ResNet on random images: seconds, images per second and peak memory as one JSON line.
 #[derive(Parser)]
@@ -105,6 +105,8 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), AnyError> {
     let device = args.device.device()?;
+    network(args).validate().map_err(WrongFlags::from_error)?;
+    check_precision(args.precision, &device)?;
     let mut work = work(args, &device)?;
     let profile = Profile::default();
     if args.profile {
@@ -151,6 +153,10 @@ fn run(args: &Args) -> Result<(), AnyError> {
     Ok(())
 }
 
+fn network(args: &Args) -> WideResNetConfig {
+    WideResNetConfig::new(args.depth, args.width).with_classes(LABELS)
+}
+
 /// The threads that were asked for.
 fn context(args: &Args) -> Cpu {
     if args.threads == 0 { Cpu::shared().clone() } else { Cpu::new(args.threads) }
@@ -160,10 +166,8 @@ fn context(args: &Args) -> Cpu {
 type Work = Box<dyn FnMut() -> Result<Duration, AnyError>>;
 
 fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
-    let (depth, width_factor) = (args.depth, args.width);
-    let network = WideResNetConfig::new(depth, width_factor).with_classes(LABELS);
     let parameters = Parameters::new(17, DType::F32, device);
-    let mut model = WideResNet::new(&network, parameters.var_builder())?;
+    let mut model = WideResNet::new(&network(args), parameters.var_builder())?;
     if args.threads != 0 {
         model = model.with_cpu(context(args));
     }

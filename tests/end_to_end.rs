@@ -5,11 +5,11 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::{Ended, tiny};
+use support::{Ended, rows, spawn, tiny, wait_until};
 use tempfile::TempDir;
 
 const EPOCHS: &str = "3";
@@ -58,24 +58,6 @@ fn assert_same_results(out: &Path, expected: &Path) {
     }
 }
 
-/// Waits until metrics.csv has so many rows.
-fn wait_for_rows(child: &mut Child, out: &Path, rows: usize) {
-    let began = Instant::now();
-    loop {
-        let text = std::fs::read_to_string(out.join("metrics.csv")).unwrap_or_default();
-        if text.lines().count() > rows {
-            return;
-        }
-        assert!(child.try_wait().expect("a child").is_none(), "the run ended before its epoch {rows} did");
-        assert!(began.elapsed() < Duration::from_secs(120), "epoch {rows} does not end");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn spawn(mut command: Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
-}
-
 #[test]
 fn a_run_leaves_all_its_files() {
     let out = uninterrupted();
@@ -117,8 +99,8 @@ fn the_number_of_threads_changes_nothing() {
 fn a_killed_run_is_resumed_to_the_same_end() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("run");
-    let mut child = spawn(run(&out));
-    wait_for_rows(&mut child, &out, 1);
+    let mut child = spawn(&mut run(&out));
+    wait_until(&mut child, "a row", || rows(&out) >= 1);
     std::thread::sleep(Duration::from_millis(100));
     child.kill().expect("SIGKILL");
     assert_eq!(child.wait().expect("a child").code(), None, "the run ended before it was killed");
@@ -135,7 +117,7 @@ fn a_run_killed_at_any_moment_can_be_resumed() {
     for milliseconds in [20, 90, 160, 250, 400, 600] {
         // Killed before it had written anything, it begins anew.
         let began = out.join("recipe.toml").exists();
-        let mut child = spawn(if began { resume(&out) } else { run(&out) });
+        let mut child = spawn(&mut if began { resume(&out) } else { run(&out) });
         std::thread::sleep(Duration::from_millis(milliseconds));
         child.kill().expect("SIGKILL");
         child.wait().expect("a child");
@@ -146,14 +128,13 @@ fn a_run_killed_at_any_moment_can_be_resumed() {
 }
 
 #[test]
-fn ctrl_c_writes_a_checkpoint_and_says_how_to_resume() {
+fn a_stopped_run_is_resumed_to_the_same_end() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("run");
-    let mut child = spawn(run(&out));
-    wait_for_rows(&mut child, &out, 1);
+    let mut child = spawn(&mut run(&out));
+    wait_until(&mut child, "a row", || rows(&out) >= 1);
     std::thread::sleep(Duration::from_millis(100));
-    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupted.is_ok_and(|status| status.success()), "kill -INT");
+    support::signal(&child, &["INT"]);
     let ended = Ended::from(child.wait_with_output().expect("a child"));
     let command = format!("--resume '{}'", out.display());
     ended

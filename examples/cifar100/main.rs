@@ -9,54 +9,59 @@
 mod args;
 mod data;
 mod out_folder;
+mod overrides;
 mod progress;
+mod resume;
+#[cfg(unix)]
+mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
-use wrn_sam::train::{Control, Outcome, Recipe, Trainer};
+use clap::Parser;
+use wrn_sam::train::{Control, Error, Lengthening, Outcome, Recipe, Trainer, check_new_folder};
 
-use args::{Args, DataFlags};
-use progress::{Progress, say};
-use support::{AnyError, device_name};
+use args::{Args, RunFlags};
+use progress::Progress;
+use support::{AnyError, WrongFlags, check_precision, device_name, say};
 
 fn main() -> ExitCode {
     support::end(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<(), AnyError> {
+    let control = Control::default();
+    #[cfg(unix)]
+    signals::checkpoint_on_usr1(&control)?;
     let device = args.run.device.device()?;
-    let default = if device.is_cpu() { Recipe::quick() } else { Recipe::reference() };
-    let recipe = args.over(args.base_recipe(default)?);
-    if let Err(error) = recipe.validate() {
-        // What the flags started from was valid, so it is one of them that is wrong.
-        Args::command().error(ErrorKind::ValueValidation, error).exit();
-    }
-    let data = data::find(&recipe, &args.data)?;
+    let recipe = args.recipe(if device.is_cpu() { Recipe::quick() } else { Recipe::reference() })?;
+    check_precision(recipe.precision, &device)?;
+    check_files(&args.run)?;
+    let data = data::find(&recipe, &args.data, args.run.resume.as_deref())?;
     let mark = if data.source.is_synthetic() { " ON SYNTHETIC IMAGES" } else { "" };
 
     // From here on there is something to lose.
-    let control = Control::default();
-    let (handle, stopping) = (control.clone(), AtomicBool::new(false));
-    ctrlc::set_handler(move || {
-        if stopping.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-        handle.stop();
-        eprintln!("\nstopping after this step (Ctrl-C again: at once)");
-    })?;
-
+    #[cfg(unix)]
+    signals::stop_on_the_others(&control)?;
     let progress = Progress::new(device_name(&device));
-    let trainer =
-        Trainer::new(recipe, data).with_device(device).with_observer(progress).with_control(control);
+    let mut trainer =
+        Trainer::new(recipe, data).with_device(device.clone()).with_observer(progress).with_control(control);
+    if let Some(weights) = &args.run.init {
+        trainer = trainer.with_initial_weights(weights);
+    }
+    if args.run.keep_past_rates {
+        trainer = trainer.with_lengthening(Lengthening::KeepPastRates);
+    }
     let (out, outcome) = match &args.run.resume {
-        Some(folder) => (folder.clone(), trainer.resume(folder)?),
+        Some(folder) => match trainer.resume(folder) {
+            Err(error @ Error::CannotLengthen { .. }) => {
+                return Err(format!("{error} (here: --keep-past-rates)").into());
+            }
+            outcome => (folder.clone(), outcome?),
+        },
         None => {
-            let out = args.run.out.clone().unwrap_or_else(out_folder::default);
+            let out = args.run.out.clone().unwrap_or_else(out_folder::unused);
             let outcome = trainer.run(&out)?;
             (out, outcome)
         }
@@ -70,24 +75,27 @@ fn run(args: &Args) -> Result<(), AnyError> {
             ));
             Ok(())
         }
-        Outcome::Interrupted { checkpoint } => Err(format!(
-            "interrupted; wrote {}. Go on with:\n{}",
-            checkpoint.display(),
-            resume_command(&out, &args.data)
-        )
-        .into()),
+        Outcome::Interrupted { checkpoint } => {
+            let (checkpoint, command) = (checkpoint.display(), resume::command(&out, args, &device));
+            Err(format!("interrupted; wrote {checkpoint}. Go on with:\n{command}").into())
+        }
     }
 }
 
-/// What to type to go on with the run in `out`.
-fn resume_command(out: &Path, data: &DataFlags) -> String {
-    let quoted = |path: &Path| format!("'{}'", path.display());
-    let mut command = format!("cargo run --release --example cifar100 -- --resume {}", quoted(out));
-    if data.hub {
-        command = command.replacen("--release", "--release --features hub", 1) + " --hub";
+/// Checks the files and folders that flags name, before any data are read.
+///
+/// # Errors
+/// [`WrongFlags`]: the new folder is not empty, or the weights cannot be read. Any other: the folder cannot be listed.
+fn check_files(flags: &RunFlags) -> Result<(), AnyError> {
+    if let Some(out) = &flags.out {
+        check_new_folder(out).map_err(|error| match error {
+            Error::FolderNotEmpty { .. } => AnyError::from(WrongFlags::from_error(error)),
+            error => error.into(),
+        })?;
     }
-    if data.data_dir != Path::new("./data") {
-        command += &format!(" --data-dir {}", quoted(&data.data_dir));
+    if let Some(weights) = &flags.init {
+        let unreadable = |error| WrongFlags(format!("--init {}: {error}", weights.display()));
+        std::fs::File::open(weights).map_err(unreadable)?;
     }
-    command
+    Ok(())
 }

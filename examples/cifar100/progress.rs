@@ -1,37 +1,34 @@
 //! What a run shows: a bar with loss, accuracy, rate and time left on a terminal, plain lines elsewhere.
 
-use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{FormattedDuration, HumanCount, ProgressBar, ProgressStyle};
-use wrn_sam::train::{EpochMetrics, EvaluateProgress, Observer, Start, StepProgress};
+use indicatif::{FormattedDuration, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use wrn_sam::train::{EpochMetrics, EvaluateProgress, Observer, Start, StepProgress, Warning};
 
-/// Where there is no bar, a line at most so often within an epoch.
+use crate::support::{say, warn};
+
+/// Where there is no bar, the least time between two lines within an epoch.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Writes a line to stdout. Training goes on even if nobody reads it any more.
-pub fn say(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// A bar for bytes that come, on a terminal.
+/// A bar for a download, on a terminal.
 pub fn download_bar() -> ProgressBar {
-    let template = "[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";
-    bar().with_style(style(template))
+    bar(None, "[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left")
 }
 
-fn bar() -> ProgressBar {
-    if std::io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ")
+/// A bar on stderr, not drawn yet; hidden where stderr is no terminal.
+fn bar(length: Option<u64>, template: &str) -> ProgressBar {
+    let terminal = std::io::stderr().is_terminal();
+    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
+    ProgressBar::with_draw_target(length, target).with_style(style)
 }
 
 /// Shows a run on the terminal, or as lines.
 pub struct Progress {
     bar: ProgressBar,
+    /// What the bar counts: the training or the test of an epoch.
+    phase: String,
     device: String,
     said: Instant,
     train_images: usize,
@@ -42,8 +39,21 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(device: String) -> Self {
-        let bar = bar().with_style(style("{prefix} [{bar:24}] {pos}/{len}  {msg}"));
-        Self { bar, device, said: Instant::now(), train_images: 0, batch_size: 0, epoch_seconds: None }
+        let (bar, phase) = (ProgressBar::hidden(), String::new());
+        Self { bar, phase, device, said: Instant::now(), train_images: 0, batch_size: 0, epoch_seconds: None }
+    }
+
+    /// Moves the bar. Each phase has its own, so that no frame shows the length of one with the figures of another.
+    fn show(&mut self, phase: String, position: usize, length: usize, message: String) {
+        if self.phase != phase {
+            self.bar.finish_and_clear();
+            self.bar = bar(Some(length as u64), "{prefix} [{bar:24}] {pos}/{len}  {msg}")
+                .with_prefix(phase.clone())
+                .with_message(message.clone());
+            self.phase = phase;
+        }
+        self.bar.set_message(message);
+        self.bar.set_position(position as u64);
     }
 
     /// Of the whole run.
@@ -67,45 +77,49 @@ impl Observer for Progress {
             recipe.depth, recipe.width_factor, recipe.precision, self.device
         ));
         say(format_args!(
-            "recipe  {} epochs of {} steps, batch {}, learning rate {}, {} rho {}, seed {}",
+            "recipe  {} epochs of {} steps, batch {}, learning rate {}, {}, seed {}",
             recipe.epochs,
             start.steps,
             recipe.batch_size,
             recipe.learning_rate,
-            if recipe.adaptive { "adaptive SAM" } else { "SAM" },
-            recipe.rho,
+            match (recipe.rho, recipe.adaptive) {
+                (0.0, _) => "SGD without SAM".into(),
+                (rho, true) => format!("adaptive SAM rho {rho}"),
+                (rho, false) => format!("SAM rho {rho}"),
+            },
             recipe.seed
         ));
         say(format_args!("batches {loader}"));
         say(format_args!("out     {}", folder.display()));
         if let Some(resumed) = &start.resumed {
             for error in resumed.skipped {
-                say(format_args!("warning: passing over a checkpoint: {error}"));
+                warn(format_args!("warning: passing over a checkpoint: {error}"));
             }
             let (checkpoint, epochs, steps) = (resumed.checkpoint.display(), resumed.epoch, resumed.step);
             say(format_args!("resume  {checkpoint}, after {epochs} epochs and {steps} steps of the next"));
         }
     }
 
+    fn on_warning(&mut self, warning: &Warning) {
+        self.bar.suspend(|| warn(format_args!("warning: {warning}")));
+    }
+
     fn on_step(&mut self, step: &StepProgress) {
         let &StepProgress { epoch, epochs, loss, top1, images_per_second, .. } = step;
         let left = FormattedDuration(self.time_left(step));
-        self.bar.set_length(step.steps as u64);
-        self.bar.set_prefix(format!("epoch {epoch}/{epochs}"));
+        let phase = format!("epoch {epoch}/{epochs}");
         let figures =
             format!("loss {loss:.4}  top-1 {top1:.4}  {images_per_second:.0} images/s, {left} left");
         if self.bar.is_hidden() && self.said.elapsed() >= QUIET {
             self.said = Instant::now();
-            say(format_args!("epoch {epoch}/{epochs}  step {}/{}  {figures}", step.step, step.steps));
+            say(format_args!("{phase}  step {}/{}  {figures}", step.step, step.steps));
         }
-        self.bar.set_message(figures);
-        self.bar.set_position(step.step as u64);
+        self.show(phase, step.step, step.steps, figures);
     }
 
     fn on_evaluate(&mut self, progress: &EvaluateProgress) {
-        self.bar.set_length(progress.total as u64);
-        self.bar.set_position(progress.images as u64);
-        self.bar.set_message("test images");
+        let phase = format!("epoch {}/{}, test", progress.epoch, progress.epochs);
+        self.show(phase, progress.images, progress.total, "images".into());
     }
 
     fn on_epoch(&mut self, row: &EpochMetrics) {

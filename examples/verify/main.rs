@@ -19,7 +19,7 @@ use wrn_sam::candle::DType;
 
 use golden::Golden;
 use replay::{Errors, Worst, replay};
-use support::{AnyError, DeviceChoice};
+use support::{AnyError, DeviceChoice, check_precision};
 
 /// Replay PyTorch's golden SAM steps on this machine and measure how far off every part is.
 #[derive(Parser)]
@@ -106,23 +106,16 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), AnyError> {
     let device = args.device.device()?;
-    let (dtype, precision) = (args.precision.dtype(), args.precision.name());
-    if matches!(args.precision, Precision::Tf32 | Precision::Bf16) && !device.is_cuda() {
-        let device = support::device_name(&device);
-        return Err(format!(
-            "--precision {precision} needs a CUDA device, not {device}; try --precision f32"
-        )
-        .into());
-    }
+    let (dtype, precision) = (args.precision.dtype(), args.precision.of_network());
+    check_precision(precision, &device)?;
     let mut failed = 0;
     for file in &args.files {
-        let precision = args.precision.of_network();
         let replayed = |golden: Golden| replay(&golden, dtype, precision, args.deterministic, &device);
         let errors = Golden::read(file, dtype, &device).and_then(replayed);
         let errors = match errors {
             Ok(errors) => errors,
             Err(error) => {
-                eprintln!("error: {}: {}", file.display(), support::chain(error.as_ref()));
+                support::warn(format_args!("error: {}: {}", file.display(), support::chain(error.as_ref())));
                 failed += 1;
                 continue;
             }
@@ -131,10 +124,10 @@ fn run(args: &Args) -> Result<(), AnyError> {
         let out: Vec<_> = all.filter(|(_, worst, bound)| worst.error > *bound).collect();
         for (group, worst, bound) in &out {
             let file = file.display();
-            eprintln!(
+            support::warn(format_args!(
                 "{file}: {group} is off by {:.1e}, allowed {bound:.1e}; most in {}",
                 worst.error, worst.key
-            );
+            ));
         }
         failed += usize::from(!out.is_empty());
         let (device, precision) = (support::device_name(&device), args.precision.name().to_string());

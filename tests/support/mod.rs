@@ -2,8 +2,9 @@
 #![allow(dead_code)] // every test file takes what it needs
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
 /// The workspace's root.
 pub fn root() -> &'static Path {
@@ -45,6 +46,44 @@ pub fn tiny() -> Command {
     command.args(["--data", "synthetic", "--depth", "10", "--width-factor", "1", "--batch-size", "16"]);
     command.args(["--train-limit", "185", "--test-limit", "50", "--threads", "1", "--epochs", "1"]);
     command
+}
+
+/// Starts a command whose output [`Ended`] will hold.
+pub fn spawn(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+/// Sends signals to a process, one after the other: "HUP", "INT", …
+pub fn signal(child: &Child, names: &[&str]) {
+    let sent = names.iter().map(|name| format!("kill -{name} {}", child.id()));
+    let status = Command::new("sh").args(["-c", &sent.collect::<Vec<_>>().join(" && ")]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill {names:?}");
+}
+
+/// Waits until `holds`, while the process runs.
+#[track_caller]
+pub fn wait_until(child: &mut Child, what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(child.try_wait().expect("a child").is_none(), "the run ended before {what}");
+        assert!(began.elapsed() < Duration::from_secs(120), "no {what} after two minutes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The rows of a run's metrics.csv.
+pub fn rows(out: &Path) -> usize {
+    let text = std::fs::read_to_string(out.join("metrics.csv")).unwrap_or_default();
+    text.lines().count().saturating_sub(1)
+}
+
+/// The names of a run's checkpoints, oldest first.
+pub fn checkpoints(out: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(out.join("checkpoints")).into_iter().flatten();
+    let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with("epoch-")).collect();
+    names.sort();
+    names
 }
 
 /// How a program ended.
