@@ -90,6 +90,9 @@ fn check_files(flags: &RunFlags) -> Result<(), AnyError> {
     if let Some(out) = &flags.out {
         check_new_folder(out).map_err(|error| match error {
             Error::FolderNotEmpty { .. } => AnyError::from(WrongFlags::from_error(error)),
+            Error::Io { path, source, .. } => {
+                format!("cannot create the folder {}: {source}", path.display()).into()
+            }
             error => error.into(),
         })?;
     }

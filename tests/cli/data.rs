@@ -1,5 +1,7 @@
 //! The images that a run gets, and data that cannot be used.
 
+use std::path::Path;
+
 use crate::support::{Ended, example};
 use crate::{contents, folder, write};
 
@@ -72,4 +74,65 @@ fn a_data_folder_that_is_named_is_never_replaced_by_synthetic_images() {
         ended.fails(1, &[path.to_str().expect("UTF-8"), "CIFAR-100", "--data cifar100"]);
     }
     assert!(contents(folder.path()) == before, "something was written");
+}
+
+/// Files of CIFAR-100's size in `folder` that are not CIFAR-100: all but the first images are zeros.
+fn unknown_images(folder: &Path) {
+    let record = |image: usize| {
+        let pixels = (0..3072).map(move |byte| (image * 31 + byte * 7 + byte * image % 13) as u8);
+        [(image % 20) as u8, (image % 100) as u8].into_iter().chain(pixels)
+    };
+    for (name, images) in [("train.bin", 50_000), ("test.bin", 10_000)] {
+        let path = folder.join(name);
+        write(&path, (0..64).flat_map(record).collect::<Vec<u8>>());
+        let file = std::fs::File::options().write(true).open(path).expect("a temporary file");
+        file.set_len(images * 3074).expect("a temporary file");
+    }
+}
+
+/// A short run on the images in `data`.
+fn train_on(data: &Path, out: &Path) -> Ended {
+    let mut command = example("cifar100");
+    command.args(["--depth", "10", "--width-factor", "1", "--batch-size", "16", "--epochs", "1"]);
+    command.args(["--train-limit", "64", "--test-limit", "32", "--threads", "1", "--data-dir"]);
+    Ended::of(command.arg(data).arg("--out").arg(out))
+}
+
+#[test]
+fn unknown_images_are_warned_of() {
+    let folder = folder();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    unknown_images(&data);
+    let ended = train_on(&data, &out).succeeds();
+    for text in ["warning: ", "unknown images"] {
+        assert!(ended.stderr.contains(text), "no {text} in:\n{}", ended.stderr);
+    }
+    let source = std::fs::read_to_string(out.join("source.toml")).expect("source.toml");
+    assert!(source.contains("known = false"), "{source}");
+}
+
+#[test]
+fn a_resumed_run_finds_its_images() {
+    let folder = folder();
+    let [data, moved, out] = ["it's data", "moved", "run"].map(|name| folder.path().join(name));
+    unknown_images(&data);
+    train_on(&data, &out).succeeds();
+    let resume = || {
+        let mut command = example("cifar100");
+        command.current_dir(folder.path()).arg("--resume").arg(&out);
+        command
+    };
+    Ended::of(&mut resume()).succeeds();
+    std::fs::rename(&data, &moved).expect("a temporary folder");
+    Ended::of(&mut resume()).fails(1, &["it's data", "--data-dir"]);
+    Ended::of(resume().arg("--data-dir").arg(&moved)).succeeds();
+}
+
+#[test]
+fn a_directory_in_the_place_of_the_images_is_named() {
+    let folder = folder();
+    unknown_images(folder.path());
+    std::fs::remove_file(folder.path().join("train.bin")).expect("a temporary file");
+    std::fs::create_dir(folder.path().join("train.bin")).expect("a temporary folder");
+    train_on(folder.path(), &folder.path().join("run")).fails(1, &["train.bin is a directory"]);
 }

@@ -48,25 +48,25 @@ fn wrong_flags_end_with_2() {
     wrong(&["--device", "cuda:x"], &["cuda:x"]);
     wrong(&["--recipe", "quik"], &["quik", "quick, reference or a file"]);
     wrong(&["--augment", "augmix"], &["augmix", "randaugment or trivialaugment"]);
-    wrong(&["--randaugment-operations", "15"], &["`randaugment_operations` is 15", "from 0 to 14"]);
-    wrong(&["--randaugment-magnitude", "31"], &["`randaugment_magnitude` is 31", "from 0 to 30"]);
-    wrong(&["--mixup", "-1"], &["`mixup_alpha` is -1"]);
+    wrong(&["--randaugment-operations", "15"], &["randaugment_operations = 15", "0 to 14"]);
+    wrong(&["--randaugment-magnitude", "31"], &["randaugment_magnitude = 31", "0 to 30"]);
+    wrong(&["--mixup", "-1"], &["mixup_alpha = -1"]);
     wrong(&["--epochs", "many"], &["many", "--epochs"]);
     wrong(&["--epochs"], &["--epochs"]);
     wrong(&["--resume", "a", "--out", "b"], &["--resume", "--out"]);
     wrong(&["--hub", "--data-dir", "data"], &["--hub", "--data-dir"]);
     // Values out of range.
-    wrong(&["--depth", "33"], &["`depth` is 33", "6n + 4"]);
-    wrong(&["--batch-size", "0"], &["`batch_size` is 0"]);
-    wrong(&["--label-smoothing", "1.5"], &["`label_smoothing` is 1.5"]);
-    wrong(&["--rho", "-1"], &["`rho` is -1"]);
-    wrong(&["--lr", "nan"], &["`learning_rate` is NaN"]);
-    wrong(&["--epochs", "0"], &["`epochs` is 0"]);
-    wrong(&["--dropout", "1"], &["`dropout` is 1"]);
-    wrong(&["--norm", "1"], &["`norm` is 1"]);
+    wrong(&["--depth", "33"], &["depth = 33", "6n + 4"]);
+    wrong(&["--batch-size", "0"], &["batch_size = 0"]);
+    wrong(&["--label-smoothing", "1.5"], &["label_smoothing = 1.5"]);
+    wrong(&["--rho", "-1"], &["rho = -1"]);
+    wrong(&["--lr", "nan"], &["learning_rate = NaN"]);
+    wrong(&["--epochs", "0"], &["epochs = 0"]);
+    wrong(&["--dropout", "1"], &["dropout = 1"]);
+    wrong(&["--norm", "1"], &["norm = 1"]);
     wrong(&["--schedule", "linear"], &["linear", "step or cosine"]);
-    wrong(&["--epochs", "3", "--warmup-epochs", "4"], &["`warmup_epochs` is 4", "`epochs`"]);
-    wrong(&["--nesterov", "--momentum", "0"], &["`nesterov` is true"]);
+    wrong(&["--epochs", "3", "--warmup-epochs", "4"], &["warmup_epochs = 4", "`epochs`"]);
+    wrong(&["--nesterov", "--momentum", "0"], &["nesterov = true"]);
     wrong(&["--adaptive=maybe"], &["maybe", "true or false"]);
     wrong(&["--seed", "-1"], &["-1", "whole number"]);
     wrong(&["--seed", "18446744073709551615"], &["whole number from 0 to 9223372036854775807"]);
@@ -111,10 +111,10 @@ fn bad_recipe_files() {
     fails(&["No such file"]);
     for (text, part) in [
         ("depth = ", "TOML"),
-        ("depth = 33", "`depth` is 33"),
-        ("batch_size = 0", "`batch_size` is 0"),
-        ("label_smoothing = 1.5", "`label_smoothing` is 1.5"),
-        ("rho = -1.0", "`rho` is -1"),
+        ("depth = 33", "depth = 33"),
+        ("batch_size = 0", "batch_size = 0"),
+        ("label_smoothing = 1.5", "label_smoothing = 1.5"),
+        ("rho = -1.0", "rho = -1"),
         ("color = 'red'", "unknown field `color`"),
         ("epochs = 'many'", "epochs"),
     ] {
@@ -175,5 +175,46 @@ fn a_recipe_file_is_overridden_by_flags() {
         "data = \"synthetic\"",
     ] {
         assert!(recipe.lines().any(|found| found == line), "no {line} in:\n{recipe}");
+    }
+}
+
+#[test]
+fn a_refused_command_touches_no_data() {
+    let folder = folder();
+    // Reading these images, or downloading others, would end with 1.
+    write(&folder.path().join("data/train.bin"), "damaged");
+    write(&folder.path().join("full/file"), "mine");
+    write(&folder.path().join("bad.toml"), "depth = 33");
+    let mut begun = tiny();
+    Ended::of(begun.args(["--epochs", "2", "--out"]).arg(folder.path().join("run"))).succeeds();
+    let before = contents(folder.path());
+    for flags in [
+        &["--precision", "bf16", "--device", "cpu"][..],
+        &["--precision", "tf32", "--device", "cpu"],
+        &["--out", "full"],
+        &["--recipe", "absent.toml"],
+        &["--recipe", "bad.toml"],
+        &["--depth", "33"],
+        &["--rho", "inf"],
+        &["--init", "absent.safetensors"],
+        &["--resume", "run", "--out", "new"],
+        &["--resume", "run", "--init", "full/file"],
+        &["--resume", "run", "--depth", "16"],
+        &["--resume", "run", "--epochs", "1"],
+        &["--resume", "run", "--recipe", "reference"],
+        &["--resume", "run", "--precision", "bf16"],
+        &["--keep-past-rates"],
+    ] {
+        let resumes = flags[0] == "--resume";
+        let data: &[&str] = if resumes { &[] } else { &["--data", "cifar100"] };
+        let mut command = example("cifar100");
+        command.current_dir(folder.path()).args(flags).args(data).args(["--data-dir", "data"]);
+        let ended = Ended::of(&mut command).fails(2, &[]);
+        assert!(
+            !ended.stderr.contains("train.bin") && ended.stdout.is_empty(),
+            "{flags:?}: {}",
+            ended.stderr
+        );
+        assert!(contents(folder.path()) == before, "{flags:?} changed something");
     }
 }

@@ -12,7 +12,7 @@ fn out_folders_that_cannot_be() {
     Ended::of(tiny().arg("--out").arg(file.join("run"))).fails(1, &["cannot create the folder", "file/run"]);
     Ended::of(tiny().arg("--out").arg(&file)).fails(1, &["file"]);
     Ended::of(tiny().arg("--out").arg(folder.path()))
-        .fails(1, &["not empty", "nothing in it is overwritten"]);
+        .fails(2, &["not empty", "nothing in it is overwritten"]);
     assert!(contents(folder.path()) == before);
 }
 
@@ -29,9 +29,9 @@ fn folders_that_cannot_be_resumed() {
     let before = contents(&out);
     // Another recipe, said by flags or by a file.
     let parts = ["another recipe", "`depth` is 16 here but 10 there", "`rho` is 0.2 here but 0.1 there"];
-    resume(&["--depth", "16", "--rho", "0.2"]).fails(1, &parts);
+    resume(&["--depth", "16", "--rho", "0.2"]).fails(2, &parts);
     resume(&["--recipe", "reference", "--data", "synthetic"])
-        .fails(1, &["another recipe", "`epochs` is 200 here"]);
+        .fails(2, &["another recipe", "`epochs` is 200 here"]);
     assert!(contents(&out) == before, "a refused resume changed the run");
 
     // Every checkpoint cut short.
