@@ -10,8 +10,8 @@
 //!   join it to candle's graph as one node with [`autograd::node`].
 //!
 //! Work runs under a [`Cpu`]: a number of threads, an [`InstructionSet`] and an arena of reused
-//! buffers. Results do not depend on the number of threads: work and reductions are partitioned by shape
-//! alone.
+//! buffers. Results do not depend on the number of threads: only shapes decide how work and
+//! reductions are partitioned.
 //!
 //! # In a candle program
 //!

@@ -2,7 +2,7 @@
 //
 // Blocks have 256 threads. A thread keeps to eight channels (its lane) and strides over rows, so that what belongs to a
 // channel stays in registers, and a block reads whole rows that follow each other. Sums are per thread, then per block,
-// then over blocks, each in a fixed order: which row goes where depends on the shape alone.
+// then over blocks, each in a fixed order: which row goes where depends only on the shape.
 #include "cuda/vector.cuh"
 #include "dropout/mask.cuh"
 

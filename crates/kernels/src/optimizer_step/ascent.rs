@@ -61,8 +61,8 @@ pub fn supports_ascent(parameters: &[(&Var, &Tensor)]) -> Result<bool> {
 }
 
 /// The ascent for these parameters and gradients, computed by the GPU that holds them: this program does not wait for it. A
-/// sum that is not finite goes to `found_inf`, not to this program. Summed in `f64` in an order that depends on the shapes
-/// alone.
+/// sum that is not finite goes to `found_inf`, not to this program. Summed in `f64` in an order that depends only on the
+/// shapes.
 ///
 /// # Errors
 /// A gradient of another shape, type or device than its variable's; [`Error::Unsupported`] unless

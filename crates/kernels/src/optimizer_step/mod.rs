@@ -100,7 +100,7 @@ impl AdamWStep {
 }
 
 /// Σ|u|^q of every variable and its gradient (see [`Neighborhood`]); the squared norm of the gradient for
-/// p = 2, not adaptive. Summed in `f64` in an order that depends on the shapes alone.
+/// p = 2, not adaptive. Summed in `f64` in an order that depends only on the shapes.
 ///
 /// # Errors
 /// A gradient of another shape, type or device than its variable's.

@@ -74,8 +74,8 @@ fn by_tiles(
         let mut scratch = cpu.buffer(v.len() + z.len());
         let (inputs, gradients) = scratch.split_at_mut(v.len());
         let tiles = part * stretch..tiles.min((part + 1) * stretch);
-        // SAFETY: the scratch is as long as both layouts; `to` is a block within one part of the buffer, and these columns
-        // of this part are this task's alone.
+        // SAFETY: the scratch is as long as both layouts; `to` is a block within one part of the buffer, and only
+        // this task has these columns of this part.
         unsafe {
             let to = to.at(part * sums.len() + sums.at(columns.start, 0));
             let stretch =
@@ -84,7 +84,7 @@ fn by_tiles(
         }
     });
     cpu.run(sums.blocks, |out_block| {
-        // SAFETY: a block within the buffer, which holds `parts` of the layout; these output channels are this task's alone.
+        // SAFETY: a block within the buffer, which holds `parts` of the layout; only this task has these output channels.
         unsafe {
             let from = to.at(sums.at(out_block, 0));
             cpu.instruction_set().dispatch_unchecked(TransformBack { dw, out_block, from, sums, parts });

@@ -93,8 +93,8 @@ fn by_tiles(
             m,
             products,
         };
-        // SAFETY: each buffer is as long as its layout, whose rows are whole register blocks; the tiles are this task's
-        // alone.
+        // SAFETY: each buffer is as long as its layout, whose rows are whole register blocks; only this task has the
+        // tiles.
         unsafe { cpu.instruction_set().dispatch_unchecked(stretch) };
     });
 }
@@ -212,8 +212,8 @@ fn by_channels(cpu: &Cpu, input: &InputTiles, weight: &Weight, output: &OutputTi
                 m,
                 products,
             };
-            // SAFETY: each buffer is as long as its layout, and `v` and `m` have whole register blocks of rows; these
-            // channels are this task's alone.
+            // SAFETY: each buffer is as long as its layout, and `v` and `m` have whole register blocks of rows; only
+            // this task has these channels.
             unsafe { cpu.instruction_set().dispatch_unchecked(panel) };
         });
     }
