@@ -170,7 +170,7 @@ impl<O> Sam<O> {
     }
 
     /// With buffers that the forward passes move, such as the running statistics and batch counts of batch
-    /// normalization. A variable may be given twice.
+    /// normalization. A variable may be given twice, and may be a parameter too.
     ///
     /// A step keeps what the first pass makes of them, undoes what the second pass does to them, and after an error puts
     /// back what they were before the step. Without this, a batch with NaN leaves running statistics of NaN.
@@ -348,8 +348,8 @@ impl<O: Optimizer> Sam<O> {
     /// differentiated here, then the base step. Where rho is 0 the first pass is the only one. Returns the first loss,
     /// detached.
     ///
-    /// The closure's error type is candle's. The errors of this project's crates convert into it by `?`; wrap others
-    /// with `candle_core::Error::wrap`, or use [`begin`](Self::begin).
+    /// The closure's error type is candle's. The errors of this crate and of wrn-sam's losses, models and kernels convert
+    /// into it by `?`; wrap others with `candle_core::Error::wrap`, or use [`begin`](Self::begin).
     ///
     /// # Errors
     /// Whatever the closure reports, [`Error::LossShape`] for a loss that is not a single number, and the errors

@@ -49,8 +49,9 @@ impl<'a, O: Optimizer> Step<'a, O> {
             sam.step_base(gradients)?;
             return Ok(None);
         }
-        sam.perturb(&ascent, gradients)?;
+        // Before the weights move, so that a parameter given as a buffer too does no harm.
         sam.buffers.end_first_pass(&sam.found_inf)?;
+        sam.perturb(&ascent, gradients)?;
         Ok(Some(Perturbed(guard)))
     }
 }

@@ -183,6 +183,20 @@ fn buffers_move_in_the_first_pass_only() -> Result<()> {
     Ok(())
 }
 
+/// As when all variables of a `VarMap` are given as both.
+#[test]
+fn a_parameter_may_be_a_buffer_too() -> Result<()> {
+    let (model, other) = (Model::new()?, Model::new()?);
+    let mut sam = model.sam(momentum(&model.vars)?)?.with_buffers(model.vars.clone())?;
+    let mut expected = other.sam(momentum(&other.vars)?)?;
+    for _ in 0..3 {
+        sam.step(|_| model.loss())?;
+        expected.step(|_| other.loss())?;
+        assert_eq!((bits(&model.vars)?, model.buffers()?), (bits(&other.vars)?, other.buffers()?));
+    }
+    Ok(())
+}
+
 /// An optimizer of another crate: it moves its variables one by one, and fails at the second.
 struct FailsHalfway(Vec<Var>);
 
