@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn stopping_ends_the_iteration() {
+        for threads in 0..3 {
+            let mut prefetch = Prefetch::new(0..9, threads, Ok);
+            assert_eq!(prefetch.next().unwrap().unwrap(), 0);
+            prefetch.stop();
+            assert_eq!((prefetch.remaining(), prefetch.next().is_none()), (0, true));
+        }
+    }
+
+    #[test]
     fn an_error_arrives_in_its_place_and_ends_the_iteration() {
         for threads in 0..3 {
             let mut prefetch =
