@@ -168,15 +168,6 @@ pub enum Error {
         expected: String,
     },
 
-    /// A file of weights is not whole, or could not be made.
-    #[error("{} is not a whole safetensors file ({source})", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// What the reader or writer of safetensors said.
-        source: safetensors::SafeTensorError,
-    },
-
     /// Training has diverged without a gradient that is not finite.
     #[error(
         "training has diverged: {what} is infinite or NaN (learning rate {learning_rate}, rho {rho}). Nothing of \

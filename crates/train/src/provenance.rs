@@ -1,18 +1,18 @@
 //! What weights were trained on and how: written into their file, so that it goes where they go.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize, Serializer};
 use wrn_sam_data::{Cifar, IMAGE_CHANNELS, Statistics};
+use wrn_sam_models::{read_metadata, save_state_dict};
 
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 
 /// What a file of weights was trained on, and how well it did.
 ///
-/// [`Trainer`](crate::Trainer) writes it as TOML under the one key [`KEY`](Self::KEY) of the safetensors metadata.
+/// [`Trainer`](crate::Trainer) writes it as TOML into the safetensors metadata, by [`save_state_dict`].
 /// Nothing in it depends on the machine, the number of threads or the time, so equal weights are equal files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -47,9 +47,6 @@ fn results_only<S: Serializer>(recipe: &Recipe, to: S) -> std::result::Result<S:
 }
 
 impl Provenance {
-    /// The key of the safetensors metadata.
-    pub const KEY: &str = "wrn_sam";
-
     /// Of weights that have not been trained yet.
     pub(crate) fn new(
         network: String,
@@ -74,7 +71,7 @@ impl Provenance {
         }
     }
 
-    /// As TOML: the value of the key.
+    /// As TOML: the text beside the weights.
     ///
     /// # Errors
     /// [`Error::Toml`] for a recipe that is not valid.
@@ -82,32 +79,24 @@ impl Provenance {
         toml::to_string(self).map_err(|error| Error::Toml { message: error.to_string() })
     }
 
-    /// From the value of the key.
+    /// From that text.
     ///
     /// # Errors
     /// [`Error::Toml`] where it is anything else.
     pub fn from_toml(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|error| Error::Toml { message: error.to_string().trim_end().into() })
+        toml::from_str(text).map_err(|error: toml::de::Error| Error::Toml { message: error.message().into() })
     }
 
     /// Reads what a file of weights says of itself; `None` if it says nothing, as weights from elsewhere do.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Weights`] for a file that is not whole; [`Error::Toml`].
+    /// [`Error::Models`] for a file that cannot be read; [`Error::Toml`].
     pub fn from_weights(path: &Path) -> Result<Option<Self>> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)
-            .map_err(|source| Error::Weights { path: path.into(), source })?;
-        let text = header.metadata().as_ref().and_then(|entries| entries.get(Self::KEY));
-        text.map(|text| Self::from_toml(text)).transpose()
+        read_metadata(path)?.as_deref().map(Self::from_toml).transpose()
     }
 
     /// Writes weights with this in their metadata.
     pub(crate) fn write_weights(&self, path: &Path, state: &[(String, Tensor)]) -> Result<()> {
-        let tensors = state.iter().map(|(name, tensor)| (name, tensor));
-        let metadata = HashMap::from([(Self::KEY.to_string(), self.to_toml()?)]);
-        let bytes = safetensors::serialize(tensors, Some(metadata))
-            .map_err(|source| Error::Weights { path: path.into(), source })?;
-        Ok(wrn_sam_files::write(path, |file| file.write_all(&bytes))?)
+        Ok(save_state_dict(path, state, Some(&self.to_toml()?))?)
     }
 }
