@@ -32,7 +32,8 @@ fn named(page: &str) -> Vec<&str> {
 fn every_promise_is_held_by_a_test_that_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/reliability.md")).expect("the page");
-    let (names, sources) = (named(&page), sources());
+    let (page, _) = page.split_once("\n## Mutants").expect("a section on mutants, without promises");
+    let (names, sources) = (named(page), sources());
     assert!(names.len() > 50, "{names:?}");
     let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Promise"));
     for row in rows {
