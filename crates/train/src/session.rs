@@ -64,6 +64,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         let mut session = Self::new(trainer, folder, progress)?;
         if let Some(InitialWeights { path, .. }) = &session.progress.initial_weights {
             session.parameters.load(path)?;
+            session.parameters.check_values()?;
         }
         session.folder.write_recipe(&session.run.recipe)?;
         session.write_source()?;
@@ -256,13 +257,12 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
 
     /// The parameters and buffers, all of which are finite.
     fn state(&self) -> Result<State> {
-        let state = self.parameters.state()?;
-        for (name, tensor) in &state {
-            if tensor.dtype().is_float() && !is_finite(tensor)? {
-                return Err(self.diverged(name));
-            }
+        match self.parameters.check_values() {
+            Err(wrn_sam_models::Error::BadValues { name, .. }) => return Err(self.diverged(&name)),
+            checked => checked?,
         }
-        state.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect()
+        let state = self.parameters.state()?.into_iter();
+        state.map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect()
     }
 
     fn diverged(&self, what: &str) -> Error {
@@ -383,9 +383,4 @@ fn initial_weights(run: &Run<'_>, folder: &RunFolder) -> Result<Option<InitialWe
         }
         _ => Ok(Some(InitialWeights { path: std::path::absolute(&path).unwrap_or(path), md5 })),
     }
-}
-
-/// Whether no value is infinite or NaN: times zero, those become NaN, and all others zero.
-fn is_finite(tensor: &Tensor) -> Result<bool> {
-    Ok((tensor * 0.0)?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()? == 0.0)
 }

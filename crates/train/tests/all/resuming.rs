@@ -245,6 +245,14 @@ fn a_run_begins_with_given_weights() {
     assert!(trainer(&recipe()).with_initial_weights(&missing).run(&other).is_err());
     let wide = recipe().with(|recipe| recipe.width_factor = 2);
     assert!(trainer(&wide).with_initial_weights(whole.join("model.safetensors")).run(&other).is_err());
+    let device = candle_core::Device::Cpu;
+    let mut bad = candle_core::safetensors::load(whole.join("model.safetensors"), &device).unwrap();
+    let bias = bad.get_mut("f.8_classification.bias").unwrap();
+    *bias = (bias.clone() * f64::NAN).unwrap();
+    let file = folder.path().join("bad.safetensors");
+    candle_core::safetensors::save(&bad, &file).unwrap();
+    let error = trainer(&recipe()).with_initial_weights(&file).run(&other).unwrap_err().to_string();
+    assert!(error.starts_with("f.8_classification.bias holds NaN"), "{error}");
     // Nothing is left that would keep the next try from this folder.
     let _ = trainer(&recipe()).run(&other).unwrap();
     end.assert_same(&End::of(&other), "after failed tries");
