@@ -63,7 +63,7 @@ pub enum Error {
         from: String,
         /// The repository on GitHub that defines the network, told by its names.
         repository: &'static str,
-        /// What it does otherwise.
+        /// What it does differently.
         difference: &'static str,
     },
 

@@ -89,8 +89,8 @@ fn xternalz(name: &str) -> Option<String> {
     Some(format!("{layer}.{value}"))
 }
 
-/// A Wide ResNet that computes another function: who made it, and what it does otherwise. None where the names are not
-/// of one that is known.
+/// A Wide ResNet that computes another function: its repository, and what it does differently. None where the names are
+/// not those of one that is known.
 pub(crate) fn other_network<V>(found: &BTreeMap<String, V>) -> Option<(&'static str, &'static str)> {
     const NETWORKS: [(&str, &[&str], &str, &str); 3] = [
         (

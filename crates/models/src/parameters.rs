@@ -126,9 +126,9 @@ impl Parameters {
 
     /// Sets all values from a state dict, whose tensors may be on any device.
     ///
-    /// Names that all begin with a prefix, such as `module.` of PyTorch's DataParallel or `_orig_mod.` of torch.compile,
-    /// are taken without it; those of a network of [xternalz/WideResNet-pytorch] as this crate's. f16, bf16, f32 and f64
-    /// are converted to the parameters' element type. `num_batches_tracked` may be of any integer type and of shape `[]`
+    /// A prefix that all names share is taken off, such as `module.` of PyTorch's DataParallel or `_orig_mod.` of
+    /// torch.compile. The names of [xternalz/WideResNet-pytorch] are understood. f16, bf16, f32 and f64 are converted to
+    /// the parameters' element type. `num_batches_tracked` may be of any integer type and of shape `[]`
     /// or `[1]`; where it is missing, it becomes 0. Values that are not finite are loaded as they are:
     /// [`check_values`](Self::check_values) finds them.
     ///
@@ -163,15 +163,15 @@ impl Parameters {
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where the file cannot be read; [`Error::NotWeights`](crate::Error::NotWeights)
-    /// where it is something else, such as a Git LFS pointer, and says what;
+    /// names what it is instead, such as a Git LFS pointer;
     /// [`Error::SafeTensors`](crate::Error::SafeTensors) and [`Error::PyTorch`](crate::Error::PyTorch) where it is
     /// damaged or holds no state dict. Otherwise as [`load_state`](Self::load_state). Nothing is changed on an error.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         state_dict::load(path.as_ref(), &self.named())
     }
 
-    /// That every value is finite and every running variance at least 0. A diverged training or a damaged file gives
-    /// others, and a network computes nothing meaningful from them.
+    /// Checks that every value is finite and every running variance at least 0. Training that diverged, or a damaged
+    /// file, gives other values, and a network computes nothing meaningful from them.
     ///
     /// # Errors
     /// [`Error::BadValues`](crate::Error::BadValues) names the first tensor with such values.

@@ -14,11 +14,11 @@ use super::value::{Strided, Value};
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Under which names training programs put the state dict into a checkpoint, the likeliest first.
+/// The names that training programs give the state dict in a checkpoint, the most common first.
 const CHECKPOINT_KEYS: [&str; 8] =
     ["state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"];
 
-/// So deep may a state dict lie in a checkpoint, and a tensor in calls that wrap it.
+/// How deep a state dict can be nested in a checkpoint, and a tensor in the calls that wrap it.
 const DEEPEST: usize = 4;
 
 /// The state dict in a file: of the file's whole object, or of the entry that holds it in a checkpoint.
@@ -42,7 +42,7 @@ struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
     folder: String,
     storages: HashMap<String, Rc<Vec<u8>>>,
-    /// How many bytes members may still have together, which are not compressed: those of the file.
+    /// The bytes that members may still have. They are not compressed, so together they have no more than the file.
     budget: usize,
 }
 
@@ -99,9 +99,9 @@ impl<'a> Archive<'a> {
     }
 
     fn tensor(&mut self, pickle: &Pickle, tensor: Id) -> Result<Strided> {
-        let (function, arguments) = rebuilt(pickle, tensor).ok_or("it is no tensor that can be read")?;
+        let (function, arguments) = rebuilt(pickle, tensor).ok_or("it is not a tensor that can be read")?;
         if function != "_rebuild_tensor_v2" {
-            return Err(format!("{function} makes no dense tensor that can be read"));
+            return Err(format!("it is made by {function}, which is not supported"));
         }
         // Storage, offset, shape, strides, and three more that do not matter.
         let &[storage, offset, shape, strides, ..] = arguments else { return Err(malformed()) };
@@ -195,7 +195,8 @@ fn state_dict<'p>(pickle: &'p Pickle<'_>) -> Result<Vec<(&'p str, Id)>> {
     tensors_in(pickle, pickle.root(), DEEPEST).ok_or_else(|| match pickle.get(pickle.root()) {
         Item::Dict(_) => {
             let entries = named(pickle, pickle.root());
-            let object = entries.iter().find_map(|&(name, value)| Some((name, class(pickle, value)?)));
+            let likely = entries.iter().filter(|(name, _)| CHECKPOINT_KEYS.contains(name));
+            let object = likely.copied().find_map(|(name, value)| Some((name, class(pickle, value)?)));
             match object {
                 Some((name, class)) => whole_object(&class, &format!(" in its entry {name:?}")),
                 None => {
@@ -213,7 +214,7 @@ fn state_dict<'p>(pickle: &'p Pickle<'_>) -> Result<Vec<(&'p str, Id)>> {
 
 fn whole_object(class: &str, place: &str) -> String {
     format!(
-        "it holds a whole object of class {class}{place} and not its state dict: in Python, save model.state_dict()"
+        "it holds a whole object of class {class}{place}: in Python, save the object's state_dict() instead"
     )
 }
 
@@ -251,7 +252,7 @@ fn named<'p>(pickle: &'p Pickle<'_>, dict: Id) -> Vec<(&'p str, Id)> {
     named.collect()
 }
 
-/// The class of an object that is pickled whole, as far as it is one of a network.
+/// The class of an object that is pickled whole, such as a network.
 fn class(pickle: &Pickle, id: Id) -> Option<String> {
     let Item::Call(callable, _) = *pickle.get(id) else { return None };
     match pickle.get(callable) {
@@ -298,6 +299,8 @@ mod tests {
                 .contains("object of class os.system")
         );
         assert!(reason(&[("net/data.pkl", b"}X\x05\0\0\0epochK\x01s.")]).contains("(epoch)"));
+        let network = b"}X\x03\0\0\0netcnets\nWide\n)\x81s.";
+        assert!(reason(&[("net/data.pkl", network)]).contains("class nets.Wide in its entry \"net\""));
     }
 
     /// A state dict with one tensor of 6 elements, whose storage is an f32 one named `0`.

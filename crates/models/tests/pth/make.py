@@ -1,4 +1,4 @@
-"""Writes the PyTorch files in this folder, which tests/weights.rs reads: python make.py (made with PyTorch 2.15).
+"""Writes the PyTorch files in this folder, which tests/weights reads: python make.py (made with PyTorch 2.15).
 
 Each holds the state dict of a BasicUnit of 4 channels under "unit". Element i of the tensor numbered t is
 (i + 1 + t) / 8, which f16 and bf16 represent exactly.
