@@ -68,7 +68,7 @@ fn a_precision_that_the_device_lacks_is_refused() {
     for precision in ["tf32", "bf16"] {
         let ended =
             Ended::of(example("verify").arg(&file).args(["--device", "cpu", "--precision", precision]));
-        ended.fails(1, &["needs a CUDA device", "--precision f32"]);
+        ended.fails(2, &["needs a GPU", "--precision f32"]);
     }
 }
 
