@@ -33,3 +33,8 @@ pub fn bits(vars: &[Var]) -> Result<Vec<u32>> {
         vars.iter().map(|var| Ok(var.flatten_all()?.to_vec1::<f32>()?)).collect::<Result<Vec<_>>>()?;
     Ok(values.concat().into_iter().map(f32::to_bits).collect())
 }
+
+/// What an error says. Where backtraces are asked for, candle's errors carry one in the lines after the first.
+pub fn first_line(error: impl std::fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_string()
+}

@@ -7,7 +7,7 @@ use wrn_sam_optim::{
     AdamW, AdamWConfig, Error, OptimizerState, Result, Sam, SamConfig, Sgd, SgdConfig, Variables,
 };
 
-use crate::common::{CPU, gradients, named};
+use crate::common::{CPU, first_line, gradients, named};
 
 const NAN: f64 = f64::NAN;
 const INF: f64 = f64::INFINITY;
@@ -145,7 +145,7 @@ fn lists_that_cannot_be_optimized() -> Result<()> {
         ),
     ];
     for (name, unnamed, named) in makes {
-        let said = |result: Result<()>| result.expect_err(name).to_string();
+        let said = |result: Result<()>| first_line(result.expect_err(name));
         assert!(said(unnamed(vec![])).starts_with("there are no parameters to optimize"), "{name}");
         assert!(said(named(vec![])).starts_with("there are no parameters to optimize"), "{name}");
         let twice = said(unnamed(vec![v.clone(), w.clone(), v.clone()]));
