@@ -80,7 +80,7 @@ fn both_passes<M: Classifier + ?Sized, O: Optimizer>(
     let logits = model.forward(&batch.images, Mode::Train)?; // updates BN running statistics
     let loss = batch_loss(&logits, batch, &loss_of)?; // [N]
     let gradients = backward(&mean(&loss)?)?;
-    let (logits, loss) = (logits.detach(), loss.detach());
+    let (logits, loss) = (detached(logits), detached(loss));
     // w -> w + e(w). With a rho of 0 there is no second pass: the base optimizer has stepped.
     if let Some(perturbed) = step.climb(&gradients)? {
         drop(gradients); // the second pass needs the memory
@@ -102,6 +102,11 @@ fn batch_loss(
     let Some(Mixed { labels, lambda }) = &batch.mixed else { return Ok(own) };
     let others = loss(logits, labels)?;
     Ok(((own * *lambda)? + (others * (1.0 - lambda))?)?)
+}
+
+/// The values without their graph. What the graph holds is freed, so that the second pass finds its memory there.
+fn detached(tensor: Tensor) -> Tensor {
+    tensor.detach()
 }
 
 /// The losses' mean for [`backward`], which takes the gradient of a tensor's sum: each loss divided by their number. To add
