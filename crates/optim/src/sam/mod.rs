@@ -1,23 +1,23 @@
 //! Sharpness-Aware Minimization around a base optimizer.
 
+mod ascent;
 mod buffers;
 mod config;
+mod state;
 mod step;
-
-use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::optimizer_step::{self, Ascent, FoundInf, Neighborhood};
+use wrn_sam_kernels::optimizer_step::FoundInf;
 use wrn_sam_kernels::{Cpu, OutOfRange};
 
 pub use config::SamConfig;
 pub use step::{Perturbed, Step};
 
 use crate::parameters::Parameters;
-use crate::state::{Entries, number};
-use crate::{Error, OptimizerState, Result, Variables};
+use crate::{Error, Result, Variables};
+use ascent::keep_beside;
 use buffers::Buffers;
 
 /// Which of a step's two passes a closure given to [`Sam::step`] is called for.
@@ -62,7 +62,7 @@ pub enum Pass {
 /// waits: the norm stays there, and a gradient that is not finite is noted there. From that step on no weight
 /// moves, neither by SAM nor by [`Sgd`](crate::Sgd) and [`AdamW`](crate::AdamW) under it (a base optimizer of another
 /// crate does not know of the note), until [`check_gradients`](Sam::check_gradients), to be called now and then, reports
-/// the error and puts the buffers back; [`state`](OptimizerState::state) calls it too.
+/// the error and puts the buffers back; [`state`](crate::OptimizerState::state) calls it too.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -94,7 +94,7 @@ pub struct Sam<O> {
     base_moves: bool,
     config: SamConfig,
     context: Cpu,
-    /// Where [`optimizer_step::perturb`] leaves w, for each parameter that was ever perturbed.
+    /// Where a perturbation leaves w, for each parameter that was ever perturbed.
     old: Vec<Option<Var>>,
     /// The parameters that are perturbed now.
     perturbed: Vec<usize>,
@@ -270,63 +270,6 @@ impl<O> Sam<O> {
         self.buffers.restore()?;
         Err(Error::NonFiniteGradientOnGpu { norm })
     }
-
-    /// How far to climb. Where the sum over all parameters is known here, it is checked to be finite.
-    fn ascent(&self, pass: Pass, ball: &Neighborhood, rho: f64, gradients: &GradStore) -> Result<Ascent> {
-        let parameters = self.parameters.with_gradients(gradients)?;
-        let pairs: Vec<_> = parameters.iter().map(|&(_, var, gradient)| (var, gradient)).collect();
-        if optimizer_step::supports_ascent(&pairs)? {
-            return Ok(optimizer_step::ascent(ball, rho, &pairs, &self.found_inf)?);
-        }
-        let sums = optimizer_step::power_sums(&self.context, ball, &pairs)?;
-        let mut total = 0.0;
-        for (&(index, var, _), sum) in parameters.iter().zip(sums) {
-            total += sum;
-            if !f64::is_finite(total) {
-                let (parameter, shape) = (self.parameters.label(index), var.shape().clone());
-                return Err(Error::NonFiniteGradient { parameter, shape, norm: total, pass });
-            }
-        }
-        Ok(Ascent::new(ball, rho, total)?)
-    }
-
-    fn perturb(&mut self, ascent: &Ascent, gradients: &GradStore) -> Result<()> {
-        let parameters = self.parameters.with_gradients(gradients)?;
-        let mut moved = Vec::new();
-        for &(index, var, _) in &parameters {
-            keep_beside(&mut self.old[index], var)?;
-        }
-        for &(index, var, gradient) in &parameters {
-            moved.extend(self.old[index].as_ref().map(|old| (var, old, gradient)));
-        }
-        optimizer_step::perturb_all(&self.context, ascent, &moved)?;
-        self.perturbed.extend(parameters.iter().map(|(index, ..)| index));
-        Ok(())
-    }
-
-    fn restore_weights(&mut self) -> Result<()> {
-        while let Some(&index) = self.perturbed.last() {
-            if let Some(old) = &self.old[index] {
-                optimizer_step::restore(&self.parameters.vars()[index], old)?;
-            }
-            self.perturbed.pop();
-        }
-        Ok(())
-    }
-
-    /// Puts weights and buffers back as they were before a step that was not taken.
-    fn undo(&mut self) -> Result<()> {
-        self.restore_weights()?;
-        self.buffers.undo()
-    }
-}
-
-/// A variable like `var` in `old`, if there is none yet.
-fn keep_beside<'a>(old: &'a mut Option<Var>, var: &Var) -> Result<&'a Var> {
-    match old {
-        Some(old) => Ok(old),
-        None => Ok(old.insert(Var::zeros(var.shape(), var.dtype(), var.device())?)),
-    }
 }
 
 impl<O: Optimizer> Sam<O> {
@@ -443,36 +386,4 @@ fn gradients_of(loss: &Tensor) -> Result<GradStore> {
         return Err(Error::LossShape(loss.shape().clone()));
     }
     Ok(wrn_sam_kernels::backward(loss)?)
-}
-
-/// The base optimizer's entries, and `sam.rho`, `sam.adaptive` and `sam.p`. Between steps SAM itself has no
-/// other state.
-impl<O: OptimizerState> OptimizerState for Sam<O> {
-    fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        self.check_gradients()?;
-        let mut state = self.base.state()?;
-        state.extend([
-            number("sam.rho", self.config.rho)?,
-            number("sam.adaptive", self.config.adaptive.into())?,
-            number("sam.p", self.config.p)?,
-        ]);
-        Ok(state)
-    }
-
-    fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let entry = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.clone());
-        let (own, base): (HashMap<_, _>, HashMap<_, _>) =
-            state.iter().map(entry).partition(|(name, _)| name.starts_with("sam."));
-        let mut entries = Entries::of(&own);
-        let config = SamConfig {
-            rho: entries.number("sam.rho")?,
-            adaptive: entries.switch("sam.adaptive")?,
-            p: entries.number("sam.p")?,
-        };
-        entries.finish()?;
-        config.validate()?;
-        self.base.load_state(&base)?;
-        self.config = config;
-        Ok(())
-    }
 }
