@@ -8,7 +8,7 @@ use wrn_sam::train::{DataChoice, Recipe, RunSource};
 
 use crate::args::DataFlags;
 use crate::progress;
-use crate::support::{AnyError, chain, say, synthetic};
+use crate::support::{AnyError, say, synthetic, with_causes};
 
 /// The images that `recipe.data` asks for: from the hub if the flags say so, else from their folder, else downloaded. A run
 /// that is resumed looks where its source.toml says that it read them.
@@ -54,14 +54,14 @@ pub fn find(recipe: &Recipe, flags: &DataFlags, resumed: Option<&Path>) -> Resul
                 "{variant} cannot be had: {absent}; {}\n\
                  CONTINUING WITH SYNTHETIC IMAGES: the results of this run say nothing about {variant}. For the real \
                  images, unpack {url} in {shown}.",
-                chain(&error),
+                with_causes(&error),
             ));
             Ok(synthetic(recipe))
         }
         Err(error) => Err(format!(
             "there is no {variant}. In the folder: {absent}. From the network: {}. \
              Put {url} in {shown}, or say with --data-dir where it is",
-            chain(&error),
+            with_causes(&error),
         )
         .into()),
     }

@@ -92,8 +92,7 @@ fn print(path: &Path, likeliest: &[Likely]) -> Result<(), AnyError> {
 }
 
 fn report(path: &Path, error: &AnyError) {
-    // Where stderr cannot be written to, the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "error: {}: {}", path.display(), support::chain(error.as_ref()));
+    support::warn(format_args!("error: {}: {}", path.display(), support::with_causes(error.as_ref())));
 }
 
 /// A network and what it was trained on.

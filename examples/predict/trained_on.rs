@@ -1,7 +1,6 @@
 //! What a network was trained on: how pixels become its inputs, and what its classes are called.
 
 use std::fmt::{Arguments, Display};
-use std::io::Write;
 use std::path::Path;
 
 use wrn_sam::data::{Normalize, Statistics, Variant};
@@ -97,8 +96,7 @@ fn note_synthetic(weights: &dyn Display) {
 }
 
 fn note(text: Arguments) {
-    // A note is not worth failing for where stderr cannot be written to.
-    let _ = writeln!(std::io::stderr(), "note: {text}");
+    support::warn(format_args!("note: {text}"));
 }
 
 /// Those of CIFAR-10's 50,000 training images, as they are in general use.

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-pub use wrn_sam::data::with_causes as chain;
+pub use wrn_sam::data::with_causes;
 use wrn_sam::data::{Cifar, TEST_IMAGES, TRAIN_IMAGES};
 use wrn_sam::train::Recipe;
 
@@ -27,7 +27,7 @@ pub struct WrongFlags(pub String);
 impl WrongFlags {
     /// For `map_err`: the text of the error and of its causes.
     pub fn from_error(error: impl Error) -> Self {
-        Self(chain(&error))
+        Self(with_causes(&error))
     }
 }
 
@@ -44,7 +44,7 @@ pub fn end(result: Result<(), AnyError>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     // A reader that has seen enough (`| head`) is no failure worth a message.
     if !is_broken_pipe(error.as_ref()) {
-        warn(format_args!("error: {}", chain(error.as_ref())));
+        warn(format_args!("error: {}", with_causes(error.as_ref())));
     }
     ExitCode::from(if error.is::<WrongFlags>() { 2 } else { 1 })
 }

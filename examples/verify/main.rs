@@ -115,7 +115,11 @@ fn run(args: &Args) -> Result<(), AnyError> {
         let errors = match errors {
             Ok(errors) => errors,
             Err(error) => {
-                support::warn(format_args!("error: {}: {}", file.display(), support::chain(error.as_ref())));
+                support::warn(format_args!(
+                    "error: {}: {}",
+                    file.display(),
+                    support::with_causes(error.as_ref())
+                ));
                 failed += 1;
                 continue;
             }
