@@ -10,7 +10,7 @@ use wrn_sam::candle_nn::Optimizer;
 use wrn_sam::data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Maker, Mix, Policy, Statistics};
 use wrn_sam::kernels::Backend;
 use wrn_sam::kernels::batch_norm::{BatchNormState, BatchStatistics, batch_norm_relu};
-use wrn_sam::kernels::conv2d::conv2d;
+use wrn_sam::kernels::conv2d::{Conv2dConfig, conv2d};
 use wrn_sam::kernels::{Cpu, backward};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
@@ -131,7 +131,8 @@ fn compare_convolutions<B: Backend>(backend: &B, device: &Device, tolerance: f32
             let gradients = (&y * factors).unwrap().sum_all().unwrap().backward().unwrap();
             [y, gradients.get(&x).unwrap().clone(), gradients.get(&w).unwrap().clone()]
         };
-        let found = on(device, &|x, w| conv2d(backend, x, w, stride, padding).unwrap());
+        let found =
+            on(device, &|x, w| conv2d(backend, x, w, None, Conv2dConfig::new(stride, padding)).unwrap());
         let expected = on(&Device::Cpu, &|x, w| x.conv2d(w, padding, stride, 1, 1).unwrap());
         for ((name, found), expected) in ["y", "dx", "dw"].iter().zip(&found).zip(&expected) {
             assert_close(&format!("{name} of {inputs} -> {outputs}"), found, expected, tolerance);

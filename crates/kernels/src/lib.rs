@@ -18,7 +18,8 @@
 //! ```
 //! use candle_core::{Device, Tensor, Var};
 //! use wrn_sam_kernels::batch_norm::{BatchNormState, BatchStatistics, EPS, batch_norm_relu};
-//! use wrn_sam_kernels::{Cpu, backward, conv2d::conv2d};
+//! use wrn_sam_kernels::conv2d::{Conv2dConfig, conv2d};
+//! use wrn_sam_kernels::{Cpu, backward};
 //!
 //! let vector = |value: f32| Var::from_vec(vec![value; 16], 16, &Device::Cpu);
 //! let (weight, bias, running_mean, running_var) = (vector(1.)?, vector(0.)?, vector(0.)?, vector(1.)?);
@@ -35,7 +36,7 @@
 //! let w = Var::randn(0f32, 0.1, (32, 16, 3, 3), &Device::Cpu)?;
 //! let cpu = Cpu::shared();
 //! let activated = batch_norm_relu(cpu, &x, &norm, BatchStatistics::Batch { moves: true })?;
-//! let y = conv2d(cpu, &activated, &w, 1, 1)?; // stride 1, padding 1
+//! let y = conv2d(cpu, &activated, &w, None, Conv2dConfig::new(1, 1))?; // stride 1, padding 1
 //! let gradients = backward(&y.sqr()?.mean_all()?)?; // or .backward(), as ever
 //! assert_eq!(gradients.get(&w).unwrap().dims(), [32, 16, 3, 3]);
 //! # Ok::<(), wrn_sam_kernels::Error>(())
@@ -113,6 +114,7 @@ mod sync;
 pub mod tally;
 mod tensor;
 mod threads;
+mod uninit;
 
 pub use autograd::backward;
 pub use backend::Backend;

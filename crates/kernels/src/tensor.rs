@@ -89,6 +89,16 @@ pub(crate) fn channels_last<'a>(cpu: &Cpu, data: &'a [f32], layout: &Layout) -> 
     ChannelsLast::Copied(copy)
 }
 
+/// Calls `f` with the elements of an `f32` tensor `[N, C, H, W]` of the CPU, in `[N, H, W, C]` order.
+pub(crate) fn with_channels_last<T>(
+    cpu: &Cpu,
+    tensor: &Tensor,
+    f: impl FnOnce(&[f32]) -> candle_core::Result<T>,
+) -> candle_core::Result<T> {
+    tensor.dims4()?;
+    with_f32(tensor, |data, layout| f(&channels_last(cpu, data, layout)))
+}
+
 /// An `[N, C, H, W]` tensor of `[N, H, W, C]` data.
 pub(crate) fn from_channels_last(
     data: Vec<f32>,

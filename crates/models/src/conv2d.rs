@@ -1,6 +1,6 @@
 use candle_core::Tensor;
 use candle_nn::{Module, VarBuilder};
-use wrn_sam_kernels::conv2d::{Conv2dShape, conv2d};
+use wrn_sam_kernels::conv2d::{Conv2dConfig, Conv2dShape, conv2d};
 use wrn_sam_kernels::{Cpu, OutOfRange};
 
 use crate::compute::{Compute, Placement};
@@ -77,10 +77,11 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let layer = if self.name.is_empty() { "Conv2d" } else { &self.name };
         check_images(layer, self.weight.dims()[1], self.weight.dtype(), x)?;
+        let config = Conv2dConfig::new(self.stride, self.padding);
         match self.placement.compute(&self.weight)? {
-            Compute::Cpu(cpu) => Ok(conv2d(cpu, x, &self.weight, self.stride, self.padding)?),
+            Compute::Cpu(cpu) => Ok(conv2d(cpu, x, &self.weight, None, config)?),
             #[cfg(feature = "cuda")]
-            Compute::Cuda(cuda) => Ok(conv2d(cuda, x, &self.weight, self.stride, self.padding)?),
+            Compute::Cuda(cuda) => Ok(conv2d(cuda, x, &self.weight, None, config)?),
             Compute::Plain => self.forward_plain(x),
         }
     }

@@ -9,6 +9,7 @@ use crate::dropout::Mask;
 use crate::linear::{self, LinearShape};
 use crate::pool::{self, PoolShape};
 use crate::tensor::{contiguous, cpu_f32, with_f32};
+use crate::uninit::{Uninit, written};
 use crate::{Buffer, Cpu, Result};
 
 /// A batch norm and ReLU as its reader applies it: `relu(x * scale + shift)`.
@@ -184,7 +185,9 @@ impl Backend for Cpu {
 
     fn backward_weight(&self, shape: &Conv2dShape, x: Input<Self>, dy: &Buffer) -> Result<Tensor> {
         let (x, activation) = x.parts();
-        let dw = conv2d::new_backward_weight(self, shape, x, activation, dy)?;
+        let write = |dw: &mut Uninit| conv2d::backward_weight_to(self, shape, x, activation, dy, dw);
+        // SAFETY: a weight's gradient is written wholly.
+        let dw = unsafe { written(shape.weight_len(), write) }?;
         Ok(Tensor::from_vec(dw, &shape.weight_dims(), &Device::Cpu)?)
     }
 
@@ -223,8 +226,8 @@ impl Backend for Cpu {
         Ok((dx, [dw, db]))
     }
 
-    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: &Conv2dShape) -> Result<Tensor> {
-        conv2d::tensors::on_cpu(self, x, w, shape)
+    fn conv2d(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, shape: &Conv2dShape) -> Result<Tensor> {
+        conv2d::tensors::on_cpu(self, x, w, bias, shape)
     }
 
     fn batch_norm(

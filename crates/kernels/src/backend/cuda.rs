@@ -88,6 +88,14 @@ impl<'a> Input<'a, Cuda> {
 impl Cuda {
     /// Runs one of a convolution's products.
     fn product(&self, product: Product, shape: &Conv2dShape, x: u64, w: u64, y: u64) -> Result<()> {
+        if shape.groups != 1 {
+            let (operation, expected) = ("a convolution on a GPU", "one group of channels");
+            return Err(Error::Unsupported {
+                operation,
+                expected,
+                found: format!("{} groups", shape.groups),
+            });
+        }
         // SAFETY: the callers have checked their operands against the shape; all have padded channels and begin at
         // multiples of 16 bytes.
         self.convolutions(|plans| unsafe { plans.run(product, &padded(shape), Operands { x, w, y }) })

@@ -149,8 +149,8 @@ pub trait Backend: Clone + Send + Sync + sealed::Sealed + 'static {
     /// # Errors
     /// As there.
     #[doc(hidden)]
-    fn conv2d(&self, x: &Tensor, w: &Tensor, shape: &Conv2dShape) -> Result<Tensor> {
-        conv2d::tensors::by_products(self, x, w, shape)
+    fn conv2d(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, shape: &Conv2dShape) -> Result<Tensor> {
+        conv2d::tensors::by_products(self, x, w, bias, shape)
     }
 
     /// The operation behind [`batch_norm_relu`](batch_norm::batch_norm_relu) and

@@ -79,6 +79,11 @@ pub(super) fn backward<const RELU: bool>(
     });
 }
 
+/// The sums of the columns of `x`, whose rows have `channels` elements.
+pub(crate) fn column_sums(cpu: &Cpu, x: &[f32], channels: usize) -> Vec<f64> {
+    reduce(cpu, x.len(), channels, &Deviations { x, pilot: &vec![0.0; channels] }).0
+}
+
 /// Elements of a task: whole rows, about [`TASK`].
 fn task_len(channels: usize) -> usize {
     TASK.div_ceil(channels) * channels

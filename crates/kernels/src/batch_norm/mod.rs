@@ -37,6 +37,7 @@ mod cuda_tests;
 pub mod plain;
 pub(crate) mod tensors;
 
+pub(crate) use cpu::column_sums;
 pub use tensors::{batch_norm, batch_norm_relu};
 
 use candle_core::{DType, Tensor, Var};

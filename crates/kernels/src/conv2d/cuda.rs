@@ -270,7 +270,7 @@ fn graph(
     shape: &Conv2dShape,
     precision: Precision,
 ) -> std::result::Result<Descriptor, Failure> {
-    let Conv2dShape { batch, height, width, in_channels, out_channels, kernel, stride, padding } = *shape;
+    let Conv2dShape { batch, height, width, in_channels, out_channels, kernel, .. } = *shape;
     let data = match precision {
         Precision::F32 | Precision::Tf32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
         Precision::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
@@ -299,10 +299,10 @@ fn graph(
             &[sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION],
         )?
         .with(Attribute::CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, &[2i64])?
-        .with(Attribute::CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, &twice(padding))?
-        .with(Attribute::CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, &twice(padding))?
-        .with(Attribute::CUDNN_ATTR_CONVOLUTION_DILATIONS, &twice(1))?
-        .with(Attribute::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, &twice(stride))?
+        .with(Attribute::CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, &twice(shape.padding))?
+        .with(Attribute::CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, &twice(shape.padding))?
+        .with(Attribute::CUDNN_ATTR_CONVOLUTION_DILATIONS, &twice(shape.dilation))?
+        .with(Attribute::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, &twice(shape.stride))?
         .finalize()?;
     let (kind, names) = match product {
         Product::Forward => (

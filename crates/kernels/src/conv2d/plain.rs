@@ -45,14 +45,16 @@ pub fn backward_weight(
 
 /// Calls `product` with the indices of `x`, `w` and `y` for every product in a convolution's definition.
 fn each_product(shape: &Conv2dShape, mut product: impl FnMut(usize, usize, usize)) {
-    let Conv2dShape { batch, height, width, in_channels, out_channels, kernel, stride, padding } = *shape;
+    let Conv2dShape { batch, height, width, in_channels, out_channels, kernel, stride, padding, .. } = *shape;
+    let Conv2dShape { in_channels: group_inputs, out_channels: group_outputs, .. } = shape.of_group();
     let (out_height, out_width) = (shape.out_height(), shape.out_width());
     for n in 0..batch {
         for i in 0..out_height {
             for j in 0..out_width {
                 for a in 0..kernel {
                     for b in 0..kernel {
-                        let (row, column) = (i * stride + a, j * stride + b);
+                        let (row, column) =
+                            (i * stride + a * shape.dilation, j * stride + b * shape.dilation);
                         let inside = (padding..padding + height).contains(&row)
                             && (padding..padding + width).contains(&column);
                         if !inside {
@@ -60,10 +62,11 @@ fn each_product(shape: &Conv2dShape, mut product: impl FnMut(usize, usize, usize
                         }
                         let pixel = (n * height + row - padding) * width + column - padding;
                         for o in 0..out_channels {
-                            for c in 0..in_channels {
-                                let weight = ((o * in_channels + c) * kernel + a) * kernel + b;
+                            let first = o / group_outputs * group_inputs;
+                            for c in 0..group_inputs {
+                                let weight = ((o * group_inputs + c) * kernel + a) * kernel + b;
                                 let output = ((n * out_height + i) * out_width + j) * out_channels + o;
-                                product(pixel * in_channels + c, weight, output);
+                                product(pixel * in_channels + first + c, weight, output);
                             }
                         }
                     }

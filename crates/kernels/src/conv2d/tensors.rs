@@ -1,52 +1,66 @@
 //! Convolution on candle's tensors, as an operation of its graph.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
-use super::{Conv2dShape, backward_input, backward_weight, forward};
+use super::{Conv2dConfig, Conv2dShape, backward_input_to, backward_weight_to, bias, forward_to};
 use crate::autograd::{self, constant, node};
 use crate::backend::Input;
-use crate::tensor::{channels_last, contiguous, cpu_f32, from_channels_last, with_f32};
-use crate::{Backend, Cpu, Result};
+use crate::tensor::{channels_last, contiguous, cpu_f32, from_channels_last, with_channels_last, with_f32};
+use crate::uninit::written;
+use crate::{Backend, Cpu, Error, Result};
 
-/// Convolution of images `x`, `[N, C, H, W]`, with kernels `w`, `[O, C, kernel, kernel]`, differentiable in both, on a
-/// backend's device and in its precision.
+/// Convolution of images `x`, `[N, C, H, W]`, with kernels `w`, `[O, C / groups, kernel, kernel]`, plus `bias`, `[O]`,
+/// where given: PyTorch's `conv2d`. It is differentiable in all three, on a backend's device and in its precision.
 ///
-/// Both are `f32` tensors of the device, with any strides. The result, `[N, O, out_height, out_width]`, is `f32` too and
-/// has its channels last in memory, as does the gradient of `x`. On the CPU nothing is copied where `x` has them so too.
+/// All are `f32` tensors of the device, with any strides. (Convert other types: `x.to_dtype(DType::F32)`.) The result,
+/// `[N, O, out_height, out_width]`, is `f32` too and has its channels last in memory, as does the gradient of `x`. On the
+/// CPU nothing is copied where `x` has them so too.
 ///
 /// # Errors
-/// [`Error::Unsupported`](crate::Error::Unsupported) for another device or element type;
-/// [`Error::Shape`](crate::Error::Shape) where the shapes do not fit each other; an error of candle's where they are not
-/// of four dimensions; [`Error::Device`](crate::Error::Device) where the device fails.
+/// [`Error::Unsupported`] for another device or element type, and for groups on a GPU; [`Error::Shape`] where the shapes
+/// do not fit each other; an error of candle's where they are not of four dimensions; [`Error::Device`] where the device
+/// fails.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
-/// use wrn_sam_kernels::{Cpu, conv2d::conv2d};
+/// use wrn_sam_kernels::{Cpu, conv2d::{Conv2dConfig, conv2d}};
 ///
 /// let backend = Cpu::shared(); // or, with the feature `cuda`, cuda::Cuda::new(device, Precision::Bf16)?
 /// let x = Tensor::randn(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
-/// let w = Var::randn(0f32, 1., (4, 3, 3, 3), &Device::Cpu)?;
-/// let y = conv2d(backend, &x, &w, 2, 1)?; // stride 2, padding 1
+/// let (w, bias) = (Var::randn(0f32, 1., (4, 3, 3, 3), &Device::Cpu)?, Var::randn(0f32, 1., 4, &Device::Cpu)?);
+/// let y = conv2d(backend, &x, &w, Some(&bias), Conv2dConfig::new(2, 1))?; // stride 2, padding 1
 /// assert_eq!(y.dims(), [2, 4, 4, 4]);
 /// let gradients = y.sqr()?.mean_all()?.backward()?;
 /// assert_eq!(gradients.get(&w).unwrap().dims(), w.dims());
+///
+/// let w = Var::randn(0f32, 1., (4, 1, 3, 3), &Device::Cpu)?;
+/// let depthwise = conv2d(backend, &y, &w, None, Conv2dConfig::new(1, 1).with_groups(4))?;
+/// assert_eq!(depthwise.dims(), y.dims());
 /// # Ok::<(), wrn_sam_kernels::Error>(())
 /// ```
 pub fn conv2d<B: Backend>(
     backend: &B,
     x: &Tensor,
     w: &Tensor,
-    stride: usize,
-    padding: usize,
+    bias: Option<&Tensor>,
+    config: Conv2dConfig,
 ) -> Result<Tensor> {
-    backend.conv2d(x, w, &Conv2dShape::from_tensors(x, w, stride, padding)?)
+    let shape = Conv2dShape::from_tensors(x, w, config)?;
+    if let Some(bias) = bias
+        && bias.dims() != [shape.out_channels]
+    {
+        let (expected, found) = (format!("[{}]", shape.out_channels), format!("{:?}", bias.dims()));
+        return Err(Error::Shape { what: "bias", expected, found });
+    }
+    Ok(backend.conv2d(x, w, bias, &shape)?.permute((0, 3, 1, 2))?)
 }
 
-/// [`conv2d()`] by a backend's products.
+/// [`conv2d()`] by a backend's products, `[N, out_height, out_width, O]`.
 pub(crate) fn by_products<B: Backend>(
     backend: &B,
     x: &Tensor,
     w: &Tensor,
+    bias: Option<&Tensor>,
     shape: &Conv2dShape,
 ) -> Result<Tensor> {
     let weight = w.contiguous()?;
@@ -56,7 +70,10 @@ pub(crate) fn by_products<B: Backend>(
     let dims = shape.output_dims();
     let backward = Products { backend: backend.clone(), shape: *shape, images, filter };
     let y = node(backend.store_images(&y, dims)?, dims.to_vec(), &[x, w], backward)?;
-    Ok(y.permute((0, 3, 1, 2))?)
+    Ok(match bias {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    })
 }
 
 struct Products<B: Backend> {
@@ -85,18 +102,76 @@ impl<B: Backend> autograd::Backward for Products<B> {
     }
 }
 
-/// [`conv2d()`] on the CPU, where tensors are read where they are.
-pub(crate) fn on_cpu(cpu: &Cpu, x: &Tensor, w: &Tensor, shape: &Conv2dShape) -> Result<Tensor> {
-    cpu_f32("conv2d", x)?;
-    cpu_f32("conv2d", w)?;
-    let y = x.apply_op2(&w.contiguous()?, Conv2d { cpu: cpu.clone(), shape: *shape })?;
-    Ok(y.permute((0, 3, 1, 2))?)
+/// [`conv2d()`] on the CPU, `[N, out_height, out_width, O]`. Tensors are read where they are.
+pub(crate) fn on_cpu(
+    cpu: &Cpu,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    shape: &Conv2dShape,
+) -> Result<Tensor> {
+    for tensor in [x, w].into_iter().chain(bias) {
+        cpu_f32("conv2d", tensor)?;
+    }
+    let operation = Conv2d { cpu: cpu.clone(), shape: *shape };
+    let w = w.contiguous()?;
+    Ok(match bias {
+        None => x.apply_op2(&w, operation)?,
+        Some(bias) => x.apply_op3(&w, &bias.contiguous()?, operation)?,
+    })
 }
 
-/// `[N, C, H, W]` and `[O, C, kernel, kernel]` to `[N, out_height, out_width, O]`.
+/// `[N, C, H, W]`, `[O, C / groups, kernel, kernel]` and perhaps `[O]` to `[N, out_height, out_width, O]`.
 struct Conv2d {
     cpu: Cpu,
     shape: Conv2dShape,
+}
+
+impl Conv2d {
+    fn forward(
+        &self,
+        (x, x_layout): (&CpuStorage, &Layout),
+        (w, w_layout): (&CpuStorage, &Layout),
+    ) -> candle_core::Result<Vec<f32>> {
+        let Self { cpu, shape } = self;
+        let x = channels_last(cpu, x.as_slice()?, x_layout);
+        let w = contiguous(w.as_slice()?, w_layout)?;
+        // SAFETY: a convolution writes its whole output.
+        Ok(unsafe { written(shape.output_len(), |y| forward_to(cpu, shape, &x, None, w, None, y)) }?)
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        dy: &[f32],
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let Self { cpu, shape } = self;
+        let dx = || {
+            let dx = with_f32(w, |w, layout| {
+                let w = contiguous(w, layout)?;
+                // SAFETY: a gradient is written wholly.
+                Ok(unsafe {
+                    written(shape.input_len(), |dx| backward_input_to(cpu, shape, dy, w, None, dx))
+                }?)
+            })?;
+            from_channels_last(dx, x.dims4()?)
+        };
+        let dw = || {
+            let dw = with_channels_last(cpu, x, |x| {
+                // SAFETY: a gradient is written wholly.
+                Ok(unsafe {
+                    written(shape.weight_len(), |dw| backward_weight_to(cpu, shape, x, None, dy, dw))
+                }?)
+            })?;
+            Tensor::from_vec(dw, w.dims(), w.device())
+        };
+        Ok((x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?))
+    }
+
+    fn output(&self, y: Vec<f32>) -> (CpuStorage, Shape) {
+        (CpuStorage::F32(y), Shape::from(&self.shape.output_dims()))
+    }
 }
 
 impl CustomOp2 for Conv2d {
@@ -111,12 +186,7 @@ impl CustomOp2 for Conv2d {
         w: &CpuStorage,
         w_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Self { cpu, shape } = self;
-        let x = channels_last(cpu, x.as_slice()?, x_layout);
-        let w = contiguous(w.as_slice()?, w_layout)?;
-        let mut y = vec![0f32; shape.output_len()];
-        forward(cpu, shape, &x, None, w, None, &mut y)?;
-        Ok((CpuStorage::F32(y), Shape::from(&shape.output_dims())))
+        Ok(self.output(self.forward((x, x_layout), (w, w_layout))?))
     }
 
     fn bwd(
@@ -126,28 +196,45 @@ impl CustomOp2 for Conv2d {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let Self { cpu, shape } = self;
-        let dy = &dy.contiguous()?;
-        let dx = || {
-            let mut dx = vec![0f32; shape.input_len()];
-            with_f32(dy, |dy, dy_layout| {
-                let dy = contiguous(dy, dy_layout)?;
-                with_f32(w, |w, layout| {
-                    Ok(backward_input(cpu, shape, dy, contiguous(w, layout)?, None, &mut dx)?)
-                })
-            })?;
-            from_channels_last(dx, x.dims4()?)
-        };
-        let dw = || {
-            let mut dw = vec![0f32; shape.weight_len()];
-            with_f32(dy, |dy, dy_layout| {
-                let dy = contiguous(dy, dy_layout)?;
-                with_f32(x, |x, x_layout| {
-                    Ok(backward_weight(cpu, shape, &channels_last(cpu, x, x_layout), None, dy, &mut dw)?)
-                })
-            })?;
-            Tensor::from_vec(dw, w.dims(), w.device())
-        };
-        Ok((x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?))
+        with_channels_last(&self.cpu, &dy.permute((0, 3, 1, 2))?, |dy| self.backward(x, w, dy))
+    }
+}
+
+impl CustomOp3 for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mut y = self.forward((x, x_layout), (w, w_layout))?;
+        bias::add(&self.cpu, contiguous(b.as_slice()?, b_layout)?, &mut y);
+        Ok(self.output(y))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        with_channels_last(&self.cpu, &dy.permute((0, 3, 1, 2))?, |dy| {
+            let (dx, dw) = self.backward(x, w, dy)?;
+            let db = || {
+                let mut db = vec![0.0; self.shape.out_channels];
+                bias::backward(&self.cpu, dy, &mut db);
+                Tensor::from_vec(db, self.shape.out_channels, b.device())
+            };
+            Ok((dx, dw, b.track_op().then(db).transpose()?))
+        })
     }
 }

@@ -11,7 +11,7 @@ mod cuda_tests;
 #[doc(hidden)]
 pub mod plain;
 
-use crate::conv2d::{self, Conv2dShape, check_len};
+use crate::conv2d::{self, Conv2dShape, bias, check_len};
 use crate::{Cpu, Error, Result};
 
 /// The shape of a linear layer applied to a batch, whose tensors' lengths do not overflow.
@@ -43,7 +43,18 @@ impl LinearShape {
         let Self { batch, inputs: in_channels, outputs: out_channels } = *self;
         // No rows are no image, since an image without pixels is none.
         let (batch, height) = (batch.min(1), batch.max(1));
-        Conv2dShape { batch, height, width: 1, in_channels, out_channels, kernel: 1, stride: 1, padding: 0 }
+        Conv2dShape {
+            batch,
+            height,
+            width: 1,
+            in_channels,
+            out_channels,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+            dilation: 1,
+            groups: 1,
+        }
     }
 }
 
@@ -66,9 +77,7 @@ pub fn forward(cpu: &Cpu, shape: &LinearShape, x: &[f32], w: &[f32], b: &[f32], 
     check_len("b", shape.outputs, b.len())?;
     check_len("y", shape.batch * shape.outputs, y.len())?;
     conv2d::forward(cpu, &shape.as_convolution(), x, None, w, None, y)?;
-    for y in y.chunks_exact_mut(shape.outputs) {
-        y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
-    }
+    bias::add(cpu, b, y);
     Ok(())
 }
 
@@ -100,10 +109,6 @@ pub fn backward_parameters(
     check_len("dw", shape.outputs * shape.inputs, dw.len())?;
     check_len("db", shape.outputs, db.len())?;
     conv2d::backward_weight(cpu, &shape.as_convolution(), x, None, dy, dw)?;
-    let mut sums = vec![0f64; shape.outputs];
-    for dy in dy.chunks_exact(shape.outputs) {
-        sums.iter_mut().zip(dy).for_each(|(sum, &dy)| *sum += f64::from(dy));
-    }
-    db.iter_mut().zip(sums).for_each(|(db, sum)| *db = sum as f32);
+    bias::backward(cpu, dy, db);
     Ok(())
 }

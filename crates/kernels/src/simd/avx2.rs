@@ -106,6 +106,28 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
+    unsafe fn load_of_groups<const GROUP: usize>(from: *const f32, index: usize) -> Self {
+        // SAFETY: see `Vector`; a group's element is one of the sixteen.
+        unsafe {
+            match GROUP {
+                1 => Self::load(from),
+                8 => {
+                    let from = from.add(index);
+                    Self(_mm256_broadcast_ss(&*from), _mm256_broadcast_ss(&*from.add(8)))
+                }
+                _ => {
+                    let Self(low, high) = Self::load(from);
+                    // Within each four lanes.
+                    let second = if GROUP == 2 { 2 } else { 0 };
+                    let [a, c] = [index as i32, (index + second) as i32];
+                    let lanes = _mm256_setr_epi32(a, a, c, c, a, a, c, c);
+                    Self(_mm256_permutevar_ps(low, lanes), _mm256_permutevar_ps(high, lanes))
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn zero_unless(self, there: bool) -> Self {
         // SAFETY: see `Vector`.
         unsafe {

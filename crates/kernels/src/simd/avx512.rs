@@ -93,6 +93,21 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
+    unsafe fn load_of_groups<const GROUP: usize>(from: *const f32, index: usize) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let from = _mm512_loadu_ps(from);
+            if GROUP == 1 {
+                return Self(from);
+            }
+            let first = const { FIRST_OF_GROUPS[GROUP.trailing_zeros() as usize] };
+            let first = _mm512_loadu_si512(first.as_ptr().cast());
+            let lanes = _mm512_add_epi32(first, _mm512_set1_epi32(index as i32));
+            Self(_mm512_permutexvar_ps(lanes, from))
+        }
+    }
+
+    #[inline(always)]
     fn zero_unless(self, there: bool) -> Self {
         // SAFETY: see `Vector`.
         Self(unsafe { _mm512_maskz_mov_ps(all(there), self.0) })
@@ -195,6 +210,17 @@ impl Vector {
         })
     }
 }
+
+/// For each lane the first of its group, for groups of one, two, four and eight lanes.
+const FIRST_OF_GROUPS: [[i32; LANES]; 4] = {
+    let mut first = [[0; LANES]; 4];
+    let mut at = 0;
+    while at < 4 * LANES {
+        first[at / LANES][at % LANES] = ((at % LANES) & (usize::MAX << (at / LANES))) as i32;
+        at += 1;
+    }
+    first
+};
 
 /// The mask of all lanes, or of none.
 #[inline(always)]

@@ -13,6 +13,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use std::mem::MaybeUninit;
 use std::ops::{Add, Mul, Sub};
 
 /// The number of lanes of every vector here.
@@ -161,6 +162,12 @@ pub(crate) trait F32x16: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Ou
     /// If `there`, `from` is valid for reads of sixteen elements.
     unsafe fn load_if(there: bool, from: *const f32) -> Self;
 
+    /// For each `GROUP` lanes (1, 2, 4 or 8) their element `index`, in all of them.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of sixteen elements; `index < GROUP`.
+    unsafe fn load_of_groups<const GROUP: usize>(from: *const f32, index: usize) -> Self;
+
     /// `self` if `there`, else zeros.
     fn zero_unless(self, there: bool) -> Self;
 
@@ -201,22 +208,22 @@ pub(crate) fn load<V: F32x16>(from: &[f32], at: usize, lanes: usize) -> V {
     unsafe { if lanes == LANES { V::load(from.as_ptr()) } else { V::load_partial(from.as_ptr(), lanes) } }
 }
 
+/// `f32`, initialized or not yet.
+pub(crate) trait Element {}
+
+impl Element for f32 {}
+impl Element for MaybeUninit<f32> {}
+
 /// Writes the first `lanes` lanes to `to` from `at` on.
 ///
 /// # Panics
 /// If these are not elements of `to`, or more than sixteen.
 #[inline(always)]
-pub(crate) fn store<V: F32x16>(vector: V, to: &mut [f32], at: usize, lanes: usize) {
+pub(crate) fn store<V: F32x16, E: Element>(vector: V, to: &mut [E], at: usize, lanes: usize) {
     assert!(lanes <= LANES);
-    let to = &mut to[at..at + lanes];
-    // SAFETY: `lanes` elements; sixteen of them in the first case, fewer in the second.
-    unsafe {
-        if lanes == LANES {
-            vector.store(to.as_mut_ptr())
-        } else {
-            vector.store_partial(to.as_mut_ptr(), lanes)
-        }
-    }
+    let to = to[at..at + lanes].as_mut_ptr().cast::<f32>();
+    // SAFETY: `lanes` elements of `f32`'s layout; sixteen of them in the first case, fewer in the second.
+    unsafe { if lanes == LANES { vector.store(to) } else { vector.store_partial(to, lanes) } }
 }
 
 /// Orders streaming stores before what this thread publishes next.
@@ -301,6 +308,10 @@ mod tests {
                 assert_eq!(out[..len], b[..len]);
                 assert!(out[len..].iter().all(|&v| v == 7.0));
             }
+            check_groups::<V, 1>(&b);
+            check_groups::<V, 2>(&b);
+            check_groups::<V, 4>(&b);
+            check_groups::<V, 8>(&b);
             // SAFETY: 256 elements.
             let mut rows: [V; LANES] = std::array::from_fn(|i| unsafe { V::load(a.as_ptr().add(LANES * i)) });
             V::transpose(&mut rows);
@@ -314,6 +325,16 @@ mod tests {
             unsafe { y.store_streaming(out.0.as_mut_ptr()) };
             fence();
             assert_eq!(out.0[..], b[..]);
+        }
+    }
+
+    #[inline(always)]
+    fn check_groups<V: F32x16, const GROUP: usize>(from: &[f32]) {
+        for index in 0..GROUP {
+            let mut found = [0f32; LANES];
+            // SAFETY: sixteen elements each.
+            unsafe { V::load_of_groups::<GROUP>(from.as_ptr(), index).store(found.as_mut_ptr()) };
+            assert_eq!(found, std::array::from_fn(|lane| from[lane / GROUP * GROUP + index]));
         }
     }
 

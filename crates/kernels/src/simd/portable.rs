@@ -85,6 +85,13 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
+    unsafe fn load_of_groups<const GROUP: usize>(from: *const f32, index: usize) -> Self {
+        // SAFETY: sixteen readable elements (the trait's contract).
+        let from = unsafe { Self::load(from) };
+        Self(std::array::from_fn(|lane| from.0[lane / GROUP * GROUP + index]))
+    }
+
+    #[inline(always)]
     fn zero_unless(self, there: bool) -> Self {
         if there { self } else { Self::zero() }
     }

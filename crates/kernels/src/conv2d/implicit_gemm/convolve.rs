@@ -6,6 +6,7 @@ use crate::Cpu;
 use crate::gemm::BlockProduct;
 use crate::microkernel::Operand;
 use crate::simd::LANES;
+use crate::uninit::Uninit;
 
 /// Where a rectangle of pixels lies, in elements: the first of them, and the distances from one line of it to
 /// the next and from one pixel to the next.
@@ -33,6 +34,8 @@ pub(super) struct Convolve<'a> {
     pub cpu: &'a Cpu,
     pub pixels: &'a Pixels<'a>,
     pub taps: Taps,
+    /// Lines, and columns, of pixels from one tap to the next.
+    pub spacing: usize,
     pub parts: &'a [Part],
     /// Panels of sixteen output channels, `panel` elements apart, each `[tap][channel][16]`.
     pub weights: &'a [f32],
@@ -51,11 +54,12 @@ pub(super) struct Convolve<'a> {
 
 impl Convolve<'_> {
     /// Writes the convolution to `output`.
-    pub fn run(self, output: &mut [f32]) {
+    pub fn run(self, output: &mut Uninit) {
         let Self {
             cpu,
             pixels,
             taps,
+            spacing,
             parts,
             weights,
             panel,
@@ -75,15 +79,23 @@ impl Convolve<'_> {
         if from.is_one_line(columns) && to.is_one_line(columns) {
             (lines, columns) = (1, lines * columns);
         }
-        let output = output[to.start..].as_mut_ptr();
+        let output = output[to.start..].as_mut_ptr().cast::<f32>();
         let mut base = add.map(|add| add[to.start..].as_ptr());
         // Without taps, what is added is all there is.
         let nothing = [Part { lines: 0..0, columns: 0..0, channels: 0..0 }];
         for part in if parts.is_empty() { &nothing } else { parts } {
-            let first =
-                part.lines.start * pixels.line + part.columns.start * pixels.pixel + part.channels.start;
-            let runs: Vec<_> = (0..part.lines.len()).map(|line| first + line * pixels.line).collect();
-            let (depth, weight) = (part.depth(), part.start(taps) * LANES);
+            // Neighboring taps of a line are one run.
+            let (columns_of_runs, depth) = match spacing {
+                1 => (part.columns.start..(part.columns.start + 1).min(part.columns.end), part.depth()),
+                _ => (part.columns.clone(), part.channels.len()),
+            };
+            let mut runs = Vec::with_capacity(part.lines.len() * columns_of_runs.len());
+            for line in part.lines.clone() {
+                let place =
+                    |column| (line * pixels.line + column * pixels.pixel) * spacing + part.channels.start;
+                runs.extend(columns_of_runs.clone().map(place));
+            }
+            let weight = part.start(taps) * LANES;
             if let Some(run) = runs.last() {
                 assert!(pixels.len() >= last + run + depth);
                 let last_panel = (out_channels.div_ceil(LANES) - 1) * panel;

@@ -2,42 +2,39 @@
 //! which the columns of one step lie together.
 
 use crate::conv2d::Conv2dShape;
-use crate::simd::{Algorithm, F32x16, LANES};
+use crate::simd::{Algorithm, F32x16, LANES, load, store};
+use crate::uninit::Uninit;
 use crate::{Buffer, Cpu, parallel};
 
-/// `w` as the right-hand matrix of the forward product: `[O / 16][tap][C][16 of O]`, rounded up and zero
-/// beyond `O`.
-pub(super) fn by_output(
-    cpu: &Cpu,
-    w: &[f32],
-    out_channels: usize,
-    in_channels: usize,
-    taps: usize,
-) -> Buffer {
-    let row = in_channels * taps;
-    let mut packed = cpu.buffer(out_channels.next_multiple_of(LANES) * row);
-    parallel::for_each(cpu, packed.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
-        let rows = &w[panel * LANES * row..w.len().min((panel + 1) * LANES * row)];
-        let place = |i: usize| i % taps * in_channels + i / taps;
+/// `w` as the right-hand matrices of the forward product, one for each of `groups` of the shape `group`:
+/// `[O / 16][tap][C][16 of O]`, rounded up and zero beyond `O`.
+pub(super) fn by_output(cpu: &Cpu, w: &[f32], group: &Conv2dShape, groups: usize) -> Buffer {
+    let taps = group.kernel * group.kernel;
+    let row = group.in_channels * taps;
+    let panels = group.out_channels.div_ceil(LANES);
+    let mut packed = cpu.buffer(groups * panels * LANES * row);
+    parallel::for_each(cpu, packed.chunks_mut(row * LANES).enumerate(), |(index, to)| {
+        let w = &w[index / panels * group.weight_len()..][..group.weight_len()];
+        let first = index % panels * LANES * row;
+        let rows = &w[first..w.len().min(first + LANES * row)];
+        let place = |i: usize| i % taps * group.in_channels + i / taps;
         cpu.instruction_set().dispatch(Transpose { from: rows, row, place, to });
     });
     packed
 }
 
-/// `w` as the right-hand matrix of the input gradient: `[C / 16][slot][O][16 of C]`, rounded up and zero
-/// beyond `C`, where `slots` says which of `taps` slots each tap takes.
-pub(super) fn by_input(
-    cpu: &Cpu,
-    w: &[f32],
-    out_channels: usize,
-    in_channels: usize,
-    slots: &[usize],
-) -> Buffer {
+/// `w` as the right-hand matrices of the input gradient, one for each of `groups` of the shape `group`:
+/// `[C / 16][slot][O][16 of C]`, rounded up and zero beyond `C`, where `slots` says which slot each tap takes.
+pub(super) fn by_input(cpu: &Cpu, w: &[f32], group: &Conv2dShape, groups: usize, slots: &[usize]) -> Buffer {
+    let Conv2dShape { in_channels, out_channels, .. } = *group;
     let taps = slots.len();
+    let panels = in_channels.div_ceil(LANES);
     let panel_len = taps * out_channels * LANES;
-    let mut packed = cpu.buffer(in_channels.div_ceil(LANES) * panel_len);
-    parallel::for_each(cpu, packed.chunks_mut(panel_len).enumerate(), |(panel, to)| {
-        let channels = panel * LANES..in_channels.min((panel + 1) * LANES);
+    let mut packed = cpu.buffer(groups * panels * panel_len);
+    parallel::for_each(cpu, packed.chunks_mut(panel_len).enumerate(), |(index, to)| {
+        let w = &w[index / panels * group.weight_len()..][..group.weight_len()];
+        let first = index % panels * LANES;
+        let channels = first..in_channels.min(first + LANES);
         if taps == 1 {
             // Sixteen input channels lie together already.
             for (to, w) in to.chunks_exact_mut(LANES).zip(w.chunks_exact(in_channels)) {
@@ -89,28 +86,35 @@ impl<P: Fn(usize) -> usize> Algorithm for Transpose<'_, P> {
     }
 }
 
-/// Adds the partial weight gradients in `partial`, which follow each other, into `dw`. Each is
-/// `[tap][channel][O rounded up to 16]` for a block of `channels` input channels after another.
+/// Adds the partial weight gradients in `partial` into `dw`: for each group those of its parts, which follow each other.
+/// Each is `[tap][channel][O rounded up to 16]` for a block of `channels` input channels after another.
 pub(super) fn sum_to_weights(
     cpu: &Cpu,
     partial: &[f32],
-    shape: &Conv2dShape,
+    group: &Conv2dShape,
     channels: usize,
-    dw: &mut [f32],
+    dw: &mut Uninit,
 ) {
-    let row = shape.in_channels * shape.kernel * shape.kernel;
-    parallel::for_each(cpu, dw.chunks_mut(row * LANES).enumerate(), |(panel, to)| {
-        cpu.instruction_set().dispatch(Sum { partial, shape, channels, first: panel * LANES, to });
+    let row = group.in_channels * group.kernel * group.kernel;
+    let partial_len = partial.len() / (dw.len() / group.weight_len());
+    let panels = dw.chunks_mut(group.weight_len()).zip(partial.chunks_exact(partial_len));
+    let panels: Vec<_> = panels
+        .flat_map(|(dw, partial)| {
+            dw.chunks_mut(row * LANES).enumerate().map(move |(panel, to)| (partial, panel * LANES, to))
+        })
+        .collect();
+    parallel::for_each(cpu, panels, |(partial, first, to)| {
+        cpu.instruction_set().dispatch(Sum { partial, group, channels, first, to });
     });
 }
 
-/// Sixteen rows of the weight gradient (fewer at its end), from output channel `first` on.
+/// Sixteen rows of a group's weight gradient (fewer at its end), from output channel `first` on.
 struct Sum<'a> {
     partial: &'a [f32],
-    shape: &'a Conv2dShape,
+    group: &'a Conv2dShape,
     channels: usize,
     first: usize,
-    to: &'a mut [f32],
+    to: &'a mut Uninit,
 }
 
 impl Algorithm for Sum<'_> {
@@ -118,28 +122,24 @@ impl Algorithm for Sum<'_> {
 
     #[inline(always)]
     fn run<V: F32x16>(self) {
-        let Self { partial, shape, channels, first, to } = self;
-        let taps = shape.kernel * shape.kernel;
-        let row = shape.in_channels * taps;
-        let stride = shape.out_channels.next_multiple_of(LANES);
+        let Self { partial, group, channels, first, to } = self;
+        let taps = group.kernel * group.kernel;
+        let row = group.in_channels * taps;
+        let stride = group.out_channels.next_multiple_of(LANES);
         for start in (0..row).step_by(LANES) {
             let count = (row - start).min(LANES);
             let mut block = [V::zero(); LANES];
             for (i, sum) in block.iter_mut().enumerate().take(count) {
                 let (channel, tap) = ((start + i) / taps, (start + i) % taps);
                 let block = channel / channels * channels;
-                let place = block * taps + tap * channels.min(shape.in_channels - block) + channel - block;
+                let place = block * taps + tap * channels.min(group.in_channels - block) + channel - block;
                 for partial in partial.chunks_exact(row * stride) {
-                    let from = &partial[place * stride + first..][..LANES];
-                    // SAFETY: sixteen elements.
-                    *sum = *sum + unsafe { V::load(from.as_ptr()) };
+                    *sum = *sum + load(partial, place * stride + first, LANES);
                 }
             }
             V::transpose(&mut block);
             for (to, vector) in to.chunks_exact_mut(row).zip(block) {
-                let to = &mut to[start..start + count];
-                // SAFETY: `count <= 16` elements.
-                unsafe { vector.store_partial(to.as_mut_ptr(), count) };
+                store(vector, to, start, count);
             }
         }
     }

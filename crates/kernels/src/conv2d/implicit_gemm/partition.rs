@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::uninit::Uninit;
+
 /// Output pixels (of each phase) that a task convolves: enough to reuse the weights it reads, few enough for
 /// the cache.
 const PIXELS: usize = 128;
@@ -10,7 +12,7 @@ const PIXELS: usize = 128;
 pub(super) const TASKS: usize = 8;
 
 /// Some neighboring lines of an image.
-pub(super) struct Band {
+pub(in crate::conv2d) struct Band {
     pub image: usize,
     pub first: usize,
     pub lines: usize,
@@ -20,11 +22,11 @@ pub(super) struct Band {
 
 /// Cuts images of `height` lines of `width` pixels of `channels` into bands of equal height: a multiple of
 /// `stride` lines where that can be.
-pub(super) fn bands(
-    images: &mut [f32],
+pub(in crate::conv2d) fn bands(
+    images: &mut Uninit,
     (height, width, channels): (usize, usize, usize),
     stride: usize,
-) -> Vec<(Band, &mut [f32])> {
+) -> Vec<(Band, &mut Uninit)> {
     let line = width * channels;
     let batch = images.len() / (height * line);
     let pixels = height.div_ceil(stride) * width.div_ceil(stride);
@@ -96,6 +98,8 @@ pub(super) fn pieces(total: usize, limit: usize) -> impl Iterator<Item = Range<u
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
     use super::*;
 
     #[test]
@@ -133,7 +137,7 @@ mod tests {
         for (batch, height, width, stride) in
             [(0, 4, 4, 1), (1, 1, 1, 2), (1, 33, 5, 2), (8, 16, 16, 2), (128, 32, 32, 1)]
         {
-            let mut images = vec![0f32; batch * height * width * 3];
+            let mut images = vec![MaybeUninit::uninit(); batch * height * width * 3];
             let mut next = 0;
             for (band, pixels) in bands(&mut images, (height, width, 3), stride) {
                 assert_eq!((band.start, pixels.len()), (next, band.lines * width * 3));

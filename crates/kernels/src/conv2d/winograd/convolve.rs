@@ -13,10 +13,12 @@ use std::ops::Range;
 use super::input::{InputTiles, TransformInput};
 use super::output::OutputTiles;
 use super::product::{Columns, rows_by_columns};
-use super::weight::Weight;
-use super::{FREQUENCIES, FrequencyLayout, Panels, TaskPointer};
+use super::tiles::Tiles;
+use super::weight::{Direction, Weight};
+use super::{Activation, Conv2dShape, FREQUENCIES, FrequencyLayout, Panels, TaskPointer};
 use crate::Cpu;
 use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
+use crate::uninit::Uninit;
 
 /// Elements of transformed weight up to which it is made whole.
 const WHOLE_WEIGHT: usize = 3 << 19;
@@ -37,17 +39,60 @@ const TASKS: usize = 8;
 const TRANSFORM_TILES: usize = 4;
 
 /// `output = conv(input, weight)`.
-pub(super) fn convolve(cpu: &Cpu, input: &InputTiles, weight: &Weight, output: &OutputTiles) {
-    let columns = if output.blocks() > 1 { Columns::Pairs } else { Columns::Single };
-    let multiple = columns.rows(cpu.instruction_set());
-    let tile_len = FREQUENCIES * (input.blocks() + output.blocks()) * LANES;
-    let rows = (TILE_BLOCK / tile_len / multiple).max(1) * multiple;
-    let weights = FrequencyLayout { blocks: output.blocks(), rows: input.channels };
-    // With fewer blocks of tiles than of channels, there is more to share out in the other order.
-    if weights.len() > WHOLE_WEIGHT || input.tiles.count.div_ceil(rows) < output.blocks() {
-        by_channels(cpu, input, weight, output);
-    } else {
-        by_tiles(cpu, input, weight, output, columns, rows);
+pub(in crate::conv2d) struct Convolution<'a> {
+    input: InputTiles<'a>,
+    weight: Weight<'a>,
+    output: OutputTiles<'a>,
+}
+
+impl<'a> Convolution<'a> {
+    /// `y = conv(act(x), w) + add`; see [`conv2d::forward`](crate::conv2d::forward()).
+    pub fn forward(
+        shape: &Conv2dShape,
+        x: &'a [f32],
+        activation: Option<Activation<'a>>,
+        w: &'a [f32],
+        add: Option<&'a [f32]>,
+        y: &'a mut Uninit,
+    ) -> Self {
+        let tiles = Tiles::new(shape);
+        Self {
+            input: InputTiles::new(tiles, shape.in_channels, x, activation),
+            weight: Weight::new(shape, w, Direction::Forward),
+            output: OutputTiles::new(tiles, shape.out_channels, add, y),
+        }
+    }
+
+    /// `dx = add +` the gradient of the input; see [`conv2d::backward_input`](crate::conv2d::backward_input).
+    pub fn backward_input(
+        shape: &Conv2dShape,
+        dy: &'a [f32],
+        w: &'a [f32],
+        add: Option<&'a [f32]>,
+        dx: &'a mut Uninit,
+    ) -> Self {
+        let tiles = Tiles::new(shape);
+        Self {
+            input: InputTiles::new(tiles, shape.out_channels, dy, None),
+            weight: Weight::new(shape, w, Direction::Backward),
+            output: OutputTiles::new(tiles, shape.in_channels, add, dx),
+        }
+    }
+
+    /// Writes the whole output.
+    pub fn run(self, cpu: &Cpu) {
+        let Self { input, weight, output } = &self;
+        let columns = if output.blocks() > 1 { Columns::Pairs } else { Columns::Single };
+        let multiple = columns.rows(cpu.instruction_set());
+        let tile_len = FREQUENCIES * (input.blocks() + output.blocks()) * LANES;
+        let rows = (TILE_BLOCK / tile_len / multiple).max(1) * multiple;
+        let weights = FrequencyLayout { blocks: output.blocks(), rows: input.channels };
+        // With fewer blocks of tiles than of channels, there is more to share out in the other order.
+        if weights.len() > WHOLE_WEIGHT || input.tiles.count.div_ceil(rows) < output.blocks() {
+            by_channels(cpu, input, weight, output);
+        } else {
+            by_tiles(cpu, input, weight, output, columns, rows);
+        }
     }
 }
 

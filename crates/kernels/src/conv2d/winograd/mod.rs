@@ -73,11 +73,13 @@ mod weight;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+pub(super) use convolve::Convolution;
 use product::Matrix;
 
 use super::{Activation, Conv2dShape};
 use crate::Cpu;
 use crate::simd::LANES;
+use crate::uninit::Uninit;
 
 /// Rows and columns of outputs in a tile.
 const TILE: usize = 4;
@@ -86,39 +88,6 @@ const PATCH: usize = TILE + 2;
 /// Positions of a transformed tile: independent matrix products.
 const FREQUENCIES: usize = PATCH * PATCH;
 
-/// `y = conv(act(x), w) + add`; see [`conv2d::forward`](super::forward).
-pub(super) fn forward(
-    cpu: &Cpu,
-    shape: &Conv2dShape,
-    x: &[f32],
-    activation: Option<Activation>,
-    w: &[f32],
-    add: Option<&[f32]>,
-    y: &mut [f32],
-) {
-    let tiles = tiles::Tiles::new(shape);
-    let input = input::InputTiles::new(tiles, shape.in_channels, x, activation);
-    let output = output::OutputTiles::new(tiles, shape.out_channels, add, y);
-    let weight = weight::Weight::new(shape, w, weight::Direction::Forward);
-    convolve::convolve(cpu, &input, &weight, &output);
-}
-
-/// `dx = add +` the gradient of the input; see [`conv2d::backward_input`](super::backward_input).
-pub(super) fn backward_input(
-    cpu: &Cpu,
-    shape: &Conv2dShape,
-    dy: &[f32],
-    w: &[f32],
-    add: Option<&[f32]>,
-    dx: &mut [f32],
-) {
-    let tiles = tiles::Tiles::new(shape);
-    let input = input::InputTiles::new(tiles, shape.out_channels, dy, None);
-    let output = output::OutputTiles::new(tiles, shape.in_channels, add, dx);
-    let weight = weight::Weight::new(shape, w, weight::Direction::Backward);
-    convolve::convolve(cpu, &input, &weight, &output);
-}
-
 /// `dw`; see [`conv2d::backward_weight`](super::backward_weight).
 pub(super) fn backward_weight(
     cpu: &Cpu,
@@ -126,21 +95,7 @@ pub(super) fn backward_weight(
     x: &[f32],
     activation: Option<Activation>,
     dy: &[f32],
-    dw: &mut [f32],
-) {
-    // SAFETY: the same elements, of which the callee makes none uninitialized.
-    let dw = unsafe { &mut *(std::ptr::from_mut(dw) as *mut [MaybeUninit<f32>]) };
-    backward_weight_uninit(cpu, shape, x, activation, dy, dw);
-}
-
-/// [`backward_weight`] to memory that need not be initialized. Every element is written.
-pub(super) fn backward_weight_uninit(
-    cpu: &Cpu,
-    shape: &Conv2dShape,
-    x: &[f32],
-    activation: Option<Activation>,
-    dy: &[f32],
-    dw: &mut [MaybeUninit<f32>],
+    dw: &mut Uninit,
 ) {
     let tiles = tiles::Tiles::new(shape);
     if tiles.count == 0 {
@@ -245,7 +200,7 @@ impl Panels {
 /// Whether a result is written around the caches: where it is so large that it would not stay there until it
 /// is read, reading its old contents into the cache first would cost as much as the write. That takes whole
 /// cache lines.
-fn is_streamed<T>(data: &[T], channels: usize) -> bool {
+fn is_streamed(data: &Uninit, channels: usize) -> bool {
     const LEN: usize = 1 << 20;
     data.len() >= LEN && data.as_ptr().addr().is_multiple_of(64) && channels.is_multiple_of(LANES)
 }

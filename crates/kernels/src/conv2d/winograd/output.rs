@@ -7,6 +7,7 @@ use super::tiles::{Tiles, Window};
 use super::transform::{Frequencies, OutputTransform, Target, two_dimensional};
 use super::{FrequencyLayout, TILE, TaskPointer, is_streamed};
 use crate::simd::{F32x16, LANES, fence};
+use crate::uninit::Uninit;
 
 /// A tensor that is written tile by tile.
 pub(super) struct OutputTiles<'a> {
@@ -17,15 +18,16 @@ pub(super) struct OutputTiles<'a> {
     /// Whole tiles are written around the caches; see [`is_streamed`].
     streamed: bool,
     /// The output is borrowed as long as this lives.
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut Uninit>,
 }
 
 impl<'a> OutputTiles<'a> {
-    pub fn new(tiles: Tiles, channels: usize, add: Option<&'a [f32]>, data: &'a mut [f32]) -> Self {
+    pub fn new(tiles: Tiles, channels: usize, add: Option<&'a [f32]>, data: &'a mut Uninit) -> Self {
         assert_eq!(data.len(), tiles.pixels() * channels);
         assert!(add.is_none_or(|add| add.len() == data.len()));
         let streamed = is_streamed(data, channels);
-        Self { tiles, channels, add, data: TaskPointer(data.as_mut_ptr()), streamed, borrow: PhantomData }
+        let data = TaskPointer(data.as_mut_ptr().cast());
+        Self { tiles, channels, add, data, streamed, borrow: PhantomData }
     }
 
     /// Blocks of sixteen channels.

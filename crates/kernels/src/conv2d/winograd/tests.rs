@@ -1,7 +1,46 @@
 //! Against plain loops in `f64`, on every instruction set.
 
+use super::super::plain;
 use super::*;
 use crate::InstructionSet;
+use crate::uninit::as_uninit;
+
+fn forward(
+    cpu: &Cpu,
+    shape: &Conv2dShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    w: &[f32],
+    add: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    // SAFETY: only sums are written.
+    Convolution::forward(shape, x, activation, w, add, unsafe { as_uninit(y) }).run(cpu);
+}
+
+fn backward_input(
+    cpu: &Cpu,
+    shape: &Conv2dShape,
+    dy: &[f32],
+    w: &[f32],
+    add: Option<&[f32]>,
+    dx: &mut [f32],
+) {
+    // SAFETY: only sums are written.
+    Convolution::backward_input(shape, dy, w, add, unsafe { as_uninit(dx) }).run(cpu);
+}
+
+fn backward_weight(
+    cpu: &Cpu,
+    shape: &Conv2dShape,
+    x: &[f32],
+    activation: Option<Activation>,
+    dy: &[f32],
+    dw: &mut [f32],
+) {
+    // SAFETY: only sums are written.
+    super::backward_weight(cpu, shape, x, activation, dy, unsafe { as_uninit(dw) });
+}
 
 /// Numbers without pattern, from a seed.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
@@ -26,8 +65,7 @@ struct Case {
 }
 
 fn case(batch: usize, height: usize, width: usize, in_channels: usize, out_channels: usize) -> Case {
-    let shape =
-        Conv2dShape { batch, height, width, in_channels, out_channels, kernel: 3, stride: 1, padding: 1 };
+    let shape = Conv2dShape::new([batch, height, width, in_channels], out_channels, 3, 1, 1).unwrap();
     let pixels = batch * height * width;
     Case {
         x: numbers(1, pixels * in_channels),
@@ -40,39 +78,12 @@ fn case(batch: usize, height: usize, width: usize, in_channels: usize, out_chann
 }
 
 /// The three products by definition: `y`, `dx` and `dw`.
-fn direct(case: &Case, activation: Option<Activation>) -> [Vec<f64>; 3] {
+fn direct(case: &Case, activation: Option<Activation>) -> [Vec<f32>; 3] {
     let Case { shape, x, w, dy, .. } = case;
-    let Conv2dShape { batch, height, width, in_channels, out_channels, .. } = *shape;
-    let a: Vec<f64> = match activation {
-        None => x.iter().map(|&x| x.into()).collect(),
-        Some(activation) => {
-            x.iter().enumerate().map(|(i, &x)| activation.apply(x, i % in_channels)).collect()
-        }
-    };
-    let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
-    for n in 0..batch {
-        for i in 0..height {
-            for j in 0..width {
-                for (ki, kj) in (0..9).map(|tap| (tap / 3, tap % 3)) {
-                    let (si, sj) = (i + ki, j + kj);
-                    if si < 1 || sj < 1 || si > height || sj > width {
-                        continue;
-                    }
-                    let from = ((n * height + si - 1) * width + sj - 1) * in_channels;
-                    let to = ((n * height + i) * width + j) * out_channels;
-                    for o in 0..out_channels {
-                        for c in 0..in_channels {
-                            let at = ((o * in_channels + c) * 3 + ki) * 3 + kj;
-                            let (w, dy) = (f64::from(w[at]), f64::from(dy[to + o]));
-                            y[to + o] += a[from + c] * w;
-                            dx[from + c] += dy * w;
-                            dw[at] += a[from + c] * dy;
-                        }
-                    }
-                }
-            }
-        }
-    }
+    let [mut y, mut dx, mut dw] = [dy, x, w].map(|like| vec![f32::NAN; like.len()]);
+    plain::forward(shape, x, activation, w, None, &mut y);
+    plain::backward_input(shape, dy, w, None, &mut dx);
+    plain::backward_weight(shape, x, activation, dy, &mut dw);
     [y, dx, dw]
 }
 
@@ -86,11 +97,11 @@ fn products(cpu: &Cpu, case: &Case, activation: Option<Activation>, add: bool) -
 }
 
 /// `max |a - b| / max |b|`.
-fn error(a: &[f32], b: &[f64]) -> f64 {
-    let (mut difference, mut largest) = (0f64, f64::MIN_POSITIVE);
+fn error(a: &[f32], b: &[f32]) -> f32 {
+    let (mut difference, mut largest) = (0f32, f32::MIN_POSITIVE);
     for (&a, &b) in a.iter().zip(b) {
         assert!(a.is_finite());
-        difference = difference.max((f64::from(a) - b).abs());
+        difference = difference.max((a - b).abs());
         largest = largest.max(b.abs());
     }
     difference / largest

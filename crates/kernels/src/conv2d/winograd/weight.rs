@@ -1,7 +1,6 @@
 //! Weights `[O, C, 3, 3]`, whose channels are not innermost: into transformed rows and back.
 
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::transform::{
@@ -9,6 +8,7 @@ use super::transform::{
 };
 use super::{Conv2dShape, FREQUENCIES, FrequencyLayout, PATCH, TaskPointer, is_streamed};
 use crate::simd::{F32x16, LANES, fence, prefetch};
+use crate::uninit::Uninit;
 
 /// Elements of a kernel.
 const TAPS: usize = 9;
@@ -201,11 +201,11 @@ pub(super) struct WeightGradient<'a> {
     /// Written around the caches; see [`is_streamed`].
     streamed: bool,
     /// The gradient is borrowed as long as this lives.
-    borrow: PhantomData<&'a mut [MaybeUninit<f32>]>,
+    borrow: PhantomData<&'a mut Uninit>,
 }
 
 impl<'a> WeightGradient<'a> {
-    pub fn new(shape: &Conv2dShape, data: &'a mut [MaybeUninit<f32>]) -> Self {
+    pub fn new(shape: &Conv2dShape, data: &'a mut Uninit) -> Self {
         let (out_channels, in_channels) = (shape.out_channels, shape.in_channels);
         assert_eq!(data.len(), out_channels * in_channels * TAPS);
         let streamed = is_streamed(data, in_channels);
