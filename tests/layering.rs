@@ -8,7 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may import from this workspace. Only `train` joins data, models, losses and optimizers.
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
+    ("wrn-sam-charts", &[]),
     ("wrn-sam-data", &["wrn-sam-files", "wrn-sam-kernels"]),
     ("wrn-sam-files", &[]),
     ("wrn-sam-kernels", &[]),
@@ -18,6 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
     (
         "wrn-sam-train",
         &[
+            "wrn-sam-charts",
             "wrn-sam-data",
             "wrn-sam-files",
             "wrn-sam-kernels",
@@ -29,6 +31,7 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
     (
         "wrn-sam",
         &[
+            "wrn-sam-charts",
             "wrn-sam-data",
             "wrn-sam-files",
             "wrn-sam-kernels",

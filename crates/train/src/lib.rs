@@ -23,7 +23,6 @@
 //! of [`EpochMetrics`], the curves of [`report`], weights, and now and then a [`checkpoint`] from which the run can be
 //! resumed to the same end. An [`Observer`] is told of each.
 
-mod chart;
 pub mod checkpoint;
 mod classifier;
 mod control;

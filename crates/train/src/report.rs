@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use crate::chart::{Chart, Series};
+use wrn_sam_charts::{COLORS, Chart, Series};
+
 use crate::error::Result;
 use crate::metrics::EpochMetrics;
 
 /// The files of [`draw`].
 pub const FILES: [&str; 3] = ["loss.svg", "top1.svg", "top5.svg"];
 
-const BLUE: &str = "#1f77b4";
-const ORANGE: &str = "#e8710a";
+const BLUE: &str = COLORS[0];
+const ORANGE: &str = COLORS[1];
 
 /// Draws the curves of `rows` into `folder`: `loss.svg` and `top1.svg` with training and test, `top5.svg` with the
 /// test split's top-1 and top-5. `subject` says in the titles what was trained on what.
@@ -35,46 +36,30 @@ pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
     let accuracy = |name: &str, color, values: Vec<f64>| {
         let best =
             best(&values, f64::max).map(|(epoch, value)| format!(", best {value:.2} % in epoch {epoch}"));
-        Series { name: format!("{name}{}", best.unwrap_or_default()), color, values }
+        Series::over_epochs(&format!("{name}{}", best.unwrap_or_default()), color, values)
     };
     let loss = |name: &str, color, values: Vec<f64>| {
         let best =
             best(&values, f64::min).map(|(epoch, value)| format!(", lowest {value:.4} in epoch {epoch}"));
-        Series { name: format!("{name}{}", best.unwrap_or_default()), color, values }
+        Series::over_epochs(&format!("{name}{}", best.unwrap_or_default()), color, values)
     };
+    let chart = |title: &str, label: &str| Chart::new(&format!("{title}: {subject}"), "epoch", label);
 
     let charts = [
-        (
-            "Loss",
-            "loss (KL form, smoothed)",
-            false,
-            [
-                loss("train", BLUE, column(|row| row.train_loss)),
-                loss("test", ORANGE, column(|row| row.test_loss)),
-            ],
-        ),
-        (
-            "Top-1 accuracy",
-            "top-1 accuracy (%)",
-            true,
-            [
-                accuracy("train", BLUE, percent(|row| row.train_top1)),
-                accuracy("test", ORANGE, percent(|row| row.test_top1)),
-            ],
-        ),
-        (
-            "Test accuracy",
-            "accuracy (%)",
-            true,
-            [
-                accuracy("top-1", BLUE, percent(|row| row.test_top1)),
-                accuracy("top-5", ORANGE, percent(|row| row.test_top5)),
-            ],
-        ),
+        chart("Loss", "loss (KL form, smoothed)")
+            .with(loss("train", BLUE, column(|row| row.train_loss)))
+            .with(loss("test", ORANGE, column(|row| row.test_loss))),
+        chart("Top-1 accuracy", "top-1 accuracy (%)")
+            .from_zero()
+            .with(accuracy("train", BLUE, percent(|row| row.train_top1)))
+            .with(accuracy("test", ORANGE, percent(|row| row.test_top1))),
+        chart("Test accuracy", "accuracy (%)")
+            .from_zero()
+            .with(accuracy("top-1", BLUE, percent(|row| row.test_top1)))
+            .with(accuracy("top-5", ORANGE, percent(|row| row.test_top5))),
     ];
-    for (file, (title, y_label, from_zero, series)) in FILES.iter().zip(charts) {
-        let title = format!("{title}: {subject}");
-        let svg = Chart { title: &title, y_label, from_zero, series: &series }.to_svg();
+    for (file, chart) in FILES.iter().zip(charts) {
+        let svg = chart.to_svg();
         wrn_sam_files::write(folder.join(file), |file| file.write_all(svg.as_bytes()))?;
     }
     Ok(())
