@@ -8,7 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may import from this workspace. Only `train` joins data, models, losses and optimizers.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
+    ("wrn-sam-analysis", &["wrn-sam-kernels"]),
     ("wrn-sam-charts", &[]),
     ("wrn-sam-data", &["wrn-sam-files", "wrn-sam-kernels"]),
     ("wrn-sam-files", &[]),
@@ -31,6 +32,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     (
         "wrn-sam",
         &[
+            "wrn-sam-analysis",
             "wrn-sam-charts",
             "wrn-sam-data",
             "wrn-sam-files",

@@ -22,6 +22,7 @@ mod page;
 
 pub use contours::{Contours, Path, log_levels};
 pub use lines::{Chart, Point, Series};
+pub use page::escape;
 
 /// Eight colors that are told apart well, also in print and by most people who see fewer colors.
 pub const COLORS: [&str; 8] =

@@ -119,6 +119,11 @@ fn legend_places(legend: &[(&str, &str)]) -> (Vec<(f64, f64)>, usize) {
     ((0..legend.len()).map(place).collect(), rows)
 }
 
-fn escape(text: &str) -> String {
+/// `text` as it is written between or within the tags of SVG and HTML.
+///
+/// ```
+/// assert_eq!(wrn_sam_charts::escape("a < \"b\""), "a &lt; &quot;b&quot;");
+/// ```
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
