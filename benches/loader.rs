@@ -2,12 +2,12 @@
 //! makes each batch itself, so that figure is one core's.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Mix, Policy, Split, Statistics};
+use wrn_sam_data::{Augmentation, Dataset, Loader, LoaderConfig, Mix, Policy, Split, Statistics};
 
 const IMAGES: usize = 12_800;
 
 fn split() -> (Split, Statistics) {
-    let train = Cifar::synthetic(17, IMAGES, 0).train;
+    let train = Dataset::synthetic(17, IMAGES, 0).train;
     let statistics = Statistics::from_split(&train).expect("the split has images");
     (train, statistics)
 }

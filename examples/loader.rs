@@ -12,7 +12,7 @@ use std::time::Instant;
 use clap::Parser;
 use serde::Serialize;
 use wrn_sam::data::{
-    Augmentation, Cifar, Loader, LoaderConfig, Statistics, TEST_IMAGES, TRAIN_IMAGES, Variant,
+    Augmentation, Dataset, Loader, LoaderConfig, Statistics, TEST_IMAGES, TRAIN_IMAGES, Variant,
 };
 
 use support::{AnyError, peak_bytes};
@@ -57,8 +57,8 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let limit = if args.images == 0 { TRAIN_IMAGES } else { args.images };
     let began = Instant::now();
     let cifar = match &args.data_dir {
-        Some(folder) => Cifar::open(Variant::Cifar100, folder)?,
-        None => Cifar::synthetic(17, limit, TEST_IMAGES),
+        Some(folder) => Dataset::open(Variant::Cifar100, folder)?,
+        None => Dataset::synthetic(17, limit, TEST_IMAGES),
     };
     let augmentation = Augmentation::reference(Statistics::from_split(&cifar.train)?);
     let read_seconds = began.elapsed().as_secs_f64();

@@ -11,7 +11,7 @@ use std::{io::Write, path::PathBuf};
 
 use wrn_sam::candle::{D, Tensor};
 use wrn_sam::candle_nn::{Linear, Module, VarBuilder, linear};
-use wrn_sam::data::Cifar;
+use wrn_sam::data::Dataset;
 use wrn_sam::models::{BatchNorm, Conv2d, Mode};
 use wrn_sam::optim::{AdamW, AdamWConfig};
 use wrn_sam::train::{Classifier, EpochMetrics, Observer, Recipe, Result, Trainer};
@@ -82,14 +82,14 @@ struct Lines;
 
 impl Observer for Lines {
     fn on_epoch(&mut self, row: &EpochMetrics) {
-        let _ = writeln!(std::io::stdout(), "epoch {}: test top-1 {:.4}", row.epoch, row.test_top1);
+        let _ = writeln!(std::io::stdout(), "epoch {}: test top-1 {:.4}", row.epoch, row.eval_top1);
     }
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "result/own_network".into()));
     let recipe = "epochs = 3\nbatch_size = 64\nlearning_rate = 0.002\nrho = 0.05\ncheckpoint_every = 1";
-    let data = Cifar::synthetic(17, 1024, 256); // or Cifar::open(Variant::Cifar100, "data")?
+    let data = Dataset::synthetic(17, 1024, 256); // or Dataset::open(Variant::Cifar100, "data")?
     let trainer = Trainer::new(Recipe::from_toml(recipe)?, data)
         .with_network(|vb, setup| ResNet::new(setup.classes, vb))
         .with_optimizer(|parameters, _| AdamW::named(parameters, AdamWConfig::default()))

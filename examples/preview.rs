@@ -11,7 +11,7 @@ use clap::Parser;
 use font8x8::UnicodeFonts;
 use image::{Rgb, RgbImage};
 use wrn_sam::data::{
-    Augmentation, Batch, Cifar, IMAGE_SIZE, Loader, LoaderConfig, Mix, Policy, Statistics, Variant,
+    Augmentation, Batch, Dataset, IMAGE_SIZE, Loader, LoaderConfig, Mix, Policy, Statistics, Variant,
 };
 
 use support::AnyError;
@@ -50,8 +50,8 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), AnyError> {
     let count = args.images as usize;
     let cifar = match &args.data_dir {
-        Some(folder) => Cifar::open(Variant::Cifar100, folder)?,
-        None => Cifar::synthetic(17, 1000.max(count), 0),
+        Some(folder) => Dataset::open(Variant::Cifar100, folder)?,
+        None => Dataset::synthetic(17, 1000.max(count), 0),
     };
     let statistics = Statistics::from_split(&cifar.train)?;
     let basic = Augmentation::basic(statistics);
@@ -84,7 +84,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         write(&mut canvas, (MARGIN, top + SIDE / 2), title);
         // Every epoch has other draws of the same images.
         for batch in (0..draws).flat_map(|epoch| loader.epoch(epoch)) {
-            draw_row(&mut canvas, top, &batch?, statistics, &cifar.fine_names)?;
+            draw_row(&mut canvas, top, &batch?, statistics, &cifar.class_names)?;
             top += CELL.1;
         }
     }

@@ -21,7 +21,7 @@ use wrn_sam::analysis::hessian::{self, Lanczos};
 use wrn_sam::analysis::{Ball, Noise, Progress, Surface, landscape, sharpness};
 use wrn_sam::candle::{DType, Device};
 use wrn_sam::charts::{COLORS, Chart, Contours, Series};
-use wrn_sam::data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Statistics, Variant};
+use wrn_sam::data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, Statistics, Variant};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 use wrn_sam::train::{Provenance, evaluate};
@@ -174,7 +174,7 @@ impl Subject {
             Some(provenance) if provenance.synthetic => support::synthetic(&provenance.recipe),
             _ => {
                 let variant = if config.classes == 10 { Variant::Cifar10 } else { Variant::Cifar100 };
-                Cifar::open(variant, &args.data_dir)?
+                Dataset::open(variant, &args.data_dir)?
             }
         };
         if data.classes() != config.classes {

@@ -14,7 +14,7 @@ use clap::Parser;
 use serde::Serialize;
 use wrn_sam::candle::{DType, Device, Tensor};
 use wrn_sam::data::{
-    Augmentation, Batch, Cifar, IMAGE_CHANNELS, IMAGE_SIZE, Loader, LoaderConfig, Statistics,
+    Augmentation, Batch, Dataset, IMAGE_CHANNELS, IMAGE_SIZE, Loader, LoaderConfig, Statistics,
 };
 use wrn_sam::kernels::{Cpu, Precision};
 use wrn_sam::losses::smooth_cross_entropy;
@@ -217,7 +217,7 @@ fn batches(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<Bat
         let (images, labels) = (Tensor::randn(0f32, 1f32, shape, device)?, Tensor::new(labels, device)?);
         return Ok(Box::new(move || Ok(Batch::new(images.clone(), labels.clone()))));
     }
-    let images = Cifar::synthetic(17, (16 * batch_size).max(8192), 0).train;
+    let images = Dataset::synthetic(17, (16 * batch_size).max(8192), 0).train;
     let augmentation = Augmentation::reference(Statistics::from_split(&images)?);
     let config = LoaderConfig::default().with_batch_size(batch_size).with_threads(context(args).threads());
     let loader = Loader::new(&images, augmentation, config)?.with_device(device);

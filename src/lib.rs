@@ -3,7 +3,7 @@
 //! This crate re-exports its parts, each of which is a crate that can be used separately. In the order of the data:
 //!
 //! ```text
-//! bytes → records → augmented batch       data       Cifar, Augmentation, Loader
+//! bytes → records → augmented batch       data       Dataset, Augmentation, Loader
 //!       → logits                          models     WideResNet, Mode, Parameters (on kernels)
 //!       → loss                            losses     smooth_cross_entropy
 //!       → gradients → w + e(w)            optim      Sam::begin, Step::climb
@@ -16,12 +16,12 @@
 //!
 //! ```
 //! use wrn_sam::candle::{DType, Device};
-//! use wrn_sam::data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
+//! use wrn_sam::data::{Augmentation, Dataset, Loader, LoaderConfig, Statistics};
 //! use wrn_sam::losses::smooth_cross_entropy;
 //! use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 //! use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
 //!
-//! let cifar = Cifar::synthetic(17, 8, 0); // or Cifar::open(Variant::Cifar100, "data")?
+//! let cifar = Dataset::synthetic(17, 8, 0); // or Dataset::open(Variant::Cifar100, "data")?
 //! let augmentation = Augmentation::reference(Statistics::from_split(&cifar.train)?);
 //! let loader = Loader::new(&cifar.train, augmentation, LoaderConfig::default().with_batch_size(8))?;
 //! let parameters = Parameters::new(17, DType::F32, &Device::Cpu);

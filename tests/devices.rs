@@ -7,7 +7,7 @@ use devices::on_every_device;
 use wrn_sam::candle::backprop::GradStore;
 use wrn_sam::candle::{DType, Device, Tensor, Var};
 use wrn_sam::candle_nn::Optimizer;
-use wrn_sam::data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Maker, Mix, Policy, Statistics};
+use wrn_sam::data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, Maker, Mix, Policy, Statistics};
 use wrn_sam::kernels::Backend;
 use wrn_sam::kernels::batch_norm::{BatchNormState, BatchStatistics, batch_norm_relu};
 use wrn_sam::kernels::conv2d::{Conv2dConfig, conv2d};
@@ -299,7 +299,7 @@ on_every_device! {
 
     /// The same bits as on the CPU.
     fn augmented_batches(device: &Device) {
-        let split = Cifar::synthetic(3, 150, 0).train;
+        let split = Dataset::synthetic(3, 150, 0).train;
         let augmentation = Augmentation::reference(Statistics::from_split(&split).unwrap());
         let config = LoaderConfig::default().with_batch_size(64).with_seed(11);
         let loader = Loader::new(&split, augmentation, config).unwrap().with_maker(Maker::Kernel).unwrap();
@@ -313,7 +313,7 @@ on_every_device! {
 
     /// Made where there are kernels for it, said so, and on the device in any case.
     fn batches_of_any_maker(device: &Device) {
-        let split = Cifar::synthetic(3, 150, 0).train;
+        let split = Dataset::synthetic(3, 150, 0).train;
         let statistics = Statistics::from_split(&split).unwrap();
         let config = LoaderConfig::default().with_batch_size(64).with_seed(11);
         let reference = Augmentation::reference(statistics);

@@ -62,10 +62,9 @@ fn assert_same_results(out: &Path, expected: &Path) {
 fn a_run_leaves_all_its_files() {
     let out = uninterrupted();
     let rows = metrics(out);
-    let header =
-        "epoch,learning_rate,train_loss,train_top1,test_loss,test_top1,test_top5,seconds,images_per_second";
+    let header = wrn_sam::train::metrics::header(wrn_sam::train::EvalSplit::Test);
     let text = String::from_utf8(read(&out.join("metrics.csv"))).expect("UTF-8");
-    assert_eq!(text.lines().next(), Some(header));
+    assert_eq!(text.lines().next(), Some(&*header));
     assert_eq!(rows.len(), 4, "{rows:?}");
     for (epoch, row) in text.lines().enumerate().skip(1) {
         let values: Vec<f64> = row.split(',').map(|value| value.parse().expect("a number")).collect();

@@ -1,6 +1,6 @@
 //! The command line, and the recipe that it asks for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args as Group, Parser};
@@ -23,7 +23,7 @@ pub struct Args {
     pub run: RunFlags,
 }
 
-const ABOUT: &str = "Train a Wide ResNet with Sharpness-Aware Minimization (SAM) on CIFAR-100\n\n\
+const ABOUT: &str = "Train a Wide ResNet with Sharpness-Aware Minimization (SAM) on CIFAR-100, CIFAR-10 or your own pictures\n\n\
     Without flags, the program looks for CIFAR-100 in ./data, downloads it if it is not there, and trains on synthetic\n\
     images if that fails. It says which images it uses.";
 
@@ -39,7 +39,7 @@ const NOTES: &str = "Defaults: those shown, unless --recipe names a file. A key 
 #[command(next_help_heading = "Data")]
 pub struct DataFlags {
     /// Where CIFAR is, in its binary or Python format: its folder, the folder around that, or its .tar.gz. With --data
-    /// cifar100 or cifar10, downloads go there [default: ./data]
+    /// cifar100 or cifar10, downloads go there. For a run on a folder that was moved: where it is now [default: ./data]
     #[arg(long, value_name = "PATH")]
     pub data_dir: Option<PathBuf>,
 
@@ -79,6 +79,15 @@ pub struct RunFlags {
     /// Weights to begin with: a file that predict reads, of the same depth, width and classes
     #[arg(long, value_name = "WEIGHTS", conflicts_with = "resume")]
     pub init: Option<PathBuf>,
+
+    /// Also write TensorBoard's event files, to the folder tensorboard of the run
+    #[arg(long)]
+    pub tensorboard: bool,
+
+    /// At the end, lay out the folder hub of the run as a model repository of the Hugging Face hub: README.md, config.json and
+    /// model.safetensors
+    #[arg(long)]
+    pub card: bool,
 }
 
 /// `--recipe quick|reference|FILE.toml`.
@@ -103,6 +112,11 @@ impl FromStr for RecipeChoice {
 }
 
 impl Args {
+    /// Where the images are, if a flag says so.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.overrides.folder().or(self.data.data_dir.as_deref())
+    }
+
     /// The recipe of `--recipe`, else that of the run to resume, else `default`, with the values that other flags give.
     ///
     /// # Errors
@@ -120,6 +134,9 @@ impl Args {
         };
         let mut recipe = self.overrides.over(&base);
         recipe.validate().map_err(WrongFlags::from_error)?;
+        if self.overrides.folder().is_some() && (self.data.data_dir.is_some() || self.data.hub) {
+            return Err(WrongFlags("--data folder:DIR cannot be used with --data-dir or --hub".into()).into());
+        }
         if let Some(run) = &self.run.resume {
             let theirs = Recipe::from_run(run)?;
             if recipe.data == DataChoice::Auto {

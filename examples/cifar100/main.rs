@@ -38,8 +38,10 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let recipe = args.recipe(if device.is_cpu() { Recipe::quick() } else { Recipe::reference() })?;
     check_precision(recipe.precision, &device)?;
     check_files(&args.run)?;
-    let data = data::find(&recipe, &args.data, args.run.resume.as_deref())?;
+    let data = data::find(&recipe, args)?;
     let mark = if data.source.is_synthetic() { " ON SYNTHETIC IMAGES" } else { "" };
+
+    let split = recipe.eval_split();
 
     // From here on there is something to lose.
     #[cfg(unix)]
@@ -47,6 +49,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let progress = Progress::new(device_name(&device));
     let mut trainer =
         Trainer::new(recipe, data).with_device(device.clone()).with_observer(progress).with_control(control);
+    trainer = trainer.with_tensorboard(args.run.tensorboard).with_card(args.run.card);
     if let Some(weights) = &args.run.init {
         trainer = trainer.with_initial_weights(weights);
     }
@@ -67,11 +70,11 @@ fn run(args: &Args) -> Result<(), AnyError> {
         }
     };
     match outcome {
-        Outcome::Completed { metrics } => {
-            let best = metrics.iter().map(|row| row.test_top1).fold(0.0, f64::max);
+        Outcome::Completed { metrics, .. } => {
+            let best = metrics.iter().map(|row| row.eval_top1).fold(0.0, f64::max);
             let out = out.display();
             say(format_args!(
-                "done    best test top-1{mark} {best:.4}; metrics, curves and weights are in {out}"
+                "done    best {split} top-1{mark} {best:.4}; report.html, metrics, curves and weights are in {out}"
             ));
             Ok(())
         }

@@ -1,5 +1,7 @@
 //! A flag for every key of a recipe, a line each.
 
+use std::path::Path;
+
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 use wrn_sam::train::Recipe;
@@ -8,7 +10,18 @@ use wrn_sam::train::Recipe;
 struct Key(&'static str, &'static str, &'static str);
 
 const DATA: &[Key] = &[
-    Key("data", "auto|cifar100|cifar10|synthetic", "Images; auto: CIFAR-100 if there is any, else synthetic"),
+    Key(
+        "data",
+        "auto|cifar100|cifar10|synthetic|folder:DIR",
+        "Images; auto: CIFAR-100 if there is any, else synthetic; folder:DIR: PNG and JPEG files in DIR/train/CLASS and \
+         DIR/test/CLASS, or in DIR/CLASS, of which a fifth is then for testing",
+    ),
+    Key("image_size", "N", "Side in pixels that a folder's pictures are scaled to; CIFAR has 32"),
+    Key(
+        "validation",
+        "N",
+        "Hold out N training images, choose the best epoch by them, and test once, at the end; 0: choose by the test images",
+    ),
     Key("train_limit", "N", "Train only on the first N images; 0 for all"),
     Key("test_limit", "N", "Test only on the first N images; 0 for all"),
 ];
@@ -32,6 +45,7 @@ const RECIPE: &[Key] = &[
     ),
     Key("mix_probability", "P", "Probability that a batch is mixed"),
     Key("epochs", "N", "Passes over the training images"),
+    Key("patience", "N", "End after N epochs without a better one on the images of --validation; 0: never"),
     Key("batch_size", "N", "Images per step"),
     Key("learning_rate", "RATE", "Learning rate that the schedule starts from"),
     Key(
@@ -114,7 +128,10 @@ fn parse(text: &str, kind: &Value, values: &str) -> Result<Value, String> {
                 .ok_or_else(|| format!("expected a whole number from 0 to {}", i64::MAX))
         }
         Value::Float(_) => text.parse().map(Value::Float).map_err(|_| "expected a number".into()),
-        _ if !values.split('|').any(|value| value == text) => {
+        _ if !values
+            .split('|')
+            .any(|value| value == text || folder_of(text).is_some_and(|_| value == FOLDER)) =>
+        {
             let (others, last) = values.rsplit_once('|').unwrap_or(("", values));
             Err(format!("expected {} or {last}", others.replace('|', ", ")))
         }
@@ -123,15 +140,32 @@ fn parse(text: &str, kind: &Value, values: &str) -> Result<Value, String> {
     }
 }
 
+/// The value of `--data` that names a folder, as the help has it.
+const FOLDER: &str = "folder:DIR";
+
+/// DIR of `folder:DIR`.
+fn folder_of(text: &str) -> Option<&str> {
+    text.strip_prefix("folder:").filter(|folder| !folder.is_empty())
+}
+
 /// The values that flags give to a recipe's keys.
 #[derive(Clone, Debug)]
 pub struct Overrides(Table);
 
 impl Overrides {
+    /// The folder of `--data folder:DIR`.
+    pub fn folder(&self) -> Option<&Path> {
+        folder_of(self.0.get("data")?.as_str()?).map(Path::new)
+    }
+
     /// `base` with these values, whose ranges are not checked yet.
     pub fn over(&self, base: &Recipe) -> Recipe {
         let mut table = table(base);
         table.extend(self.0.clone());
+        if self.folder().is_some() {
+            // A recipe says what the images are; where they are, source.toml says.
+            table.insert("data".into(), Value::String("folder".into()));
+        }
         table.try_into().expect("every value has its key's type")
     }
 }

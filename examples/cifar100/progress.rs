@@ -4,7 +4,9 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{FormattedDuration, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use wrn_sam::train::{EpochMetrics, EvaluateProgress, Observer, Start, StepProgress, Warning};
+use wrn_sam::train::{
+    EpochMetrics, EvalSplit, EvaluateProgress, FinalTest, Observer, Start, StepProgress, Warning,
+};
 
 use crate::support::{say, warn};
 
@@ -33,6 +35,7 @@ pub struct Progress {
     said: Instant,
     train_images: usize,
     batch_size: usize,
+    split: EvalSplit,
     /// What the last epoch took, its evaluation included.
     epoch_seconds: Option<f64>,
 }
@@ -40,7 +43,8 @@ pub struct Progress {
 impl Progress {
     pub fn new(device: String) -> Self {
         let (bar, phase) = (ProgressBar::hidden(), String::new());
-        Self { bar, phase, device, said: Instant::now(), train_images: 0, batch_size: 0, epoch_seconds: None }
+        let (said, split) = (Instant::now(), EvalSplit::Test);
+        Self { bar, phase, device, said, train_images: 0, batch_size: 0, split, epoch_seconds: None }
     }
 
     /// Moves the bar. Each phase has its own, so that no frame shows the length of one with the figures of another.
@@ -69,9 +73,16 @@ impl Observer for Progress {
     fn on_start(&mut self, start: &Start<'_>) {
         let Start { recipe, source, loader, folder, .. } = start;
         (self.train_images, self.batch_size) = (start.train_images, recipe.batch_size);
-        let [parameters, train, test] =
-            [start.parameters, start.train_images, start.test_images].map(|n| HumanCount(n as u64));
-        say(format_args!("data    {source}; {train} training and {test} test images"));
+        let [parameters, train, validation, test] =
+            [start.parameters, start.train_images, start.validation_images, start.test_images]
+                .map(|n| HumanCount(n as u64));
+        match start.validation_images {
+            0 => say(format_args!("data    {source}; {train} training and {test} test images")),
+            _ => say(format_args!(
+                "data    {source}; {train} training, {validation} validation and {test} test images"
+            )),
+        }
+        self.split = recipe.eval_split();
         say(format_args!(
             "network WRN-{}-{}, {parameters} parameters, {} on {}",
             recipe.depth, recipe.width_factor, recipe.precision, self.device
@@ -118,7 +129,7 @@ impl Observer for Progress {
     }
 
     fn on_evaluate(&mut self, progress: &EvaluateProgress) {
-        let phase = format!("epoch {}/{}, test", progress.epoch, progress.epochs);
+        let phase = format!("epoch {}/{}, {}", progress.epoch, progress.epochs, progress.split);
         self.show(phase, progress.images, progress.total, "images".into());
     }
 
@@ -129,15 +140,23 @@ impl Observer for Progress {
             learning_rate,
             train_loss,
             train_top1,
-            test_loss,
-            test_top1,
-            test_top5,
+            eval_loss,
+            eval_top1,
+            eval_top5,
             ..
         } = row;
         let line = format!(
-            "epoch {epoch}  lr {learning_rate}  train loss {train_loss:.4} top-1 {train_top1:.4}  test loss \
-             {test_loss:.4} top-1 {test_top1:.4} top-5 {test_top5:.4}  {:.1} s, {:.0} images/s",
-            row.seconds, row.images_per_second
+            "epoch {epoch}  lr {learning_rate}  train loss {train_loss:.4} top-1 {train_top1:.4}  {} loss \
+             {eval_loss:.4} top-1 {eval_top1:.4} top-5 {eval_top5:.4}  {:.1} s, {:.0} images/s",
+            self.split, row.seconds, row.images_per_second
+        );
+        self.bar.suspend(|| say(line));
+    }
+
+    fn on_test(&mut self, test: &FinalTest) {
+        let FinalTest { weights, epoch, loss, top1, top5, .. } = test;
+        let line = format!(
+            "test    {weights}.safetensors of epoch {epoch}: loss {loss:.4} top-1 {top1:.4} top-5 {top5:.4}"
         );
         self.bar.suspend(|| say(line));
     }

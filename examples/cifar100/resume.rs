@@ -14,8 +14,13 @@ pub fn command(out: &Path, args: &Args, device: &Device) -> String {
     if args.data.hub {
         command += " --hub";
     }
-    if let Some(folder) = &args.data.data_dir {
+    if let Some(folder) = args.data_dir() {
         command += &format!(" --data-dir {}", quoted(folder));
+    }
+    for (flag, given) in [("--tensorboard", args.run.tensorboard), ("--card", args.run.card)] {
+        if given {
+            command += &format!(" {flag}");
+        }
     }
     if args.run.device != DeviceChoice::Auto {
         command += &format!(" --device {}", args.run.device);

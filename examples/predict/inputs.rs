@@ -1,9 +1,10 @@
 //! Where pictures come from: files, folders and stdin.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use wrn_sam::data::pictures;
 
 use crate::support::AnyError;
 
@@ -18,36 +19,11 @@ pub fn images(argument: &Path) -> Result<Vec<PathBuf>, AnyError> {
     if argument == Path::new(STDIN) || !argument.is_dir() {
         return Ok(vec![argument.to_path_buf()]);
     }
-    let mut images = Vec::new();
-    add_folder(argument, &mut images)?;
+    let images = pictures::list(argument)?;
     if images.is_empty() {
         return Err("the folder has no .png, .jpg or .jpeg file".into());
     }
-    images.sort();
     Ok(images)
-}
-
-/// Hidden files and folders are left out, as are links to folders, which may lead back.
-fn add_folder(folder: &Path, images: &mut Vec<PathBuf>) -> Result<(), AnyError> {
-    let listing = |error| format!("cannot list {}: {error}", folder.display());
-    for entry in fs::read_dir(folder).map_err(listing)? {
-        let entry = entry.map_err(listing)?;
-        let path = entry.path();
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        if entry.file_type().map_err(listing)?.is_dir() {
-            add_folder(&path, images)?;
-        } else if has_picture_name(&path) && !path.is_dir() {
-            images.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn has_picture_name(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
-    matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg"))
 }
 
 /// The bytes of one picture.

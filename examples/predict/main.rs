@@ -8,7 +8,6 @@
 mod support;
 
 mod inputs;
-mod picture;
 mod trained_on;
 
 use std::io::Write;
@@ -16,10 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use image::RgbImage;
 use wrn_sam::candle::{D, DType, Device, Tensor};
 use wrn_sam::candle_nn::ops::softmax;
-use wrn_sam::data::{IMAGE_CHANNELS, IMAGE_SIZE, Normalize};
+use wrn_sam::data::{IMAGE_CHANNELS, Normalize, pictures};
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
 
 use support::{AnyError, DeviceChoice};
@@ -36,7 +34,7 @@ struct Args {
     model: PathBuf,
 
     /// PNG or JPEG images of any size, folders of them, or - for one on stdin. Each is turned as its EXIF orientation
-    /// says, laid over white where it is transparent, and its largest central square is scaled to 32x32
+    /// says, laid over white where it is transparent, and its largest central square is scaled to the size that the network was trained on
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 
@@ -67,7 +65,7 @@ fn run(args: &Args) -> Result<usize, AnyError> {
             }
         };
         for path in images {
-            match inputs::read(&path).and_then(|bytes| network.likeliest(&picture::decode(&bytes)?)) {
+            match inputs::read(&path).and_then(|bytes| network.likeliest(&bytes)) {
                 Ok(likeliest) => print(&path, &likeliest)?,
                 Err(error) => {
                     refused += 1;
@@ -117,9 +115,11 @@ impl Network {
         Ok(Self { model, trained_on, device: device.clone() })
     }
 
-    /// The five likeliest classes, the likeliest first.
-    fn likeliest(&self, image: &RgbImage) -> Result<Vec<Likely>, AnyError> {
-        let images = normalized(image, &self.trained_on.normalize, &self.device)?;
+    /// The five likeliest classes of a picture, a PNG or JPEG file, the likeliest first.
+    fn likeliest(&self, picture: &[u8]) -> Result<Vec<Likely>, AnyError> {
+        let size = self.trained_on.image_size;
+        let images =
+            normalized(&pictures::decode(picture, size)?, size, &self.trained_on.normalize, &self.device)?;
         let logits = self.model.forward(&images, Mode::Eval)?;
         if !logits.flatten_all()?.to_vec1::<f32>()?.iter().all(|logit| logit.is_finite()) {
             return Err(
@@ -134,9 +134,11 @@ impl Network {
     }
 }
 
-/// A batch of one: `[1, 3, 32, 32]`.
-fn normalized(image: &RgbImage, normalize: &Normalize, device: &Device) -> Result<Tensor, AnyError> {
-    let plane = |channel: usize| image.pixels().map(move |pixel| normalize.value(channel, pixel[channel]));
-    let values: Vec<f32> = (0..IMAGE_CHANNELS).flat_map(plane).collect();
-    Ok(Tensor::from_vec(values, (1, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE), device)?)
+/// A batch of one, `[1, 3, size, size]`, of an image's planes.
+fn normalized(image: &[u8], size: usize, normalize: &Normalize, device: &Device) -> Result<Tensor, AnyError> {
+    let planes = image.chunks_exact(size * size).enumerate();
+    let values =
+        planes.flat_map(|(channel, plane)| plane.iter().map(move |&byte| normalize.value(channel, byte)));
+    let values: Vec<f32> = values.collect();
+    Ok(Tensor::from_vec(values, (1, IMAGE_CHANNELS, size, size), device)?)
 }

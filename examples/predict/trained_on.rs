@@ -3,7 +3,7 @@
 use std::fmt::{Arguments, Display};
 use std::path::Path;
 
-use wrn_sam::data::{Normalize, Statistics, Variant};
+use wrn_sam::data::{IMAGE_SIZE, Normalize, Statistics, Variant};
 use wrn_sam::models::read_metadata;
 use wrn_sam::train::{DataChoice, Provenance, Recipe};
 
@@ -12,6 +12,8 @@ use crate::support::{self, AnyError};
 /// The pixels' statistics in training and the names of the classes.
 pub struct TrainedOn {
     pub normalize: Normalize,
+    /// The images' side in pixels.
+    pub image_size: usize,
     names: Vec<String>,
 }
 
@@ -46,7 +48,8 @@ impl TrainedOn {
         if provenance.synthetic {
             note_synthetic(&weights);
         }
-        Ok(Some(Self { normalize: Normalize::new(statistics), names: provenance.classes }))
+        let normalize = Normalize::new(statistics);
+        Ok(Some(Self { normalize, image_size: provenance.image_size, names: provenance.classes }))
     }
 
     /// For weights of runs that wrote no provenance.
@@ -63,7 +66,8 @@ impl TrainedOn {
                 let data = support::synthetic(&recipe);
                 Self {
                     normalize: Normalize::new(Statistics::from_split(&data.train)?),
-                    names: data.fine_names,
+                    image_size: IMAGE_SIZE,
+                    names: data.class_names,
                 }
             }
             _ => Self::cifar(Variant::Cifar100),
@@ -87,7 +91,7 @@ impl TrainedOn {
     fn cifar(variant: Variant) -> Self {
         let statistics = if variant == Variant::Cifar10 { CIFAR10 } else { CIFAR100 };
         let names = variant.names().iter().copied().map(String::from).collect();
-        Self { normalize: Normalize::new(statistics), names }
+        Self { normalize: Normalize::new(statistics), image_size: IMAGE_SIZE, names }
     }
 }
 

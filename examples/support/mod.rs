@@ -9,7 +9,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 pub use wrn_sam::data::with_causes;
-use wrn_sam::data::{Cifar, TEST_IMAGES, TRAIN_IMAGES};
+use wrn_sam::data::{Dataset, TEST_IMAGES, TRAIN_IMAGES};
 use wrn_sam::train::Recipe;
 
 pub use device::{DeviceChoice, check_precision, device_name, peak_bytes, peak_bytes_on};
@@ -54,9 +54,12 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// The synthetic images of a run: no more than its recipe wants of them.
-pub fn synthetic(recipe: &Recipe) -> Cifar {
+/// The synthetic images of a run: no more than its recipe wants to train on, hold out and test on.
+pub fn synthetic(recipe: &Recipe) -> Dataset {
     let limited = |images: usize, limit| if limit == 0 { images } else { images.min(limit) };
-    let train = limited(TRAIN_IMAGES, recipe.train_limit);
-    Cifar::synthetic(recipe.seed, train, limited(TEST_IMAGES, recipe.test_limit))
+    let train = match recipe.train_limit {
+        0 => TRAIN_IMAGES,
+        limit => limit.saturating_add(recipe.validation).min(TRAIN_IMAGES),
+    };
+    Dataset::synthetic(recipe.seed, train, limited(TEST_IMAGES, recipe.test_limit))
 }

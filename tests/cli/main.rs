@@ -4,6 +4,7 @@ mod data;
 mod flags;
 mod folders;
 mod output;
+mod own_data;
 mod programs;
 #[cfg(unix)]
 mod resume_command;

@@ -8,7 +8,7 @@ use crate::Result;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Batch {
-    /// Normalized images, `[N, 3, 32, 32]`, f32. In memory the channels come last: this is a view of `[N, 32, 32, 3]`.
+    /// Normalized images, `[N, 3, S, S]`, f32. In memory the channels come last: this is a view of `[N, S, S, 3]`.
     pub images: Tensor,
     /// Fine labels, `[N]`, u32.
     pub labels: Tensor,
@@ -28,7 +28,7 @@ pub struct Mixed {
 }
 
 impl Batch {
-    /// A batch of images `[N, 3, 32, 32]` and labels `[N]` that are not mixed.
+    /// A batch of images `[N, 3, S, S]` and labels `[N]` that are not mixed.
     pub fn new(images: Tensor, labels: Tensor) -> Self {
         Self { images, labels, mixed: None }
     }

@@ -31,7 +31,7 @@ impl Variant {
 impl Split {
     /// Reads all records of a file of the binary version.
     ///
-    /// [`Cifar::from_dir`](crate::Cifar::from_dir) reads the data set itself, and requires its exact sizes.
+    /// [`Dataset::from_dir`](crate::Dataset::from_dir) reads the data set itself, and requires its exact sizes.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::Truncated`] for anything but a whole number of records, [`Error::Label`]

@@ -1,16 +1,17 @@
-//! The data set as one value, and what CIFAR-10 and CIFAR-100 differ in.
+//! What CIFAR-10 and CIFAR-100 are, and what they differ in.
 
 use std::fmt;
 
 use crate::class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
-use crate::{Source, Split};
 
 /// Channels of an image: red, green, blue.
 pub const IMAGE_CHANNELS: usize = 3;
-/// Rows, and columns, of an image.
+/// Rows, and columns, of an image of CIFAR.
 pub const IMAGE_SIZE: usize = 32;
-/// Bytes of an image.
+/// Bytes of an image of CIFAR.
 pub const IMAGE_BYTES: usize = IMAGE_CHANNELS * IMAGE_SIZE * IMAGE_SIZE;
+/// The most rows, and columns, that an image may have.
+pub const MAX_IMAGE_SIZE: usize = 1024;
 /// Images in the training split of CIFAR-10 and of CIFAR-100.
 pub const TRAIN_IMAGES: usize = 50_000;
 /// Images in the test split of CIFAR-10 and of CIFAR-100.
@@ -74,41 +75,5 @@ impl fmt::Display for Variant {
             Self::Cifar10 => "CIFAR-10",
             Self::Cifar100 => "CIFAR-100",
         })
-    }
-}
-
-/// CIFAR-10 or CIFAR-100, or images in their shape: both splits and the names of the classes.
-///
-/// ```no_run
-/// use wrn_sam_data::{Cifar, Variant};
-///
-/// let cifar = Cifar::open(Variant::Cifar100, "data")?;
-/// println!("{}: {} + {} images", cifar.source, cifar.train.len(), cifar.test.len());
-/// println!("the first is a {}", cifar.fine_names[usize::from(cifar.train.label(0))]);
-/// # Ok::<(), wrn_sam_data::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Cifar {
-    /// The training split; 50,000 images in both variants.
-    pub train: Split,
-    /// The test split; 10,000 images in both variants.
-    pub test: Split,
-    /// The name of each class.
-    pub fine_names: Vec<String>,
-    /// The name of each superclass; none in CIFAR-10.
-    pub coarse_names: Vec<String>,
-    /// Where all this comes from.
-    pub source: Source,
-}
-
-impl Cifar {
-    /// Which of the two this is, or is shaped like.
-    pub fn variant(&self) -> Variant {
-        self.source.variant
-    }
-
-    /// The number of classes, which is what a network needs to know.
-    pub fn classes(&self) -> usize {
-        self.fine_names.len()
     }
 }

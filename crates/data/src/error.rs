@@ -184,16 +184,56 @@ pub enum Error {
     /// Images and labels do not fit each other.
     #[error(
         "{images} bytes of images with {labels} labels and {} coarse labels: \
-         3072 bytes and one of each per image expected",
+         {image_bytes} bytes and one of each per image expected",
         coarse.map_or("no".into(), |coarse| coarse.to_string())
     )]
     Lengths {
+        /// Bytes of one image.
+        image_bytes: usize,
         /// Bytes of images.
         images: usize,
         /// Number of labels.
         labels: usize,
         /// Number of coarse labels, if there are any.
         coarse: Option<usize>,
+    },
+
+    /// Tensors are not images and labels.
+    #[error("{reason}")]
+    Tensors {
+        /// What was found and what is expected.
+        reason: String,
+    },
+
+    /// Two splits and names of classes do not make one data set.
+    #[error("the data set {name}: {reason}")]
+    Dataset {
+        /// The data set's name.
+        name: String,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// A picture cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Picture {
+        /// The picture.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A folder does not hold pictures by class.
+    #[error(
+        "{}: {reason}; expected a folder for each class with PNG and JPEG files, in the folders train and test or in this \
+         folder itself",
+        path.display()
+    )]
+    PictureFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
 
     /// An archive cannot be decoded.
@@ -343,9 +383,9 @@ impl Error {
 /// An error's message and those of its causes, joined by ": ". A message that the text already contains is left out.
 ///
 /// ```
-/// use wrn_sam_data::{Cifar, Variant, with_causes};
+/// use wrn_sam_data::{Dataset, Variant, with_causes};
 ///
-/// let error = Cifar::open(Variant::Cifar100, "no/such/folder").unwrap_err();
+/// let error = Dataset::open(Variant::Cifar100, "no/such/folder").unwrap_err();
 /// assert!(with_causes(&error).starts_with("no CIFAR-100 in no/such/folder: there is no such file or folder"));
 /// ```
 pub fn with_causes(error: &dyn std::error::Error) -> String {

@@ -1,30 +1,32 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
-//! CIFAR-100 and CIFAR-10 for candle: from bytes to augmented batches, reproducibly.
+//! Images for candle, of CIFAR-100, CIFAR-10 or your own: from bytes to augmented batches, reproducibly.
 //!
 //! ```text
-//! folder | .tar.gz | download | hub | synthetic  ->  Cifar  ->  Split  ->  Loader  ->  Batch { images, labels, mixed }
+//! folder | .tar.gz | download | hub | pictures | memory | synthetic  ->  Dataset  ->  Split  ->  Loader  ->  Batch { images, labels, mixed }
 //!                                                             |           |
 //!                                                        Statistics  Augmentation, Mix
 //! ```
 //!
 //! # Loading
 //!
-//! One call loads CIFAR-100 or CIFAR-10 from any of these sources, always as one type:
+//! One call loads images from any of these sources, always as one type:
 //!
 //! | from | by |
 //! |---|---|
-//! | a folder of the binary or the Python version | [`Cifar::from_dir`] |
-//! | the .tar.gz of either | [`Cifar::from_archive`] (in memory); [`Cifar::from_archive_reader`] |
-//! | whichever of these a path leads to | [`Cifar::open`] |
-//! | the official server | [`Cifar::download`](download); an interrupted download resumes |
-//! | the Hugging Face hub, or its parquet files | `Cifar::from_hub`, `Cifar::from_parquet` (feature `hub`) |
+//! | a folder of the binary or the Python version | [`Dataset::from_dir`] |
+//! | the .tar.gz of either | [`Dataset::from_archive`] (in memory); [`Dataset::from_archive_reader`] |
+//! | whichever of these a path leads to | [`Dataset::open`] |
+//! | the official server | [`Dataset::download`](download); an interrupted download resumes |
+//! | the Hugging Face hub, or its parquet files | `Dataset::from_hub`, `Dataset::from_parquet` (feature `hub`) |
+//! | a folder of PNG and JPEG files by class | [`Dataset::from_pictures`] |
+//! | images and labels in memory | [`Dataset::new`], [`Split::new`], [`Split::from_tensors`] |
 //! | single files, or any reader | [`Split::read`], [`Split::from_binary`], [`Split::from_python`] |
 //!
 //! ```no_run
-//! use wrn_sam_data::{Cifar, Variant};
+//! use wrn_sam_data::{Dataset, Variant};
 //!
-//! let cifar = Cifar::open(Variant::Cifar100, "data")?; // the folder, the folder around it, or the archive
+//! let cifar = Dataset::open(Variant::Cifar100, "data")?; // the folder, the folder around it, or the archive
 //! assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
 //! println!("{}", cifar.source); // "CIFAR-100 from the folder data/cifar-100-binary (binary version)"
 //! # Ok::<(), wrn_sam_data::Error>(())
@@ -46,16 +48,16 @@
 //! # Ok::<(), wrn_sam_data::Error>(())
 //! ```
 //!
-//! [`Cifar::synthetic`] needs no file: it makes images in the same shape, which a network can learn, from a seed. The
+//! [`Dataset::synthetic`] needs no file: it makes images in the same shape, which a network can learn, from a seed. The
 //! rest of this page uses it and so runs offline.
 //!
 //! ```
-//! use wrn_sam_data::Cifar;
+//! use wrn_sam_data::Dataset;
 //!
-//! let cifar = Cifar::synthetic(17, 1000, 200);
-//! let image: &[u8; 3072] = cifar.train.image(42); // 32 rows of 32 red bytes, then green, then blue
+//! let cifar = Dataset::synthetic(17, 1000, 200);
+//! let image: &[u8] = cifar.train.image(42); // 32 rows of 32 red bytes, then green, then blue
 //! assert_eq!(cifar.train.label(42), 42);
-//! assert_eq!(cifar.fine_names.len(), 100);
+//! assert_eq!(cifar.class_names.len(), 100);
 //!
 //! let few = cifar.train.truncated(300); // shares the bytes
 //! assert_eq!(few.len(), 300);
@@ -68,8 +70,8 @@
 //! each channel of pixels in `[0, 1]`, exactly; both splits are normalized by the training split's.
 //!
 //! ```
-//! # use wrn_sam_data::{Cifar, Statistics};
-//! # let cifar = Cifar::synthetic(17, 1000, 200);
+//! # use wrn_sam_data::{Dataset, Statistics};
+//! # let cifar = Dataset::synthetic(17, 1000, 200);
 //! let statistics = Statistics::from_split(&cifar.train)?;
 //! println!("red: {:.4} ± {:.4}", statistics.mean[0], statistics.std[0]);
 //! # Ok::<(), wrn_sam_data::Error>(())
@@ -81,8 +83,8 @@
 //! Builder methods and public fields change it. [`Augmentation::none`] only normalizes, as evaluation does.
 //!
 //! ```
-//! # use wrn_sam_data::{Cifar, Statistics};
-//! # let statistics = Statistics::from_split(&Cifar::synthetic(17, 1000, 200).train)?;
+//! # use wrn_sam_data::{Dataset, Statistics};
+//! # let statistics = Statistics::from_split(&Dataset::synthetic(17, 1000, 200).train)?;
 //! use wrn_sam_data::{Augmentation, Cutout};
 //!
 //! let augmentation = Augmentation::reference(statistics).with_cutout(Cutout { size: 8, p: 1.0 });
@@ -95,15 +97,15 @@
 //! [`Augmentation::from_policy`] is a policy as its paper trains on CIFAR.
 //!
 //! ```
-//! # use wrn_sam_data::{Cifar, Statistics};
-//! # let train = Cifar::synthetic(17, 1000, 200).train;
+//! # use wrn_sam_data::{Dataset, Statistics};
+//! # let train = Dataset::synthetic(17, 1000, 200).train;
 //! # let statistics = Statistics::from_split(&train)?;
 //! use rand::SeedableRng;
 //! use wrn_sam_data::{Augmentation, IMAGE_BYTES, Policy};
 //!
 //! let augmentation = Augmentation::from_policy(Policy::AutoAugment, statistics);
 //! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(17);
-//! let draw = augmentation.sample(&mut rng); // what happens to one image: plain data
+//! let draw = augmentation.sample(32, &mut rng); // what happens to one image: plain data
 //! assert!(draw.operations.len() <= 2); // such as [Rotate(-6.7), TranslateX(14.5)]
 //!
 //! let mut pixels = [0.0; IMAGE_BYTES]; // [32, 32, 3]
@@ -117,8 +119,8 @@
 //! epoch's number, not on the number of threads. So a run can be repeated, and resumed in the middle of an epoch.
 //!
 //! ```
-//! # use wrn_sam_data::{Augmentation, Cifar, Statistics};
-//! # let cifar = Cifar::synthetic(17, 1000, 200);
+//! # use wrn_sam_data::{Augmentation, Dataset, Statistics};
+//! # let cifar = Dataset::synthetic(17, 1000, 200);
 //! # let statistics = Statistics::from_split(&cifar.train)?;
 //! use wrn_sam_data::{Loader, LoaderConfig};
 //!
@@ -146,8 +148,8 @@
 //! labels, and its loss is the weighted sum of both:
 //!
 //! ```
-//! # use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
-//! # let cifar = Cifar::synthetic(17, 300, 0);
+//! # use wrn_sam_data::{Augmentation, Dataset, Loader, LoaderConfig, Statistics};
+//! # let cifar = Dataset::synthetic(17, 300, 0);
 //! # let statistics = Statistics::from_split(&cifar.train)?;
 //! use wrn_sam_data::Mix;
 //!
@@ -167,8 +169,9 @@
 //!
 //! # Features
 //!
-//! - `download` (default): [`Cifar::download`](download), over HTTPS.
-//! - `hub`: `Cifar::from_hub` and `from_parquet`, and `candle_datasets::vision::Dataset::try_from(&cifar)` for
+//! - `download` (default): [`Dataset::download`](download), over HTTPS.
+//! - `pictures` (default): [`pictures`], PNG and JPEG files.
+//! - `hub`: `Dataset::from_hub` and `from_parquet`, and `candle_datasets::vision::Dataset::try_from(&cifar)` for
 //!   programs written against that crate. It adds a large tree of dependencies.
 
 mod augment;
@@ -179,11 +182,14 @@ mod candle_datasets;
 mod checksum;
 mod cifar;
 mod class_names;
+mod dataset;
 mod error;
 mod loader;
 mod loader_config;
 mod on_device;
 mod pickle;
+#[cfg(feature = "pictures")]
+pub mod pictures;
 mod prefetch;
 mod python;
 mod random;
@@ -197,8 +203,11 @@ pub use augment::{
 };
 pub use batch::{Batch, Mixed};
 pub use checksum::{FileChecksum, hex};
-pub use cifar::{Cifar, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant};
+pub use cifar::{
+    IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, MAX_IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant,
+};
 pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
+pub use dataset::Dataset;
 pub use error::{Error, Result, with_causes};
 pub use loader::{Batches, Loader, Maker};
 pub use loader_config::LoaderConfig;

@@ -7,14 +7,13 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
+use wrn_sam_kernels::OutOfRange;
 
 use crate::batch::{Batch, Mixed};
 use crate::on_device::OnDevice;
 use crate::prefetch::Prefetch;
 use crate::random::{Purpose, stream};
-use crate::{
-    Augmentation, Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, LoaderConfig, Mix, MixDraw, Result, Split,
-};
+use crate::{Augmentation, Error, IMAGE_CHANNELS, LoaderConfig, Mix, MixDraw, Result, Split};
 
 /// Makes the batches of any epoch of a split.
 ///
@@ -23,9 +22,9 @@ use crate::{
 /// image's augmentation is drawn from its own random stream, named by seed, epoch and position in the epoch.
 ///
 /// ```
-/// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
+/// use wrn_sam_data::{Augmentation, Dataset, Loader, LoaderConfig, Statistics};
 ///
-/// let train = Cifar::synthetic(17, 300, 0).train;
+/// let train = Dataset::synthetic(17, 300, 0).train;
 /// let augmentation = Augmentation::reference(Statistics::from_split(&train)?);
 /// let loader = Loader::new(&train, augmentation, LoaderConfig::default())?;
 /// for batch in loader.epoch(0) {
@@ -68,13 +67,16 @@ impl Loader {
     /// A loader over the images of `split`, with batches on the CPU.
     ///
     /// # Errors
-    /// [`Error::EmptySplit`], and what [`LoaderConfig::validate`] and [`Augmentation::validate`] refuse.
+    /// [`Error::EmptySplit`]; [`Error::OutOfRange`] for what [`LoaderConfig::validate`] and [`Augmentation::validate`] refuse,
+    /// and for padding above the images' side.
     pub fn new(split: &Split, augmentation: Augmentation, config: LoaderConfig) -> Result<Self> {
         if split.is_empty() {
             return Err(Error::EmptySplit);
         }
         config.validate()?;
         augmentation.validate()?;
+        let (padding, side) = (augmentation.crop.padding, split.image_size());
+        OutOfRange::check("crop padding", padding, padding <= side, "at most the images' side")?;
         Ok(Self {
             split: split.clone(),
             augmentation: Arc::new(augmentation),
@@ -207,20 +209,22 @@ impl Loader {
     fn batch(&self, epoch: usize, order: &[usize], index: usize) -> Result<Batch> {
         let positions = self.positions(index);
         let images = &order[positions.clone()];
-        let mut pixels = Vec::with_capacity(images.len() * IMAGE_BYTES);
+        let size = self.split.image_size();
+        let values = IMAGE_CHANNELS * size * size;
+        let mut pixels = Vec::with_capacity(images.len() * values);
         for (&image, position) in images.iter().zip(positions) {
             let mut rng = stream(self.config.seed, Purpose::Augmentation, epoch as u64, position as u64);
-            let draw = self.augmentation.sample(&mut rng);
+            let draw = self.augmentation.sample(size, &mut rng);
             // Zeroed image by image, just before it is filled and while it is in the nearest cache.
-            pixels.resize(pixels.len() + IMAGE_BYTES, 0.0);
-            let Some(out) = pixels.last_chunk_mut() else { unreachable!("room was made just now") };
-            self.augmentation.apply(self.split.image(image), &draw, out);
+            let start = pixels.len();
+            pixels.resize(start + values, 0.0);
+            self.augmentation.apply(self.split.image(image), &draw, &mut pixels[start..]);
         }
         let draw = self.mix.and_then(|mix| {
-            mix.sample(&mut stream(self.config.seed, Purpose::Mix, epoch as u64, index as u64))
+            mix.sample(size, &mut stream(self.config.seed, Purpose::Mix, epoch as u64, index as u64))
         });
         if let Some(draw) = &draw {
-            draw.apply(pixels.as_chunks_mut().0);
+            draw.apply(size, &mut pixels);
         }
 
         let len = images.len();
@@ -228,7 +232,7 @@ impl Loader {
             let labels: Vec<u32> = (0..len).map(|i| self.split.label(images[image_of(i)]).into()).collect();
             Tensor::from_vec(labels, len, &Device::Cpu)
         };
-        let shape = (len, IMAGE_SIZE, IMAGE_SIZE, IMAGE_CHANNELS);
+        let shape = (len, size, size, IMAGE_CHANNELS);
         let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;
         let batch = Batch::new(pixels, labels(&|i| i)?);
         Ok(match draw {

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::augment::{Draws, Images, Order};
 
-use crate::{Augmentation, Batch, Cutout, IMAGE_SIZE, Result, Split};
+use crate::{Augmentation, Batch, Cutout, Result, Split};
 
 /// A split on the device, with what is drawn for its images.
 #[derive(Clone, Debug)]
@@ -29,19 +29,19 @@ impl OnDevice {
         device: &Device,
     ) -> Result<Self> {
         let Cutout { size, p } = augmentation.cutout.unwrap_or(Cutout { size: 1, p: 0.0 });
+        let side = split.image_size();
         let draws = Draws {
             seed,
             padding: augmentation.crop.padding as u32,
             flip: augmentation.flip.p,
             cutout: p,
             // A square of this side covers the image wherever it is, as any larger one does.
-            cutout_size: size.min(2 * IMAGE_SIZE) as u32,
+            cutout_size: size.min(2 * side) as u32,
         };
         let values: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             std::array::from_fn(|byte| augmentation.normalize.value(channel, byte as u8))
         });
-        let (images, size) = (split.images().as_flattened(), [IMAGE_SIZE, IMAGE_SIZE]);
-        let images = Images::new(images, size, split.labels(), &values, device)?;
+        let images = Images::new(split.bytes(), [side, side], split.labels(), &values, device)?;
         Ok(Self { images, draws })
     }
 

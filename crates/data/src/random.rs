@@ -11,6 +11,7 @@ pub(crate) enum Purpose {
     SyntheticTrain = 3,
     SyntheticTest = 4,
     Mix = 5,
+    HoldOut = 6,
 }
 
 /// The stream for `position` within `index` (an epoch, say) of a purpose: the first three make ChaCha8's key,
@@ -45,6 +46,7 @@ mod tests {
                 Purpose::SyntheticTrain,
                 Purpose::SyntheticTest,
                 Purpose::Mix,
+                Purpose::HoldOut,
             ] {
                 for index in 0..3 {
                     for position in 0..3 {

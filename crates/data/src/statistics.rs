@@ -2,14 +2,14 @@
 
 use wrn_sam_kernels::OutOfRange;
 
-use crate::{Error, IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Split};
+use crate::{Error, IMAGE_CHANNELS, Result, Split};
 
 /// Mean and unbiased standard deviation of each channel (red, green, blue), for pixels scaled to `[0, 1]`.
 ///
 /// ```
-/// use wrn_sam_data::{Cifar, Statistics};
+/// use wrn_sam_data::{Dataset, Statistics};
 ///
-/// let statistics = Statistics::from_split(&Cifar::synthetic(17, 200, 0).train)?;
+/// let statistics = Statistics::from_split(&Dataset::synthetic(17, 200, 0).train)?;
 /// assert!(statistics.mean.iter().all(|mean| (0.3..0.7).contains(mean)));
 /// # Ok::<(), wrn_sam_data::Error>(())
 /// ```
@@ -34,20 +34,22 @@ impl Statistics {
         }
         let mut sum = [0_u64; IMAGE_CHANNELS];
         let mut square_sum = [0_u64; IMAGE_CHANNELS];
+        let plane = split.image_size() * split.image_size();
         for image in split.images() {
-            let planes = image.as_chunks::<PLANE>().0;
-            for ((plane, sum), square_sum) in planes.iter().zip(&mut sum).zip(&mut square_sum) {
-                // A plane's squares sum to at most 1024 * 255^2 < 2^27.
-                *sum += u64::from(plane.iter().map(|&byte| u32::from(byte)).sum::<u32>());
-                *square_sum += u64::from(plane.iter().map(|&byte| u32::from(byte).pow(2)).sum::<u32>());
+            for ((plane, sum), square_sum) in image.chunks_exact(plane).zip(&mut sum).zip(&mut square_sum) {
+                // The squares of 1024 bytes sum to less than 2^27.
+                for bytes in plane.chunks(1024) {
+                    *sum += u64::from(bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>());
+                    *square_sum += u64::from(bytes.iter().map(|&byte| u32::from(byte).pow(2)).sum::<u32>());
+                }
             }
         }
-        let count = (split.len() * PLANE) as f64;
+        let count = (split.len() * plane) as f64;
         let mean = sum.map(|sum| sum as f64 / (255.0 * count));
         let mut std = [0.0; IMAGE_CHANNELS];
         for ((std, &sum), &square_sum) in std.iter_mut().zip(&sum).zip(&square_sum) {
             // n (n - 1) 255^2 variance = n sum(x^2) - sum(x)^2, which is never negative.
-            let scaled = (split.len() * PLANE) as u128 * u128::from(square_sum) - u128::from(sum).pow(2);
+            let scaled = (split.len() * plane) as u128 * u128::from(square_sum) - u128::from(sum).pow(2);
             *std = (scaled as f64 / (count * (count - 1.0))).sqrt() / 255.0;
         }
         Ok(Self { mean, std })
@@ -70,14 +72,14 @@ impl Statistics {
     }
 }
 
-const PLANE: usize = IMAGE_SIZE * IMAGE_SIZE;
-const _: () = assert!(IMAGE_BYTES == IMAGE_CHANNELS * PLANE);
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{IMAGE_BYTES, IMAGE_SIZE};
+
+    const PLANE: usize = IMAGE_SIZE * IMAGE_SIZE;
 
     fn split(images: Vec<u8>) -> Split {
         let len = images.len() / IMAGE_BYTES;

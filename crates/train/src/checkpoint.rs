@@ -22,7 +22,7 @@ pub const KEPT: usize = 2;
 
 /// The one entry of a checkpoint's metadata: these words and the number of the format.
 const FORMAT: &str = "wrn-sam checkpoint ";
-const METADATA: &str = "wrn-sam checkpoint 2";
+const METADATA: &str = "wrn-sam checkpoint 3";
 
 /// How far a run has come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -53,13 +53,14 @@ pub struct Progress {
     pub lengthened: Vec<Lengthened>,
 }
 
-/// The epoch after which the most test images were classified rightly, the first of equals.
+/// The epoch after which the most images were classified rightly, the first of equals: of the validation images, if there
+/// are any, else of the test images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Best {
     /// The epoch, from 1.
     pub epoch: usize,
-    /// How many test images were classified rightly.
+    /// How many of them were classified rightly.
     pub top1: u64,
 }
 
@@ -143,7 +144,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     let metadata = entries.and_then(|entries| entries.get(METADATA)).ok_or_else(|| {
         let other = entries.and_then(|entries| entries.keys().find_map(|key| key.strip_prefix(FORMAT)));
         refused(match other {
-            Some(format) => format!("of format {format}; this version of the program reads only format 2"),
+            Some(format) => format!("of format {format}; this version of the program reads only format 3"),
             None => "a safetensors file, but not a checkpoint of a run".into(),
         })
     })?;
@@ -234,7 +235,7 @@ mod tests {
             seconds: 1.5,
             learning_rate: 0.1 * 0.2,
             best: Some(Best { epoch: 1, top1: 7 }),
-            rows: vec![EpochMetrics::from_csv("1,0.1,4,0.01,4,0.02,0.05,1,100").unwrap()],
+            rows: vec![EpochMetrics::from_csv("1,0.1,4,0.01,4,0.02,0.05,1,100,1").unwrap()],
             ..Progress::default()
         }
     }

@@ -14,7 +14,7 @@ use crate::error::Result;
 /// ```
 /// use candle_core::{D, Tensor};
 /// use candle_nn::{Linear, Module, VarBuilder, linear};
-/// use wrn_sam_data::Cifar;
+/// use wrn_sam_data::Dataset;
 /// use wrn_sam_models::Mode;
 /// use wrn_sam_train::{Classifier, Recipe, Result, Trainer};
 ///
@@ -33,7 +33,7 @@ use crate::error::Result;
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let out = folder.path().join("run");
 /// let recipe = Recipe::from_toml("epochs = 1\nbatch_size = 32")?;
-/// let trainer = Trainer::new(recipe, Cifar::synthetic(17, 64, 32));
+/// let trainer = Trainer::new(recipe, Dataset::synthetic(17, 64, 32));
 /// let trainer = trainer.with_network(|vb, setup| candle_nn::linear(3, setup.classes, vb.pp("linear")).map(MeanColor));
 /// let _ = trainer.run(&out)?;
 /// # Ok::<(), wrn_sam_train::Error>(())

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let out = folder.path().join("run");
-/// use wrn_sam_data::Cifar;
+/// use wrn_sam_data::Dataset;
 /// use wrn_sam_train::{Control, Outcome, Recipe, Trainer};
 ///
 /// let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
-/// let data = Cifar::synthetic(recipe.seed, 64, 32);
+/// let data = Dataset::synthetic(recipe.seed, 64, 32);
 /// let control = Control::default();
 /// control.stop(); // before the first step
 /// let outcome = Trainer::new(recipe, data).with_control(control).run(&out)?;

@@ -16,12 +16,12 @@ use crate::tally::{Meter, Tally};
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Statistics};
+/// use wrn_sam_data::{Augmentation, Dataset, Loader, LoaderConfig, Statistics};
 /// use wrn_sam_losses::smooth_cross_entropy;
 /// use wrn_sam_models::{Parameters, WideResNet};
 /// use wrn_sam_train::{Recipe, evaluate};
 ///
-/// let data = Cifar::synthetic(17, 100, 50);
+/// let data = Dataset::synthetic(17, 100, 50);
 /// let plain = Augmentation::none(Statistics::from_split(&data.train)?);
 /// let config = LoaderConfig::default().with_batch_size(32).with_threads(1).with_shuffle(false).with_seed(0);
 /// let loader = Loader::new(&data.test, plain, config)?;
@@ -53,19 +53,20 @@ where
     meter.tally()
 }
 
-/// Adds one batch to `meter`.
+/// Adds one batch to `meter`, and returns its logits.
 pub(crate) fn evaluate_batch<M: Classifier + ?Sized, E>(
     model: &M,
     batch: &Batch,
     loss: impl Fn(&Tensor, &Tensor) -> std::result::Result<Tensor, E>,
     device: &Device,
     meter: &mut Meter,
-) -> Result<()>
+) -> Result<Tensor>
 where
     Error: From<E>,
 {
     let Batch { images, labels, .. } = batch.to_device(device)?;
     let logits = model.forward(&images, Mode::Eval)?;
     let loss = loss(&logits, &labels)?;
-    meter.add(&loss, &logits, &labels)
+    meter.add(&loss, &logits, &labels)?;
+    Ok(logits)
 }

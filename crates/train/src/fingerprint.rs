@@ -5,16 +5,16 @@ use std::path::Path;
 
 use md5::{Digest, Md5};
 use safetensors::View;
-use wrn_sam_data::{Cifar, hex};
+use wrn_sam_data::{Dataset, hex};
 
 use crate::error::{Error, Result};
 
 /// The images and fine labels of both splits, as 32 hexadecimal digits.
-pub(crate) fn of_images(data: &Cifar) -> String {
+pub(crate) fn of_images(data: &Dataset) -> String {
     let mut hash = Md5::new();
     for split in [&data.train, &data.test] {
         hash.update((split.len() as u64).to_le_bytes());
-        hash.update(split.images().as_flattened());
+        hash.update(split.bytes());
         hash.update(split.labels());
     }
     hex(&hash.finalize())

@@ -8,11 +8,11 @@
 //! ```
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let out = folder.path().join("run");
-//! use wrn_sam_data::Cifar;
+//! use wrn_sam_data::Dataset;
 //! use wrn_sam_train::{Recipe, Trainer, metrics};
 //!
 //! let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
-//! let data = Cifar::synthetic(recipe.seed, 64, 32);
+//! let data = Dataset::synthetic(recipe.seed, 64, 32);
 //! let _ = Trainer::new(recipe, data).run(&out)?;
 //! let rows = metrics::read(&out.join("metrics.csv"))?;
 //! assert!(rows[0].train_loss.is_finite());
@@ -23,15 +23,20 @@
 //! of [`EpochMetrics`], the curves of [`report`], weights, and now and then a [`checkpoint`] from which the run can be
 //! resumed to the same end. An [`Observer`] is told of each.
 
+mod answers;
+mod card;
 pub mod checkpoint;
 mod classifier;
+mod confusion;
 mod control;
 mod error;
 mod evaluate;
 mod fingerprint;
 mod lengthen;
+mod logs;
 pub mod metrics;
 mod observer;
+mod page;
 mod provenance;
 mod recipe;
 pub mod report;
@@ -44,11 +49,12 @@ mod tally;
 mod trainer;
 
 pub use classifier::Classifier;
+pub use confusion::Confusion;
 pub use control::Control;
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
 pub use lengthen::Lengthening;
-pub use metrics::EpochMetrics;
+pub use metrics::{EpochMetrics, EvalSplit, FinalTest};
 pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress, Warning};
 pub use provenance::Provenance;
 pub use recipe::{Augment, DataChoice, Difference, Recipe, ScheduleKind};

@@ -6,7 +6,7 @@ use std::path::Path;
 use wrn_sam_data::{Loader, Source};
 
 use crate::error::Error;
-use crate::metrics::EpochMetrics;
+use crate::metrics::{EpochMetrics, EvalSplit, FinalTest};
 use crate::recipe::Recipe;
 
 /// Is told how a run goes, on the thread that trains; every method does nothing unless written.
@@ -18,7 +18,7 @@ use crate::recipe::Recipe;
 ///
 /// impl Observer for Lines {
 ///     fn on_epoch(&mut self, row: &EpochMetrics) {
-///         println!("epoch {}: test top-1 {:.4}", row.epoch, row.test_top1);
+///         println!("epoch {}: top-1 {:.4}", row.epoch, row.eval_top1);
 ///     }
 /// }
 /// ```
@@ -27,10 +27,12 @@ pub trait Observer {
     fn on_start(&mut self, _start: &Start<'_>) {}
     /// A step was taken. A GPU is not waited for after every step: there it is every 50th, and the last of an epoch.
     fn on_step(&mut self, _step: &StepProgress) {}
-    /// A batch of the test split was measured.
+    /// A batch was measured, of the validation or the test images.
     fn on_evaluate(&mut self, _progress: &EvaluateProgress) {}
     /// An epoch has ended and its row is in metrics.csv.
     fn on_epoch(&mut self, _metrics: &EpochMetrics) {}
+    /// All epochs have ended, and weights were measured on the test images.
+    fn on_test(&mut self, _test: &FinalTest) {}
     /// A checkpoint was written.
     fn on_checkpoint(&mut self, _path: &Path) {}
     /// Something is not as it should be, but the run continues.
@@ -52,6 +54,9 @@ impl<T: Observer + ?Sized> Observer for &mut T {
     }
     fn on_epoch(&mut self, metrics: &EpochMetrics) {
         (**self).on_epoch(metrics);
+    }
+    fn on_test(&mut self, test: &FinalTest) {
+        (**self).on_test(test);
     }
     fn on_checkpoint(&mut self, path: &Path) {
         (**self).on_checkpoint(path);
@@ -77,6 +82,8 @@ pub struct Start<'a> {
     pub parameters: usize,
     /// Training images.
     pub train_images: usize,
+    /// Images held out of the training images.
+    pub validation_images: usize,
     /// Test images.
     pub test_images: usize,
     /// Steps of an epoch.
@@ -113,6 +120,8 @@ pub struct StepProgress {
     pub steps: usize,
     /// The learning rate of the epoch.
     pub learning_rate: f64,
+    /// Mean loss of the images since the observer was last told of a step.
+    pub step_loss: f64,
     /// Mean loss of the epoch so far.
     pub loss: f64,
     /// Top-1 accuracy of the epoch so far, in [0, 1].
@@ -131,9 +140,11 @@ pub struct EvaluateProgress {
     pub epoch: usize,
     /// Epochs of the run.
     pub epochs: usize,
-    /// Test images measured.
+    /// Which images are measured.
+    pub split: EvalSplit,
+    /// Images measured.
     pub images: usize,
-    /// Test images in all.
+    /// Images in all.
     pub total: usize,
 }
 

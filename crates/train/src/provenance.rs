@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize, Serializer};
-use wrn_sam_data::{Cifar, IMAGE_CHANNELS, Statistics};
+use wrn_sam_data::{Dataset, IMAGE_CHANNELS, IMAGE_SIZE, Statistics};
 use wrn_sam_models::{read_metadata, save_state_dict};
 
 use crate::error::{Error, Result};
@@ -21,10 +21,13 @@ pub struct Provenance {
     pub version: String,
     /// The network's name, such as `WRN-34-10`.
     pub network: String,
-    /// What the images are, without a path: `CIFAR-100`, or in words that they are synthetic.
+    /// The name of the images' data set, without a path: `CIFAR-100`, that of your own, or in words that they are synthetic.
     pub data: String,
     /// Whether the images are generated: then the weights say nothing about photographs.
     pub synthetic: bool,
+    /// The images' side in pixels; 32 in files that do not say.
+    #[serde(default = "cifar_size")]
+    pub image_size: usize,
     /// The MD5 of all images and labels, as 32 hexadecimal digits.
     pub images_md5: String,
     /// The name of each class, in the order of the logits.
@@ -35,11 +38,20 @@ pub struct Provenance {
     pub std: [f64; IMAGE_CHANNELS],
     /// Epochs trained.
     pub epoch: usize,
-    /// Top-1 accuracy on the test images after the last of them, in [0, 1].
-    pub test_top1: f64,
+    /// Top-1 accuracy on the validation images after the last of them, in [0, 1]; none without such images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_top1: Option<f64>,
+    /// Top-1 accuracy on the test images, in [0, 1]; none where they are measured only at the end of the run, and it has not
+    /// ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_top1: Option<f64>,
     /// The recipe, without the keys that change no result.
     #[serde(serialize_with = "results_only")]
     pub recipe: Recipe,
+}
+
+fn cifar_size() -> usize {
+    IMAGE_SIZE
 }
 
 fn results_only<S: Serializer>(recipe: &Recipe, to: S) -> std::result::Result<S::Ok, S::Error> {
@@ -50,23 +62,24 @@ impl Provenance {
     /// Of weights that have not been trained yet.
     pub(crate) fn new(
         network: String,
-        data: &Cifar,
+        data: &Dataset,
         statistics: Statistics,
         images_md5: &str,
         recipe: &Recipe,
     ) -> Self {
-        let synthetic = data.source.is_synthetic();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             network,
-            data: if synthetic { data.source.to_string() } else { data.variant().to_string() },
-            synthetic,
+            data: data.source.name.clone(),
+            synthetic: data.source.is_synthetic(),
+            image_size: data.image_size(),
             images_md5: images_md5.into(),
-            classes: data.fine_names.clone(),
+            classes: data.class_names.clone(),
             mean: statistics.mean,
             std: statistics.std,
             epoch: 0,
-            test_top1: 0.0,
+            validation_top1: None,
+            test_top1: None,
             recipe: recipe.clone(),
         }
     }
@@ -93,6 +106,12 @@ impl Provenance {
     /// [`Error::Models`] for a file that cannot be read; [`Error::Toml`].
     pub fn from_weights(path: &Path) -> Result<Option<Self>> {
         read_metadata(path)?.as_deref().map(Self::from_toml).transpose()
+    }
+
+    /// What was trained on what, for titles.
+    pub(crate) fn subject(&self) -> String {
+        let images = if self.synthetic { "synthetic images" } else { &self.data };
+        format!("{}, {images}", self.network)
     }
 
     /// Writes weights with this in their metadata.

@@ -17,6 +17,7 @@ pub use choices::{Augment, DataChoice, ScheduleKind};
 pub use file::Difference;
 
 use crate::error::{Error, Result};
+use crate::metrics::EvalSplit;
 
 /// The milestones of [`ScheduleKind::Step`], in percent of the epochs.
 const STEP_PERCENT: [usize; 4] = [20, 50, 70, 85];
@@ -58,9 +59,15 @@ pub struct Recipe {
     pub train_limit: usize,
     /// Test on only the first N images; 0 for all of them.
     pub test_limit: usize,
+    /// The images' side in pixels: 32 for CIFAR. Pictures of a folder are scaled to it: 1 to 1024.
+    pub image_size: usize,
+    /// Training images that are held out, the same share of each class: 0 or more, and fewer than there are. Every epoch is
+    /// measured on them, and the best one chosen by them; the test images are then measured once, at the end. With 0 both is
+    /// done on the test images, so the best epoch's figure is too good.
+    pub validation: usize,
     /// What happens to a training image.
     pub augment: Augment,
-    /// Zeros put around an image before a random 32x32 window is cut out: 0 to 32 pixels; 0 for no crop.
+    /// Zeros put around an image before a random window of its size is cut out: 0 to `image_size` pixels; 0 for no crop.
     pub crop_padding: usize,
     /// Probability of a horizontal flip: [0, 1].
     pub flip_probability: f64,
@@ -81,6 +88,8 @@ pub struct Recipe {
 
     /// Passes over the training images: 1 to 1,000,000.
     pub epochs: usize,
+    /// End the run after N epochs that were no better than the best before them; 0 for never. Wants `validation` above 0.
+    pub patience: usize,
     /// Images per step: 1 to 65,536. Evaluation takes the same number at a time.
     pub batch_size: usize,
     /// Learning rate the schedule starts from: above 0.
@@ -137,6 +146,8 @@ impl Recipe {
             data: DataChoice::Auto,
             train_limit: 0,
             test_limit: 0,
+            image_size: wrn_sam_data::IMAGE_SIZE,
+            validation: 0,
             augment: Augment::Cutout,
             crop_padding: 4,
             flip_probability: 0.5,
@@ -148,6 +159,7 @@ impl Recipe {
             cutmix_alpha: 0.0,
             mix_probability: 1.0,
             epochs: 200,
+            patience: 0,
             batch_size: 128,
             learning_rate: 0.1,
             schedule: ScheduleKind::Step,
@@ -188,6 +200,12 @@ impl Recipe {
         let Self { epochs, batch_size, learning_rate, warmup_epochs, seed, threads, .. } = *self;
         let Self { mixup_alpha, cutmix_alpha, mix_probability: p, .. } = *self;
         OutOfRange::check("epochs", epochs, (1..=1_000_000).contains(&epochs), "from 1 to 1000000")?;
+        let (size, most) = (self.image_size, wrn_sam_data::MAX_IMAGE_SIZE);
+        OutOfRange::check("image_size", size, (1..=most).contains(&size), "from 1 to 1024")?;
+        let padding = self.crop_padding;
+        OutOfRange::check("crop_padding", padding, padding <= size, "at most `image_size`")?;
+        let (patience, held_out) = (self.patience, self.validation > 0);
+        OutOfRange::check("patience", patience, patience == 0 || held_out, "0 where `validation` is 0")?;
         OutOfRange::check("batch_size", batch_size, (1..=65_536).contains(&batch_size), "from 1 to 65536")?;
         OutOfRange::check("learning_rate", learning_rate, learning_rate > 0.0, "a number above 0")?;
         OutOfRange::check("warmup_epochs", warmup_epochs, warmup_epochs <= epochs, "at most `epochs`")?;
@@ -214,6 +232,11 @@ impl Recipe {
     pub fn check_device(&self, device: &Device) -> Result<()> {
         let fits = self.precision == Precision::F32 || device.is_cuda();
         Ok(OutOfRange::check("precision", self.precision, fits, "f32 on any device but an NVIDIA GPU")?)
+    }
+
+    /// The images that each epoch is measured on.
+    pub fn eval_split(&self) -> EvalSplit {
+        if self.validation > 0 { EvalSplit::Validation } else { EvalSplit::Test }
     }
 
     /// The network for `classes` classes.

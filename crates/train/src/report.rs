@@ -5,7 +5,7 @@ use std::path::Path;
 use wrn_sam_charts::{COLORS, Chart, Series};
 
 use crate::error::Result;
-use crate::metrics::EpochMetrics;
+use crate::metrics::{EpochMetrics, EvalSplit};
 
 /// The files of [`draw`].
 pub const FILES: [&str; 3] = ["loss.svg", "top1.svg", "top5.svg"];
@@ -13,23 +13,32 @@ pub const FILES: [&str; 3] = ["loss.svg", "top1.svg", "top5.svg"];
 const BLUE: &str = COLORS[0];
 const ORANGE: &str = COLORS[1];
 
-/// Draws the curves of `rows` into `folder`: `loss.svg` and `top1.svg` with training and test, `top5.svg` with the
-/// test split's top-1 and top-5. `subject` says in the titles what was trained on what.
+/// Draws the curves of `rows`, measured on `split`, into `folder`: `loss.svg` and `top1.svg` with that of training and that of
+/// `split`, `top5.svg` with top-1 and top-5 of `split`. `subject` says in the titles what was trained on what.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let folder = folder.path();
-/// use wrn_sam_train::{EpochMetrics, report};
+/// use wrn_sam_train::{EpochMetrics, metrics::EvalSplit, report};
 ///
-/// let row = EpochMetrics::from_csv("1,0.1,3.4405,0.0651,3.2943,0.0918,0.2982,39.1,1320.4")?;
-/// report::draw(folder, "WRN-10-1, CIFAR-100", &[row])?;
+/// let row = EpochMetrics::from_csv("1,0.1,3.4405,0.0651,3.2943,0.0918,0.2982,39.1,1320.4,1")?;
+/// report::draw(folder, "WRN-10-1, CIFAR-100", EvalSplit::Test, &[row])?;
 /// assert!(std::fs::read_to_string(folder.join("top5.svg")).unwrap().contains("best 29.82 % in epoch 1"));
 /// # Ok::<(), wrn_sam_train::Error>(())
 /// ```
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io); each file is replaced whole or not at all.
-pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
+pub fn draw(folder: &Path, subject: &str, split: EvalSplit, rows: &[EpochMetrics]) -> Result<()> {
+    for (file, svg) in FILES.iter().zip(curves(subject, split, rows)) {
+        wrn_sam_files::write(folder.join(file), |file| file.write_all(svg.as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// The figures of [`draw`], as SVG.
+pub(crate) fn curves(subject: &str, split: EvalSplit, rows: &[EpochMetrics]) -> [String; 3] {
+    let split = split.to_string();
     let column = |value: fn(&EpochMetrics) -> f64| rows.iter().map(value).collect::<Vec<_>>();
     let percent =
         |value: fn(&EpochMetrics) -> f64| rows.iter().map(|row| 100.0 * value(row)).collect::<Vec<_>>();
@@ -48,21 +57,17 @@ pub fn draw(folder: &Path, subject: &str, rows: &[EpochMetrics]) -> Result<()> {
     let charts = [
         chart("Loss", "loss (KL form, smoothed)")
             .with(loss("train", BLUE, column(|row| row.train_loss)))
-            .with(loss("test", ORANGE, column(|row| row.test_loss))),
+            .with(loss(&split, ORANGE, column(|row| row.eval_loss))),
         chart("Top-1 accuracy", "top-1 accuracy (%)")
             .from_zero()
             .with(accuracy("train", BLUE, percent(|row| row.train_top1)))
-            .with(accuracy("test", ORANGE, percent(|row| row.test_top1))),
-        chart("Test accuracy", "accuracy (%)")
+            .with(accuracy(&split, ORANGE, percent(|row| row.eval_top1))),
+        chart("Top-1 and top-5 accuracy", &format!("{split} accuracy (%)"))
             .from_zero()
-            .with(accuracy("top-1", BLUE, percent(|row| row.test_top1)))
-            .with(accuracy("top-5", ORANGE, percent(|row| row.test_top5))),
+            .with(accuracy("top-1", BLUE, percent(|row| row.eval_top1)))
+            .with(accuracy("top-5", ORANGE, percent(|row| row.eval_top5))),
     ];
-    for (file, chart) in FILES.iter().zip(charts) {
-        let svg = chart.to_svg();
-        wrn_sam_files::write(folder.join(file), |file| file.write_all(svg.as_bytes()))?;
-    }
-    Ok(())
+    charts.map(|chart| chart.to_svg())
 }
 
 /// The first epoch with the extreme of the finite values, and that value.

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use crate::checkpoint::Progress;
 use crate::error::Result;
+use crate::metrics::EvalSplit;
 use crate::provenance::Provenance;
 use crate::{metrics, report};
 
@@ -51,7 +52,7 @@ impl Results {
             provenance.write_weights(&self.folder.join(BEST), &state)?;
         }
         provenance.write_weights(&self.folder.join(MODEL), state)?;
-        metrics::write(&self.folder.join(METRICS), &progress.rows)?;
+        metrics::write(&self.folder.join(METRICS), self.split(), &progress.rows)?;
         self.draw(progress)
     }
 
@@ -64,7 +65,7 @@ impl Results {
             return Ok(None);
         }
         if missing(METRICS) {
-            metrics::write(&self.folder.join(METRICS), &progress.rows)?;
+            metrics::write(&self.folder.join(METRICS), self.split(), &progress.rows)?;
         }
         if report::FILES.iter().any(|name| missing(name)) {
             self.draw(progress)?;
@@ -82,14 +83,26 @@ impl Results {
         }
     }
 
+    /// What was trained on what, for titles.
+    pub(crate) fn subject(&self) -> String {
+        self.provenance.subject()
+    }
+
+    fn split(&self) -> EvalSplit {
+        self.provenance.recipe.eval_split()
+    }
+
     fn provenance_after(&self, progress: &Progress) -> Provenance {
-        let test_top1 = progress.rows.last().map_or(0.0, |row| row.test_top1);
-        Provenance { epoch: progress.rows.len(), test_top1, ..self.provenance.clone() }
+        let top1 = progress.rows.last().map(|row| row.eval_top1);
+        let mut provenance = Provenance { epoch: progress.rows.len(), ..self.provenance.clone() };
+        match self.split() {
+            EvalSplit::Test => provenance.test_top1 = top1,
+            EvalSplit::Validation => provenance.validation_top1 = top1,
+        }
+        provenance
     }
 
     fn draw(&self, progress: &Progress) -> Result<()> {
-        let Provenance { network, data, synthetic, .. } = &self.provenance;
-        let images = if *synthetic { "synthetic images" } else { data };
-        report::draw(&self.folder, &format!("{network}, {images}"), &progress.rows)
+        report::draw(&self.folder, &self.subject(), self.split(), &progress.rows)
     }
 }

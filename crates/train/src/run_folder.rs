@@ -189,10 +189,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = create(folder.path());
         run.check_untrained().unwrap();
-        metrics::write(&run.file("metrics.csv"), &[]).unwrap();
+        metrics::write(&run.file("metrics.csv"), metrics::EvalSplit::Test, &[]).unwrap();
         run.check_untrained().unwrap();
-        let row = metrics::EpochMetrics::from_csv("1,0.1,4,0.01,4,0.02,0.05,1,100").unwrap();
-        metrics::write(&run.file("metrics.csv"), &[row]).unwrap();
+        let row = metrics::EpochMetrics::from_csv("1,0.1,4,0.01,4,0.02,0.05,1,100,1").unwrap();
+        metrics::write(&run.file("metrics.csv"), metrics::EvalSplit::Test, &[row]).unwrap();
         assert!(run.check_untrained().unwrap_err().to_string().contains("the rows of 1 epochs"));
         std::fs::write(run.file("metrics.csv"), "mine").unwrap();
         assert!(run.check_untrained().unwrap_err().to_string().contains("holds metrics.csv"));

@@ -96,10 +96,10 @@ impl RunSource {
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
     /// # let out = folder.path().join("run");
-    /// # use wrn_sam_data::Cifar;
+    /// # use wrn_sam_data::Dataset;
     /// # use wrn_sam_train::{Recipe, RunSource, Trainer};
     /// # let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
-    /// # let _ = Trainer::new(recipe, Cifar::synthetic(17, 64, 32)).run(&out)?;
+    /// # let _ = Trainer::new(recipe, Dataset::synthetic(17, 64, 32)).run(&out)?;
     /// let source = RunSource::from_run(&out)?.expect("a run that has begun");
     /// assert!(source.synthetic && source.location.is_none());
     /// # Ok::<(), wrn_sam_train::Error>(())
@@ -135,7 +135,7 @@ mod tests {
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(RunSource::from_run(folder.path()).unwrap(), None);
-        let mut cifar = wrn_sam_data::Cifar::synthetic(3, 1, 1).source;
+        let mut cifar = wrn_sam_data::Dataset::synthetic(3, 1, 1).source;
         cifar.files =
             vec![wrn_sam_data::FileChecksum { name: "train.bin".into(), bytes: 5, md5: "ab".into() }];
         let mut source = RunSource::new(&cifar, "cd");

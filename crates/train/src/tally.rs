@@ -52,6 +52,16 @@ impl Tally {
         Ok(())
     }
 
+    /// What was added since `earlier`, a tally of the first of these images.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            images: self.images - earlier.images,
+            loss_sum: self.loss_sum - earlier.loss_sum,
+            top1: self.top1 - earlier.top1,
+            top5: self.top5 - earlier.top5,
+        }
+    }
+
     /// The mean loss; NaN of no images.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.images as f64

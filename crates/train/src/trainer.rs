@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
 use candle_nn::{Optimizer, VarBuilder};
-use wrn_sam_data::Cifar;
-use wrn_sam_kernels::Cpu;
+use wrn_sam_data::Dataset;
+use wrn_sam_kernels::{Cpu, OutOfRange};
 use wrn_sam_models::WideResNet;
 use wrn_sam_optim::{OptimizerState, Schedule, Sgd, Variables};
 
@@ -14,7 +14,7 @@ use crate::classifier::Classifier;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::lengthen::{self, Lengthening};
-use crate::metrics::EpochMetrics;
+use crate::metrics::{EpochMetrics, FinalTest};
 use crate::observer::Observer;
 use crate::recipe::{DataChoice, Recipe};
 use crate::run_folder::RunFolder;
@@ -25,13 +25,13 @@ use crate::session::Session;
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let out = folder.path().join("run");
-/// use wrn_sam_data::Cifar;
+/// use wrn_sam_data::Dataset;
 /// use wrn_sam_train::{Outcome, Recipe, Trainer};
 ///
 /// let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\nepochs = 1\nbatch_size = 32")?;
-/// let data = Cifar::synthetic(recipe.seed, 64, 32);
+/// let data = Dataset::synthetic(recipe.seed, 64, 32);
 /// let outcome = Trainer::new(recipe, data).run(&out)?;
-/// assert!(matches!(outcome, Outcome::Completed { metrics } if metrics.len() == 1));
+/// assert!(matches!(outcome, Outcome::Completed { metrics, .. } if metrics.len() == 1));
 /// assert!(out.join("model.safetensors").is_file());
 /// # Ok::<(), wrn_sam_train::Error>(())
 /// ```
@@ -42,9 +42,15 @@ use crate::session::Session;
 /// recipe.toml                         every value in force
 /// source.toml                         where the images come from, with MD5 sums
 /// metrics.csv                         a row an epoch, written anew each epoch
+/// log.jsonl                           what happened when, an object a line
 /// loss.svg top1.svg top5.svg          the curves, drawn anew each epoch
 /// model.safetensors                   the weights after the last epoch, under PyTorch's names
-/// best.safetensors                    those of the epoch with the best test top-1, the first of equals
+/// best.safetensors                    those of the epoch with the best top-1 on the images of the recipe's
+///                                     `validation`, or without such images on the test images, the first of equals
+/// test.csv                            at the end: loss, top-1 and top-5 of both on the test images
+/// confusion.csv confusion.svg         which class was taken for which, and in classes.csv the accuracy of each class: by the
+/// classes.csv                         best weights if they were chosen on validation images, else by the last
+/// report.html                         all that on one page, with mistakes, recipe and system
 /// checkpoints/epoch-EEEE-step-SSSSSS.safetensors
 ///                                     after E epochs and S steps of the next; the newest two are kept
 /// ```
@@ -76,6 +82,8 @@ pub struct Setup<'a> {
     pub recipe: &'a Recipe,
     /// Classes of the images.
     pub classes: usize,
+    /// The images' side in pixels.
+    pub image_size: usize,
     /// The run's threads on the CPU.
     pub cpu: &'a Cpu,
 }
@@ -83,7 +91,7 @@ pub struct Setup<'a> {
 /// A run apart from its network and its optimizer.
 pub(crate) struct Run<'a> {
     pub(crate) recipe: Recipe,
-    pub(crate) data: Cifar,
+    pub(crate) data: Dataset,
     pub(crate) device: Device,
     pub(crate) observer: Box<dyn Observer + 'a>,
     pub(crate) control: Control,
@@ -93,16 +101,21 @@ pub(crate) struct Run<'a> {
     pub(crate) schedule: Option<Box<dyn Schedule + 'a>>,
     pub(crate) initial_weights: Option<PathBuf>,
     pub(crate) lengthening: Lengthening,
+    pub(crate) tensorboard: bool,
+    pub(crate) card: bool,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub enum Outcome {
-    /// All epochs were trained.
+    /// All epochs were trained, or as many as the recipe's `patience` asks for.
+    #[non_exhaustive]
     Completed {
         /// One row an epoch.
         metrics: Vec<EpochMetrics>,
+        /// What the last weights, and the best ones, do on the test images.
+        tests: Vec<FinalTest>,
     },
     /// It was [stopped](Control::stop) and can be resumed.
     Interrupted {
@@ -113,7 +126,7 @@ pub enum Outcome {
 
 impl<'a> Trainer<'a> {
     /// Trains by `recipe` on `data`, on the CPU unless told otherwise.
-    pub fn new(recipe: Recipe, data: Cifar) -> Self {
+    pub fn new(recipe: Recipe, data: Dataset) -> Self {
         let run = Run {
             recipe,
             data,
@@ -124,6 +137,8 @@ impl<'a> Trainer<'a> {
             schedule: None,
             initial_weights: None,
             lengthening: Lengthening::default(),
+            tensorboard: false,
+            card: false,
         };
         Self { run, network: Box::new(wide_resnet), optimizer: Box::new(sgd) }
     }
@@ -212,6 +227,19 @@ impl<'a, M, O> Trainer<'a, M, O> {
         self
     }
 
+    /// Also writes TensorBoard's event files, into the run's folder `tensorboard`.
+    pub fn with_tensorboard(mut self, tensorboard: bool) -> Self {
+        self.run.tensorboard = tensorboard;
+        self
+    }
+
+    /// Also lays out, at the end, the run's folder `hub` as a model repository of the Hugging Face hub: README.md, config.json
+    /// and model.safetensors, the weights that report.html shows.
+    pub fn with_card(mut self, card: bool) -> Self {
+        self.run.card = card;
+        self
+    }
+
     /// Says what [`resume`](Self::resume) does where the recipe has more epochs than the run had.
     pub fn with_lengthening(mut self, lengthening: Lengthening) -> Self {
         self.run.lengthening = lengthening;
@@ -277,6 +305,17 @@ impl Run<'_> {
             });
         }
         self.recipe.data = found;
+        let (found, expected) = (self.data.image_size(), self.recipe.image_size);
+        if found != expected {
+            return Err(Error::UnsuitableData {
+                what: "the images have another size than the recipe's `image_size`",
+                found: format!("{found}x{found} pixels"),
+                expected: format!("{expected}x{expected}"),
+            });
+        }
+        let (held_out, images) = (self.recipe.validation, self.data.train.len());
+        let fits = held_out < images.max(1);
+        OutOfRange::check("validation", held_out, fits, "fewer than there are training images")?;
         for (what, split) in [("the training split", &self.data.train), ("the test split", &self.data.test)] {
             if split.is_empty() {
                 let expected = "at least one image".into();

@@ -1,7 +1,6 @@
 //! Nearest-neighbor sampling along an affine map, in the fixed point that Pillow computes with.
 
-use super::PLANE;
-use crate::{IMAGE_BYTES, IMAGE_SIZE};
+use super::image_side;
 
 /// From a pixel's place in the output to where it comes from: x' = a x + b y + c and y' = d x + e y + f, with x to the
 /// right, y downwards and pixels' middles at halves.
@@ -22,31 +21,31 @@ impl Affine {
         Self { matrix: [[1.0, 0.0, -right], [0.0, 1.0, -down]] }
     }
 
-    /// Counterclockwise about the middle of the image.
-    pub(super) fn rotate(degrees: f64) -> Self {
-        const MIDDLE: f64 = IMAGE_SIZE as f64 / 2.0;
+    /// Counterclockwise about the middle of an image with this side.
+    pub(super) fn rotate(degrees: f64, side: usize) -> Self {
+        let middle = side as f64 / 2.0;
         let (sin, cos) = degrees.to_radians().sin_cos();
-        let row = |a: f64, b: f64| [a, b, MIDDLE - (a + b) * MIDDLE];
+        let row = |a: f64, b: f64| [a, b, middle - (a + b) * middle];
         Self { matrix: [row(cos, -sin), row(sin, cos)] }
     }
 }
 
 /// Replaces each pixel of the three planes by the one where the map points; by black where that is outside.
-pub(super) fn transform(image: &mut [u8; IMAGE_BYTES], affine: &Affine) {
-    let source = *image;
+pub(super) fn transform(image: &mut [u8], affine: &Affine) {
+    let (source, side) = (image.to_vec(), image_side(image.len()));
     // 16 fractional bits. The clamp only moves points that are far outside, and they stay outside.
     let fixed = |value: f64| (value.clamp(-1e9, 1e9) * 65_536.0 + 0.5).floor() as i64;
     let [across, along] = affine
         .matrix
         .map(|[by_x, by_y, start]| (fixed(by_x), fixed(by_y), fixed(start + by_x * 0.5 + by_y * 0.5)));
     let at = |(by_x, by_y, start): (i64, i64, i64), x: usize, y: usize| {
-        usize::try_from((start + by_x * x as i64 + by_y * y as i64) >> 16).ok().filter(|&at| at < IMAGE_SIZE)
+        usize::try_from((start + by_x * x as i64 + by_y * y as i64) >> 16).ok().filter(|&at| at < side)
     };
-    for y in 0..IMAGE_SIZE {
-        for x in 0..IMAGE_SIZE {
-            let from = at(along, x, y).zip(at(across, x, y)).map(|(y, x)| y * IMAGE_SIZE + x);
-            for plane in (0..IMAGE_BYTES).step_by(PLANE) {
-                image[plane + y * IMAGE_SIZE + x] = from.map_or(0, |from| source[plane + from]);
+    for y in 0..side {
+        for x in 0..side {
+            let from = at(along, x, y).zip(at(across, x, y)).map(|(y, x)| y * side + x);
+            for plane in (0..image.len()).step_by(side * side) {
+                image[plane + y * side + x] = from.map_or(0, |from| source[plane + from]);
             }
         }
     }

@@ -6,8 +6,7 @@ use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution};
 use wrn_sam_kernels::OutOfRange;
 
-use super::ROW;
-use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
+use crate::{IMAGE_CHANNELS, Result};
 
 /// How a batch's images are mixed with each other, after each has been augmented.
 ///
@@ -21,9 +20,9 @@ use crate::{IMAGE_BYTES, IMAGE_SIZE, Result};
 /// Where both have an α above 0, each batch gets one of them, at even odds.
 ///
 /// ```
-/// use wrn_sam_data::{Augmentation, Cifar, Loader, LoaderConfig, Mix, Statistics};
+/// use wrn_sam_data::{Augmentation, Dataset, Loader, LoaderConfig, Mix, Statistics};
 ///
-/// let train = Cifar::synthetic(17, 256, 0).train;
+/// let train = Dataset::synthetic(17, 256, 0).train;
 /// let augmentation = Augmentation::basic(Statistics::from_split(&train)?);
 /// let loader = Loader::new(&train, augmentation, LoaderConfig::default())?.with_mix(Mix::cutmix(1.0))?;
 /// for batch in loader.epoch(0) {
@@ -78,8 +77,8 @@ impl Mix {
         Ok(())
     }
 
-    /// Draws what happens to one batch; `None` leaves it as it is.
-    pub fn sample(&self, rng: &mut impl Rng) -> Option<MixDraw> {
+    /// Draws what happens to one batch of images of `size` by `size` pixels; `None` leaves it as it is.
+    pub fn sample(&self, size: usize, rng: &mut impl Rng) -> Option<MixDraw> {
         let mixed = rng.random::<f64>() < self.p;
         let cutmix = match (self.mixup_alpha > 0.0, self.cutmix_alpha > 0.0) {
             (true, true) => rng.random::<bool>(),
@@ -88,7 +87,7 @@ impl Mix {
         };
         mixed.then(|| {
             if cutmix {
-                MixDraw::boxed(beta(self.cutmix_alpha, rng), rng)
+                MixDraw::boxed(beta(self.cutmix_alpha, rng), size, rng)
             } else {
                 MixDraw::Mixup { lambda: beta(self.mixup_alpha, rng) }
             }
@@ -106,30 +105,32 @@ pub enum MixDraw {
     },
     /// CutMix.
     CutMix {
-        /// The rows of the partner's box, within 0 to 32.
+        /// The rows of the partner's box, within 0 to `size`.
         rows: Range<usize>,
-        /// The columns of the partner's box, within 0 to 32.
+        /// The columns of the partner's box, within 0 to `size`.
         columns: Range<usize>,
+        /// The images' side in pixels.
+        size: usize,
     },
 }
 
 impl MixDraw {
     /// The box for a share of 1 - λ with its middle anywhere, clipped to the image.
-    fn boxed(lambda: f64, rng: &mut impl Rng) -> Self {
-        let half = (0.5 * (1.0 - lambda).max(0.0).sqrt() * IMAGE_SIZE as f64) as usize;
+    fn boxed(lambda: f64, size: usize, rng: &mut impl Rng) -> Self {
+        let half = (0.5 * (1.0 - lambda).max(0.0).sqrt() * size as f64) as usize;
         let mut side = || {
-            let middle = rng.random_range(0..IMAGE_SIZE);
-            middle.saturating_sub(half)..IMAGE_SIZE.min(middle + half)
+            let middle = rng.random_range(0..size);
+            middle.saturating_sub(half)..size.min(middle + half)
         };
-        Self::CutMix { columns: side(), rows: side() }
+        Self::CutMix { columns: side(), rows: side(), size }
     }
 
     /// The weight of an image's own label, 0 to 1; that of its partner's is the rest.
     pub fn lambda(&self) -> f64 {
         match self {
             Self::Mixup { lambda } => *lambda,
-            Self::CutMix { rows, columns } => {
-                1.0 - (rows.len() * columns.len()) as f64 / (IMAGE_SIZE * IMAGE_SIZE) as f64
+            Self::CutMix { rows, columns, size } => {
+                1.0 - (rows.len() * columns.len()) as f64 / (size * size) as f64
             }
         }
     }
@@ -139,19 +140,21 @@ impl MixDraw {
         (index + len - 1) % len
     }
 
-    /// Mixes a batch, each image `[32, 32, 3]`, in place.
-    pub fn apply(&self, images: &mut [[f32; IMAGE_BYTES]]) {
-        let Some(&last) = images.last() else { return };
+    /// Mixes a batch in place: images `[S, S, 3]` end to end, of `size` by `size` pixels.
+    pub fn apply(&self, size: usize, images: &mut [f32]) {
+        let image = IMAGE_CHANNELS * size * size;
+        let Some(last) = images.len().checked_sub(image).map(|start| images[start..].to_vec()) else {
+            return;
+        };
         // From the last to the first, so that each partner is still as it was.
-        for index in (1..images.len()).rev() {
-            if let [.., partner, image] = &mut images[..=index] {
-                self.mix(image, partner);
-            }
+        for start in (image..images.len()).step_by(image.max(1)).rev() {
+            let (before, rest) = images.split_at_mut(start);
+            self.mix(&mut rest[..image], &before[start - image..]);
         }
-        self.mix(&mut images[0], &last);
+        self.mix(&mut images[..image], &last);
     }
 
-    fn mix(&self, image: &mut [f32; IMAGE_BYTES], partner: &[f32; IMAGE_BYTES]) {
+    fn mix(&self, image: &mut [f32], partner: &[f32]) {
         match self {
             Self::Mixup { lambda } => {
                 let (own, others) = (*lambda as f32, (1.0 - lambda) as f32);
@@ -159,10 +162,10 @@ impl MixDraw {
                     *value = partner * others + *value * own;
                 }
             }
-            Self::CutMix { rows, columns } => {
-                let channels = ROW / IMAGE_SIZE;
-                let columns = channels * columns.start..channels * columns.end;
-                let images = image.as_chunks_mut::<ROW>().0.iter_mut().zip(partner.as_chunks::<ROW>().0);
+            Self::CutMix { rows, columns, size } => {
+                let columns = IMAGE_CHANNELS * columns.start..IMAGE_CHANNELS * columns.end;
+                let row = IMAGE_CHANNELS * size;
+                let images = image.chunks_exact_mut(row).zip(partner.chunks_exact(row));
                 for (row, partner) in images.take(rows.end).skip(rows.start) {
                     row[columns.clone()].copy_from_slice(&partner[columns.clone()]);
                 }
@@ -205,13 +208,13 @@ mod tests {
             let mut rng = ChaCha8Rng::seed_from_u64(7);
             let mut middles = rng.clone();
             for _ in 0..100 {
-                let draw = MixDraw::boxed(lambda, &mut rng);
+                let draw = MixDraw::boxed(lambda, 32, &mut rng);
                 let mut side = || {
                     let middle = middles.random_range(0..32_usize);
                     middle.saturating_sub(half)..32.min(middle + half)
                 };
                 let (columns, rows) = (side(), side());
-                assert_eq!(draw, MixDraw::CutMix { rows, columns }, "{lambda}");
+                assert_eq!(draw, MixDraw::CutMix { rows, columns, size: 32 }, "{lambda}");
             }
         }
     }

@@ -11,26 +11,20 @@ use std::ops::Range;
 use rand::{Rng, RngExt};
 use wrn_sam_kernels::OutOfRange;
 
-use crate::{IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, Result, Statistics};
+use crate::{IMAGE_CHANNELS, MAX_IMAGE_SIZE, Result, Statistics};
 
 pub use mix::{Mix, MixDraw};
 pub use operation::Operation;
 pub use policy::Policy;
 
-const SIZE: i32 = IMAGE_SIZE as i32;
-/// Bytes of one channel.
-const PLANE: usize = IMAGE_SIZE * IMAGE_SIZE;
-/// Values of a row, all channels.
-const ROW: usize = IMAGE_CHANNELS * IMAGE_SIZE;
-
-/// Cuts a 32x32 window out of the image with `padding` zero pixels around it.
+/// Cuts a window of the image's own size out of the image with `padding` zero pixels around it.
 ///
 /// The window's position is uniform over all that fit: offsets of `-padding` to `padding` in both directions.
 /// The zeros are there before normalization, so they come out as `-mean / std`. (torchvision's
-/// `RandomCrop(32, padding)`)
+/// `RandomCrop(size, padding)`)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomCrop {
-    /// Pixels of padding on each side, 0 to 32; 0 leaves images as they are.
+    /// Pixels of padding on each side, from 0, which leaves images as they are, to the image's side.
     pub padding: usize,
 }
 
@@ -68,10 +62,9 @@ impl Normalize {
     }
 
     /// Planes of bytes to normalized values, channels last.
-    fn apply(&self, image: &[u8; IMAGE_BYTES], out: &mut [f32; IMAGE_BYTES]) {
-        let [red, green, blue] = image.as_chunks::<PLANE>().0 else {
-            unreachable!("an image has three planes")
-        };
+    fn apply(&self, image: &[u8], out: &mut [f32]) {
+        let (red, rest) = image.split_at(image.len() / IMAGE_CHANNELS);
+        let (green, blue) = rest.split_at(red.len());
         let [reds, greens, blues] = &*self.table;
         let bytes = red.iter().zip(green).zip(blue);
         for (out, ((&red, &green), &blue)) in out.as_chunks_mut().0.iter_mut().zip(bytes) {
@@ -90,8 +83,8 @@ impl Normalize {
 
 /// Sets a square of the normalized image to zero with probability `p`. (arXiv 1708.04552)
 ///
-/// The square's top and left are uniform in `[-size / 2, 32 - size / 2)` and independent; what is outside
-/// the image is clipped. So the square's middle is always inside.
+/// The square's top and left are uniform in `[-size / 2, S - size / 2)` for an image of S by S pixels, and independent; what
+/// is outside the image is clipped. So the square's middle is always inside.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cutout {
     /// The square's side in pixels, at least 1.
@@ -103,17 +96,17 @@ pub struct Cutout {
 /// What happens to an image on its way into a batch: crop, flip, a policy's operations, normalize, cutout, in this
 /// order, as in the papers' CIFAR recipes.
 ///
-/// [`sample`](Self::sample) makes the random choices; [`apply`](Self::apply) applies them.
+/// [`sample`](Self::sample) makes the random choices; [`apply`](Self::apply) applies them. Images are square, of any size.
 ///
 /// ```
 /// use rand::SeedableRng;
-/// use wrn_sam_data::{Augmentation, Cifar, IMAGE_BYTES, Statistics};
+/// use wrn_sam_data::{Augmentation, Dataset, IMAGE_BYTES, Statistics};
 ///
-/// let train = Cifar::synthetic(17, 100, 0).train;
+/// let train = Dataset::synthetic(17, 100, 0).train;
 /// let augmentation = Augmentation::reference(Statistics::from_split(&train)?);
 /// let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
 ///
-/// let draw = augmentation.sample(&mut rng);
+/// let draw = augmentation.sample(train.image_size(), &mut rng);
 /// let mut pixels = [0.0; IMAGE_BYTES];
 /// augmentation.apply(train.image(0), &draw, &mut pixels);
 /// # Ok::<(), wrn_sam_data::Error>(())
@@ -151,25 +144,24 @@ impl AugmentationDraw {
     pub const IDENTITY: Self = Self { offset: (0, 0), flip: false, operations: Vec::new(), cutout: None };
 
     /// The window that the draw cuts out of the padded image, mirrored or not.
-    fn crop_and_flip(&self, image: &[u8; IMAGE_BYTES]) -> [u8; IMAGE_BYTES] {
-        let (down, right) = (self.offset.0.clamp(-SIZE, SIZE), self.offset.1.clamp(-SIZE, SIZE));
+    fn crop_and_flip(&self, image: &[u8]) -> Vec<u8> {
+        let (side, plane) = (image_side(image.len()), image.len() / IMAGE_CHANNELS);
+        let within = |offset: i32| (offset as isize).clamp(-(side as isize), side as isize);
+        let (down, right) = (within(self.offset.0), within(self.offset.1));
         // With rows end to end, moving the window is moving the bytes. What then comes in from the row above or
         // below lies in columns where the padding belongs.
-        let shift = (down * SIZE + right) as isize;
-        let length = PLANE.saturating_sub(shift.unsigned_abs());
+        let shift = down * side as isize + right;
+        let length = plane.saturating_sub(shift.unsigned_abs());
         let (from, to) = (shift.max(0) as usize, (-shift).max(0) as usize);
-        let on_image: [u8; IMAGE_SIZE] =
-            std::array::from_fn(|x| if (0..SIZE).contains(&(x as i32 + right)) { u8::MAX } else { 0 });
+        let padding = if right < 0 { 0..right.unsigned_abs() } else { side - right as usize..side };
 
-        let mut moved = [0; IMAGE_BYTES];
-        for (plane, moved) in image.as_chunks::<PLANE>().0.iter().zip(moved.as_chunks_mut::<PLANE>().0) {
+        let mut moved = vec![0; image.len()];
+        for (plane, moved) in image.chunks_exact(plane).zip(moved.chunks_exact_mut(plane)) {
             if length > 0 {
                 moved[to..to + length].copy_from_slice(&plane[from..from + length]);
             }
-            for row in moved.as_chunks_mut::<IMAGE_SIZE>().0 {
-                for (byte, mask) in row.iter_mut().zip(on_image) {
-                    *byte &= mask;
-                }
+            for row in moved.chunks_exact_mut(side) {
+                row[padding.clone()].fill(0);
                 if self.flip {
                     row.reverse();
                 }
@@ -237,12 +229,13 @@ impl Augmentation {
     /// Checks every setting's range.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for padding above 32, a probability outside `[0, 1]`, a policy's
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for padding above the largest image's side, a probability outside `[0, 1]`, a policy's
     /// number out of its range, a cutout of size 0, and
     /// what [`Statistics::validate`] refuses.
     pub fn validate(&self) -> Result<()> {
         let probability = |name, p: f64| OutOfRange::check(name, p, (0.0..=1.0).contains(&p), "0 to 1");
-        OutOfRange::check("crop padding", self.crop.padding, self.crop.padding <= IMAGE_SIZE, "0 to 32")?;
+        let padding = self.crop.padding;
+        OutOfRange::check("crop padding", padding, padding <= MAX_IMAGE_SIZE, "0 to 1024")?;
         probability("flip probability", self.flip.p)?;
         if let Some(policy) = self.policy {
             policy.validate()?;
@@ -254,23 +247,33 @@ impl Augmentation {
         self.normalize.statistics.validate()
     }
 
-    /// Draws the random choices for one image. The draws are independent of each other and always in the same
-    /// order, a policy's last.
-    pub fn sample(&self, rng: &mut impl Rng) -> AugmentationDraw {
-        let padding = self.crop.padding.min(IMAGE_SIZE) as i32;
+    /// Draws the random choices for one image of `size` by `size` pixels. The draws are independent of each other and always
+    /// in the same order, a policy's last.
+    pub fn sample(&self, size: usize, rng: &mut impl Rng) -> AugmentationDraw {
+        let padding = self.crop.padding.min(size) as i32;
         let offset = (rng.random_range(-padding..=padding), rng.random_range(-padding..=padding));
         let flip = rng.random::<f64>() < self.flip.p;
         let cutout = self.cutout.filter(|cutout| rng.random::<f64>() < cutout.p).map(|cutout| {
             let half = cutout_size(cutout) / 2;
-            (rng.random_range(-half..SIZE - half), rng.random_range(-half..SIZE - half))
+            let mut start = || rng.random_range(-half..(size.max(1) as i32).saturating_sub(half));
+            (start(), start())
         });
-        let operations = self.policy.map(|policy| policy.sample(rng)).unwrap_or_default();
+        let operations = self.policy.map(|policy| policy.sample(size, rng)).unwrap_or_default();
         AugmentationDraw { offset, flip, operations, cutout }
     }
 
-    /// Writes `image` as augmented by `draw` to `out`: planes of bytes, `[3, 32, 32]`, to normalized values with the
-    /// channels last, `[32, 32, 3]`.
-    pub fn apply(&self, image: &[u8; IMAGE_BYTES], draw: &AugmentationDraw, out: &mut [f32; IMAGE_BYTES]) {
+    /// Writes `image` as augmented by `draw` to `out`: planes of bytes, `[3, S, S]`, to normalized values with the
+    /// channels last, `[S, S, 3]`.
+    ///
+    /// # Panics
+    /// If `image` is not three square planes, or `out` has another length.
+    pub fn apply(&self, image: &[u8], draw: &AugmentationDraw, out: &mut [f32]) {
+        let side = image_side(image.len());
+        assert_eq!(
+            (image.len(), out.len()),
+            (IMAGE_CHANNELS * side * side, image.len()),
+            "an image and its values"
+        );
         let mut image = draw.crop_and_flip(image);
         for operation in &draw.operations {
             operation.apply(&mut image);
@@ -278,20 +281,26 @@ impl Augmentation {
         self.normalize.apply(&image, out);
         if let Some((top, left)) = draw.cutout {
             let size = self.cutout.map_or(0, cutout_size);
-            let columns = inside(left, size);
-            for row in &mut out.as_chunks_mut::<ROW>().0[inside(top, size)] {
+            let (rows, columns) = (inside(top, size, side), inside(left, size, side));
+            for row in out.chunks_exact_mut(IMAGE_CHANNELS * side).take(rows.end).skip(rows.start) {
                 row[IMAGE_CHANNELS * columns.start..IMAGE_CHANNELS * columns.end].fill(0.0);
             }
         }
     }
 }
 
-/// The part of `start..start + size` that lies on the image.
-fn inside(start: i32, size: i32) -> Range<usize> {
-    start.clamp(0, SIZE) as usize..start.saturating_add(size).clamp(0, SIZE) as usize
+/// The side in pixels of a square image of `len` bytes.
+fn image_side(len: usize) -> usize {
+    (len / IMAGE_CHANNELS).isqrt()
 }
 
-/// The square's side as an `i32`, saturated.
+/// The part of `start..start + size` that lies on an image with this side.
+fn inside(start: i32, size: i32, side: usize) -> Range<usize> {
+    let within = |at: i32| (at.max(0) as usize).min(side);
+    within(start)..within(start.saturating_add(size))
+}
+
+/// The square's side as an `i32`. One above 2^30 covers any image, as a larger one does.
 fn cutout_size(cutout: Cutout) -> i32 {
-    i32::try_from(cutout.size).unwrap_or(i32::MAX)
+    cutout.size.min(1 << 30) as i32
 }

@@ -3,9 +3,9 @@
 //! Their results are those of torchvision's `AutoAugment`, `RandAugment` and `TrivialAugmentWide` on a Pillow image,
 //! bit for bit: nearest-neighbor sampling, black where nothing was, and Pillow's roundings.
 
-use super::PLANE;
 use super::affine::{Affine, transform};
-use crate::{IMAGE_BYTES, IMAGE_SIZE};
+use super::image_side;
+use crate::IMAGE_CHANNELS;
 
 /// One change of an image with its strength. (arXiv 1805.09501, table 6; torchvision's `_apply_op`)
 ///
@@ -53,30 +53,34 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Changes `image`, planes of bytes `[3, 32, 32]`.
-    pub fn apply(self, image: &mut [u8; IMAGE_BYTES]) {
+    /// Changes `image`, square planes of bytes `[3, S, S]`.
+    ///
+    /// # Panics
+    /// If `image` is not three square planes.
+    pub fn apply(self, image: &mut [u8]) {
+        let side = image_side(image.len());
+        assert_eq!(image.len(), IMAGE_CHANNELS * side * side, "three square planes");
         match self {
             Self::Identity => {}
             Self::ShearX(strength) => transform(image, &Affine::shear_x(strength)),
             Self::ShearY(strength) => transform(image, &Affine::shear_y(strength)),
             Self::TranslateX(pixels) => transform(image, &Affine::translate(pixels.trunc(), 0.0)),
             Self::TranslateY(pixels) => transform(image, &Affine::translate(0.0, pixels.trunc())),
-            Self::Rotate(degrees) => transform(image, &Affine::rotate(degrees)),
-            Self::Brightness(strength) => blend(image, &[0; IMAGE_BYTES], strength),
+            Self::Rotate(degrees) => transform(image, &Affine::rotate(degrees, side)),
+            Self::Brightness(strength) => blend(image, |_| 0, strength),
             Self::Color(strength) => {
                 let gray = gray(image);
-                let mut degenerate = [0; IMAGE_BYTES];
-                degenerate.as_chunks_mut().0.fill(gray);
-                blend(image, &degenerate, strength);
+                blend(image, |i| gray[i % gray.len()], strength);
             }
             Self::Contrast(strength) => {
-                let sum: u32 = gray(image).iter().map(|&byte| u32::from(byte)).sum();
-                let mean = (f64::from(sum) / PLANE as f64 + 0.5) as u8;
-                blend(image, &[mean; IMAGE_BYTES], strength);
+                let gray = gray(image);
+                let sum: u32 = gray.iter().map(|&byte| u32::from(byte)).sum();
+                let mean = (f64::from(sum) / gray.len() as f64 + 0.5) as u8;
+                blend(image, |_| mean, strength);
             }
             Self::Sharpness(strength) => {
-                let smooth = smooth(image);
-                blend(image, &smooth, strength);
+                let smooth = smooth(image, side);
+                blend(image, |i| smooth[i], strength);
             }
             Self::Posterize(bits) => map(image, |byte| byte & !(0xFF_u16 >> bits.min(8)) as u8),
             Self::Solarize(threshold) => {
@@ -91,35 +95,41 @@ impl Operation {
 
 /// Extrapolates from `degenerate` through the image to 1 + strength of the way, in Pillow's single precision,
 /// truncated to a byte.
-fn blend(image: &mut [u8; IMAGE_BYTES], degenerate: &[u8; IMAGE_BYTES], strength: f64) {
+fn blend(image: &mut [u8], degenerate: impl Fn(usize) -> u8, strength: f64) {
     let factor = (1.0 + strength) as f32;
-    for (byte, &from) in image.iter_mut().zip(degenerate) {
+    for (i, byte) in image.iter_mut().enumerate() {
+        let from = degenerate(i);
         let value = f32::from(from) + factor * f32::from(i16::from(*byte) - i16::from(from));
         *byte = value as u8; // saturates
     }
 }
 
 /// Luma by ITU-R 601-2 in 16 bits' fixed point.
-fn gray(image: &[u8; IMAGE_BYTES]) -> [u8; PLANE] {
-    let [red, green, blue] = [0, 1, 2].map(|channel| &image[channel * PLANE..][..PLANE]);
-    std::array::from_fn(|i| {
-        let [red, green, blue] = [red[i], green[i], blue[i]].map(u32::from);
+fn gray(image: &[u8]) -> Vec<u8> {
+    let (red, rest) = image.split_at(image.len() / IMAGE_CHANNELS);
+    let (green, blue) = rest.split_at(red.len());
+    let luma = |((&red, &green), &blue)| {
+        let [red, green, blue] = [red, green, blue].map(u32::from);
         ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8
-    })
+    };
+    red.iter().zip(green).zip(blue).map(luma).collect()
 }
 
 /// The mean of a pixel, weighing 5, and its eight neighbors, weighing 1; the outermost pixels stay.
-fn smooth(image: &[u8; IMAGE_BYTES]) -> [u8; IMAGE_BYTES] {
-    let mut smooth = *image;
-    let planes = smooth.as_chunks_mut::<PLANE>().0.iter_mut().zip(image.as_chunks::<PLANE>().0);
-    for (smooth, plane) in planes {
-        let rows = plane.as_chunks::<IMAGE_SIZE>().0;
-        let inner = &mut smooth.as_chunks_mut::<IMAGE_SIZE>().0[1..IMAGE_SIZE - 1];
-        for (smooth, rows) in inner.iter_mut().zip(rows.windows(3)) {
-            for x in 1..IMAGE_SIZE - 1 {
-                let sum: u16 = rows.iter().flat_map(|row| &row[x - 1..=x + 1]).map(|&b| u16::from(b)).sum();
+fn smooth(image: &[u8], side: usize) -> Vec<u8> {
+    let mut smooth = image.to_vec();
+    if side < 3 {
+        return smooth;
+    }
+    for (smooth, plane) in smooth.chunks_exact_mut(side * side).zip(image.chunks_exact(side * side)) {
+        // Rows of the result with the three rows of the image around each.
+        let inner = smooth.chunks_exact_mut(side).skip(1).zip(plane.windows(3 * side).step_by(side));
+        for (smooth, rows) in inner {
+            for x in 1..side - 1 {
+                let row = |y: usize| rows[y * side + x - 1..][..3].iter().map(|&byte| u16::from(byte));
+                let sum: u16 = row(0).chain(row(1)).chain(row(2)).sum();
                 // Rounded to nearest: thirteenths never lie half way.
-                smooth[x] = ((sum + 4 * u16::from(rows[1][x]) + 6) / 13) as u8;
+                smooth[x] = ((sum + 4 * u16::from(rows[side + x]) + 6) / 13) as u8;
             }
         }
     }
@@ -166,15 +176,16 @@ const IDENTITY: [u8; 256] = {
 };
 
 /// Maps every byte.
-fn map(image: &mut [u8; IMAGE_BYTES], f: impl Fn(u8) -> u8) {
+fn map(image: &mut [u8], f: impl Fn(u8) -> u8) {
     for byte in image {
         *byte = f(*byte);
     }
 }
 
 /// Maps each channel's bytes by what its histogram gives.
-fn map_planes(image: &mut [u8; IMAGE_BYTES], table: impl Fn(&[u32; 256]) -> [u8; 256]) {
-    for plane in image.as_chunks_mut::<PLANE>().0 {
+fn map_planes(image: &mut [u8], table: impl Fn(&[u32; 256]) -> [u8; 256]) {
+    let plane = (image.len() / IMAGE_CHANNELS).max(1);
+    for plane in image.chunks_exact_mut(plane) {
         let mut histogram = [0; 256];
         for &byte in plane.iter() {
             histogram[usize::from(byte)] += 1;

@@ -4,11 +4,11 @@ use rand::{Rng, RngExt};
 use wrn_sam_kernels::OutOfRange;
 
 use super::operation::Operation;
-use crate::{IMAGE_SIZE, Result};
+use crate::Result;
 
 /// How operations are drawn for each image; they come after crop and flip, before normalization and cutout.
 ///
-/// Ranges, bins and probabilities are torchvision's for 32x32 images; strengths are drawn with either sign where an
+/// Ranges, bins and probabilities are torchvision's; strengths are drawn with either sign where an
 /// operation has two directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
@@ -31,8 +31,8 @@ impl Policy {
     /// [`Policy::RandAugment`] with torchvision's defaults, two operations at magnitude 9.
     pub const RAND_AUGMENT: Self = Self::RandAugment { operations: 2, magnitude: 9 };
 
-    /// Draws one image's operations, in the order of their application.
-    pub fn sample(&self, rng: &mut impl Rng) -> Vec<Operation> {
+    /// Draws the operations of one image of `size` by `size` pixels, in the order of their application.
+    pub fn sample(&self, size: usize, rng: &mut impl Rng) -> Vec<Operation> {
         match *self {
             Self::AutoAugment => {
                 let pair = PAIRS[rng.random_range(0..PAIRS.len())];
@@ -40,19 +40,19 @@ impl Policy {
                 let negative = [rng.random::<bool>(), rng.random::<bool>()];
                 let drawn = pair.into_iter().zip(chances).zip(negative);
                 let happens = drawn.filter(|(((_, p, _), chance), _)| chance < p);
-                happens.map(|(((kind, _, bin), _), negative)| AUTO.at(kind, bin, negative)).collect()
+                happens.map(|(((kind, _, bin), _), negative)| AUTO.at(kind, bin, negative, size)).collect()
             }
             Self::RandAugment { operations, magnitude } => {
                 let draw = |_| {
                     let kind = DRAWN[rng.random_range(0..DRAWN.len())];
-                    RAND.at(kind, magnitude, rng.random())
+                    RAND.at(kind, magnitude, rng.random(), size)
                 };
                 (0..operations).map(draw).collect()
             }
             Self::TrivialAugment => {
                 let kind = DRAWN[rng.random_range(0..DRAWN.len())];
                 let bin = rng.random_range(0..TRIVIAL.bins);
-                vec![TRIVIAL.at(kind, bin, rng.random())]
+                vec![TRIVIAL.at(kind, bin, rng.random(), size)]
             }
         }
     }
@@ -123,7 +123,8 @@ const PAIRS: [[(OperationKind, f64, usize); 2]; 25] = [
 struct Space {
     bins: usize,
     shear: f32,
-    translate: f32,
+    /// In pixels of an image of a given side.
+    translate: fn(usize) -> f32,
     rotate: f32,
     enhance: f32,
     posterize: f32,
@@ -133,18 +134,19 @@ struct Space {
 const AUTO: Space = Space {
     bins: 10,
     shear: 0.3,
-    translate: (150.0 / 331.0 * IMAGE_SIZE as f64) as f32,
+    translate: |side| (150.0 / 331.0 * side as f64) as f32,
     rotate: 30.0,
     enhance: 0.9,
     posterize: 4.0,
 };
 const RAND: Space = Space { bins: 31, ..AUTO };
 const TRIVIAL: Space =
-    Space { bins: 31, shear: 0.99, translate: 32.0, rotate: 135.0, enhance: 0.99, posterize: 6.0 };
+    Space { bins: 31, shear: 0.99, translate: |_| 32.0, rotate: 135.0, enhance: 0.99, posterize: 6.0 };
 
 impl Space {
-    /// The operation of `kind` in bin `bin`, the other way round where it is `negative` and has another way.
-    fn at(&self, kind: OperationKind, bin: usize, negative: bool) -> Operation {
+    /// The operation of `kind` in bin `bin` for an image with the side `size`, the other way round where it is `negative` and
+    /// has another way.
+    fn at(&self, kind: OperationKind, bin: usize, negative: bool, size: usize) -> Operation {
         let signed = |end| {
             let strength = f64::from(self.linear(0.0, end, bin));
             if negative { -strength } else { strength }
@@ -153,8 +155,8 @@ impl Space {
             Identity => Operation::Identity,
             ShearX => Operation::ShearX(signed(self.shear)),
             ShearY => Operation::ShearY(signed(self.shear)),
-            TranslateX => Operation::TranslateX(signed(self.translate)),
-            TranslateY => Operation::TranslateY(signed(self.translate)),
+            TranslateX => Operation::TranslateX(signed((self.translate)(size))),
+            TranslateY => Operation::TranslateY(signed((self.translate)(size))),
             Rotate => Operation::Rotate(signed(self.rotate)),
             Brightness => Operation::Brightness(signed(self.enhance)),
             Color => Operation::Color(signed(self.enhance)),

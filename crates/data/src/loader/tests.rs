@@ -1,8 +1,8 @@
 use super::*;
-use crate::{Cifar, Statistics};
+use crate::{Dataset, IMAGE_BYTES, Statistics};
 
 fn loader(threads: usize) -> Loader {
-    let train = Cifar::synthetic(17, 203, 0).train;
+    let train = Dataset::synthetic(17, 203, 0).train;
     let augmentation = Augmentation::reference(Statistics::from_split(&train).unwrap());
     Loader::new(
         &train,
@@ -79,8 +79,9 @@ fn each_purpose_draws_from_its_own_stream() {
     order.shuffle(&mut stream(seed, Purpose::Order, epoch, 0));
     for (index, (batch, plain)) in loader.epoch(2).zip(plain.epoch(2)).enumerate() {
         let (batch, plain) = (batch.unwrap(), plain.unwrap());
-        let lambda =
-            |purpose| mix.sample(&mut stream(seed, purpose, epoch, index as u64)).map(|draw| draw.lambda());
+        let lambda = |purpose| {
+            mix.sample(32, &mut stream(seed, purpose, epoch, index as u64)).map(|draw| draw.lambda())
+        };
         let mixed = batch.mixed.unwrap().lambda;
         assert_eq!(Some(mixed), lambda(Purpose::Mix));
         assert_ne!(Some(mixed), lambda(Purpose::Augmentation));
@@ -90,7 +91,7 @@ fn each_purpose_draws_from_its_own_stream() {
             let position = index * 16 + i;
             let mut expected = [0.0; IMAGE_BYTES];
             let mut rng = stream(seed, Purpose::Augmentation, epoch, position as u64);
-            let draw = loader.augmentation.sample(&mut rng);
+            let draw = loader.augmentation.sample(32, &mut rng);
             loader.augmentation.apply(loader.split.image(order[position]), &draw, &mut expected);
             assert!(*found == expected, "position {position}");
         }

@@ -11,17 +11,17 @@ use tar::EntryType;
 
 use super::Origin;
 use super::layout::{FileLayout, layouts};
-use super::parts::{CifarParts, MemberFile};
+use super::parts::{DatasetParts, MemberFile};
 use crate::checksum::{FileChecksum, Summed};
-use crate::{Cifar, Error, Result, Variant};
+use crate::{Dataset, Error, Result, Variant};
 
 /// The most bytes that an archive may unpack to; the official ones have up to 187 million.
 const MAX_UNPACKED_BYTES: u64 = 256 << 20;
 
-pub(super) fn read(variant: Variant, reader: impl Read, archive: &Path) -> Result<Cifar> {
+pub(super) fn read(variant: Variant, reader: impl Read, archive: &Path) -> Result<Dataset> {
     let mut parts = None;
     let file = visit(variant, reader, archive, |layout, file| {
-        let (_, parts) = parts.get_or_insert_with(|| (layout, CifarParts::new(layout)));
+        let (_, parts) = parts.get_or_insert_with(|| (layout, DatasetParts::new(layout)));
         parts.add(file)
     })?;
     let (layout, parts) = parts.expect("`visit` fails where there is no file");

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::Origin;
 use super::layout::{FileLayout, layouts};
-use super::parts::{CifarParts, MemberFile};
-use crate::{Cifar, Error, Result, Variant};
+use super::parts::{DatasetParts, MemberFile};
+use crate::{Dataset, Error, Result, Variant};
 
-pub(super) fn read(variant: Variant, dir: &Path) -> Result<Cifar> {
+pub(super) fn read(variant: Variant, dir: &Path) -> Result<Dataset> {
     let (layout, folder) = find(variant, dir)?;
-    let mut parts = CifarParts::new(layout);
+    let mut parts = DatasetParts::new(layout);
     for &(member, name) in layout.members {
         let path = folder.join(name);
         let mut file = match open(&path) {

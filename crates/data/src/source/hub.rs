@@ -4,7 +4,7 @@ use candle_datasets::hub::{self, from_hub};
 use hf_hub::{HFClient, HFClientSync, HFError};
 
 use super::{Origin, parquet};
-use crate::{Cifar, Error, Result, Variant, with_causes};
+use crate::{Dataset, Error, Result, Variant, with_causes};
 
 /// Where the hub keeps every data set as parquet.
 const REVISION: &str = "refs/convert/parquet";
@@ -19,7 +19,7 @@ impl Variant {
     }
 }
 
-impl Cifar {
+impl Dataset {
     /// Reads the data set from the Hugging Face hub's `uoft-cs/cifar10` or `uoft-cs/cifar100`.
     ///
     /// Both files are looked for in the hub's cache; with them there no network is needed. Otherwise
@@ -29,9 +29,9 @@ impl Cifar {
     /// `HF_ENDPOINT` for the server, `HF_TOKEN`, and `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     ///
     /// ```no_run
-    /// use wrn_sam_data::{Cifar, Variant};
+    /// use wrn_sam_data::{Dataset, Variant};
     ///
-    /// let cifar = Cifar::from_hub(Variant::Cifar100)?;
+    /// let cifar = Dataset::from_hub(Variant::Cifar100)?;
     /// # Ok::<(), wrn_sam_data::Error>(())
     /// ```
     ///

@@ -17,11 +17,11 @@ mod synthetic;
 use std::io::Read;
 use std::path::Path;
 
-use crate::{Cifar, Error, Result, Variant};
+use crate::{Dataset, Error, Result, Variant};
 
 pub use origin::{Format, Origin, Source};
 
-impl Cifar {
+impl Dataset {
     /// Reads the data set from `path`: an archive, as [`from_archive`](Self::from_archive); a folder, as
     /// [`from_dir`](Self::from_dir); or a folder with one of the official archives, under its official name.
     ///
@@ -47,9 +47,9 @@ impl Cifar {
     /// from the files for them, if those exist.
     ///
     /// ```no_run
-    /// use wrn_sam_data::{Cifar, Variant};
+    /// use wrn_sam_data::{Dataset, Variant};
     ///
-    /// let cifar = Cifar::from_dir(Variant::Cifar10, "cifar-10-batches-py")?;
+    /// let cifar = Dataset::from_dir(Variant::Cifar10, "cifar-10-batches-py")?;
     /// assert_eq!(cifar.classes(), 10);
     /// # Ok::<(), wrn_sam_data::Error>(())
     /// ```
@@ -92,7 +92,7 @@ impl Cifar {
     /// `i` has the fine label `i % 100`.
     ///
     /// ```
-    /// let synthetic = wrn_sam_data::Cifar::synthetic(17, 500, 100);
+    /// let synthetic = wrn_sam_data::Dataset::synthetic(17, 500, 100);
     /// assert_eq!((synthetic.train.len(), synthetic.test.len()), (500, 100));
     /// assert_eq!(synthetic.source.to_string(), "synthetic images of seed 17 (not CIFAR-100)");
     /// ```

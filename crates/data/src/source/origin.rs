@@ -10,8 +10,11 @@ use crate::checksum::FileChecksum;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Source {
-    /// Which data set it is, or has the shape of.
-    pub variant: Variant,
+    /// The data set's name, without a path: `CIFAR-100`, `synthetic images of seed 17 (not CIFAR-100)`, or that of images of
+    /// your own.
+    pub name: String,
+    /// Which published data set it is, or has the shape of; none for images of your own.
+    pub variant: Option<Variant>,
     /// Where its images come from.
     pub origin: Origin,
     /// Every file that was read, in order of reading: only the archive if they were in one; none for
@@ -20,8 +23,8 @@ pub struct Source {
     /// Whether these are the published images and labels.
     ///
     /// They are if the MD5 of each file of images, in a folder or in an archive, is the published one. CIFAR-100 is
-    /// also recognized by its content, in any order and format. CIFAR-10 from parquet files is never recognized,
-    /// and generated images are not.
+    /// also recognized by its content, in any order and format. CIFAR-10 from parquet files is never recognized, and
+    /// neither are generated images or your own.
     pub known: bool,
 }
 
@@ -55,6 +58,13 @@ pub enum Origin {
         /// That of the test split.
         test: PathBuf,
     },
+    /// A folder of pictures by class.
+    Pictures {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Images that a program had in memory.
+    Memory,
     /// Generated images: not CIFAR.
     Synthetic {
         /// The seed that they were drawn from.
@@ -74,7 +84,16 @@ pub enum Format {
 
 impl Source {
     pub(crate) fn new(variant: Variant, origin: Origin, files: Vec<FileChecksum>) -> Self {
-        Self { variant, origin, files, known: false }
+        let name = match origin {
+            Origin::Synthetic { seed } => format!("synthetic images of seed {seed} (not {variant})"),
+            _ => variant.to_string(),
+        };
+        Self { name, variant: Some(variant), origin, files, known: false }
+    }
+
+    /// Of images that are no published data set.
+    pub(crate) fn own(name: String, origin: Origin) -> Self {
+        Self { name, variant: None, origin, files: Vec::new(), known: false }
     }
 
     /// Whether the images are generated, so that results on them say nothing about CIFAR.
@@ -82,12 +101,17 @@ impl Source {
         matches!(self.origin, Origin::Synthetic { .. })
     }
 
-    /// The folder or archive that was read, as an absolute path: [`Cifar::open`](crate::Cifar::open) finds the same
-    /// images there. `None` for other origins.
+    /// Whether the images have the form of a published data set, but are not the published ones.
+    pub fn is_unknown(&self) -> bool {
+        self.variant.is_some() && !self.known && !self.is_synthetic()
+    }
+
+    /// The folder or archive that was read, as an absolute path: [`Dataset::open`](crate::Dataset::open), or for a folder of
+    /// pictures the function that read it, finds the same images there. `None` for other origins.
     pub fn location(&self) -> Option<PathBuf> {
         match &self.origin {
             // An error would mean that there is no current folder, or no path.
-            Origin::Folder { path, .. } | Origin::Archive { path, .. } => {
+            Origin::Folder { path, .. } | Origin::Archive { path, .. } | Origin::Pictures { path } => {
                 Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
             }
             _ => None,
@@ -97,21 +121,21 @@ impl Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let variant = self.variant;
-        if let Origin::Synthetic { seed } = self.origin {
-            return write!(f, "synthetic images of seed {seed} (not {variant})");
+        if self.is_unknown() {
+            f.write_str("unknown images in the form of ")?;
         }
-        match self.known {
-            true => write!(f, "{variant} from "),
-            false => write!(f, "unknown images in the form of {variant} from "),
-        }?;
+        f.write_str(&self.name)?;
         match &self.origin {
-            Origin::Folder { path, format } => write!(f, "the folder {} ({format} version)", path.display()),
-            Origin::Archive { path, format } => {
-                write!(f, "the archive {} ({format} version)", path.display())
+            Origin::Folder { path, format } => {
+                write!(f, " from the folder {} ({format} version)", path.display())
             }
-            Origin::Hub { repository } => write!(f, "the Hugging Face hub's {repository}"),
-            Origin::Parquet { train, test } => write!(f, "{} and {}", train.display(), test.display()),
+            Origin::Archive { path, format } => {
+                write!(f, " from the archive {} ({format} version)", path.display())
+            }
+            Origin::Hub { repository } => write!(f, " from the Hugging Face hub's {repository}"),
+            Origin::Parquet { train, test } => write!(f, " from {} and {}", train.display(), test.display()),
+            Origin::Pictures { path } => write!(f, ", pictures in {}", path.display()),
+            Origin::Memory => f.write_str(", images in memory"),
             Origin::Synthetic { .. } => Ok(()),
         }
     }

@@ -16,7 +16,7 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use super::{Origin, Source, folder};
 use crate::checksum::{FileChecksum, Summed};
 use crate::cifar::{IMAGE_BYTES, IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES};
-use crate::{Cifar, Error, Result, Split, Variant, class_names};
+use crate::{Dataset, Error, Result, Split, Variant, class_names};
 
 /// The column of the PNGs.
 const IMAGE: &str = "img.bytes";
@@ -47,7 +47,7 @@ impl Split {
     }
 }
 
-impl Cifar {
+impl Dataset {
     /// Reads the data set from the two files that [`from_hub`](Self::from_hub) fetches, got by other means.
     ///
     /// # Errors
@@ -59,13 +59,13 @@ impl Cifar {
     }
 }
 
-pub(super) fn from_files(variant: Variant, train: &Path, test: &Path, origin: Origin) -> Result<Cifar> {
+pub(super) fn from_files(variant: Variant, train: &Path, test: &Path, origin: Origin) -> Result<Dataset> {
     let (train, train_file) = read(variant, train, Some(TRAIN_IMAGES))?;
     let (test, test_file) = read(variant, test, Some(TEST_IMAGES))?;
-    Ok(Cifar {
+    Ok(Dataset {
         train,
         test,
-        fine_names: class_names::built_in(variant.names()),
+        class_names: class_names::built_in(variant.names()),
         coarse_names: class_names::built_in(variant.coarse_names()),
         source: Source::new(variant, origin, vec![train_file, test_file]),
     }

@@ -1,4 +1,4 @@
-//! A data set on its way from a distribution's files to a [`Cifar`].
+//! A data set on its way from a distribution's files to a [`Dataset`].
 
 use std::io::Read;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::layout::{FileLayout, Member};
 use super::{Format, Origin, Source, published};
 use crate::checksum::{FileChecksum, Summed};
-use crate::{Cifar, Error, Result, Split, binary, class_names, python};
+use crate::{Dataset, Error, Result, Split, binary, class_names, python};
 
 /// One of a distribution's files, to be read.
 pub(super) struct MemberFile<'a> {
@@ -18,20 +18,20 @@ pub(super) struct MemberFile<'a> {
 }
 
 /// What was read so far.
-pub(super) struct CifarParts {
+pub(super) struct DatasetParts {
     layout: &'static FileLayout,
     train: Vec<Option<Split>>,
     test: Option<Split>,
-    fine_names: Option<Vec<String>>,
+    class_names: Option<Vec<String>>,
     coarse_names: Option<Vec<String>>,
     /// The sums of the files that were read.
     files: Vec<FileChecksum>,
 }
 
-impl CifarParts {
+impl DatasetParts {
     pub(super) fn new(layout: &'static FileLayout) -> Self {
         let train = vec![None; layout.train_parts()];
-        Self { layout, train, test: None, fine_names: None, coarse_names: None, files: Vec::new() }
+        Self { layout, train, test: None, class_names: None, coarse_names: None, files: Vec::new() }
     }
 
     /// Decodes a file.
@@ -58,14 +58,14 @@ impl CifarParts {
             }
             (Member::Meta, _) => {
                 let [fine, coarse] = python::read_names(variant, &mut reader, path, max_bytes)?;
-                (self.fine_names, self.coarse_names) = (Some(fine), Some(coarse));
+                (self.class_names, self.coarse_names) = (Some(fine), Some(coarse));
             }
             _ => {
                 let mut text = String::new();
                 let read = reader.by_ref().take(max_bytes).read_to_string(&mut text);
                 read.map_err(Error::io("read", path))?;
                 let (names, expected) = match member {
-                    Member::FineNames => (&mut self.fine_names, variant.classes()),
+                    Member::FineNames => (&mut self.class_names, variant.classes()),
                     _ => (&mut self.coarse_names, variant.coarse_classes()),
                 };
                 *names = Some(class_names::parse(&text, path, expected)?);
@@ -83,7 +83,7 @@ impl CifarParts {
         folder: &Path,
         origin: Origin,
         archive: Option<FileChecksum>,
-    ) -> Result<Cifar> {
+    ) -> Result<Dataset> {
         let variant = self.layout.variant;
         let images: Vec<_> = self.train.into_iter().chain([self.test]).collect();
         let mut splits = Vec::new();
@@ -93,10 +93,10 @@ impl CifarParts {
         let test = splits.pop().expect("a layout has a test split");
         let known = published::are_published(self.layout, &self.files);
         let files = archive.map_or(self.files, |archive| vec![archive]);
-        let mut cifar = Cifar {
+        let mut cifar = Dataset {
             train: Split::concatenated(splits)?,
             test,
-            fine_names: self.fine_names.unwrap_or_else(|| class_names::built_in(variant.names())),
+            class_names: self.class_names.unwrap_or_else(|| class_names::built_in(variant.names())),
             coarse_names: self.coarse_names.unwrap_or_else(|| class_names::built_in(variant.coarse_names())),
             source: Source::new(variant, origin, files),
         };
@@ -105,16 +105,17 @@ impl CifarParts {
     }
 }
 
-impl Cifar {
+impl Dataset {
     /// The data set, with its source saying whether it is the published one; and a warning if it is not.
     pub(super) fn recognized(mut self) -> Self {
         self.source.known = self.source.known || published::has_published_content(&self);
-        let (source, variant) = (&self.source, self.source.variant);
+        let source = &self.source;
         tracing::info!(train = self.train.len(), test = self.test.len(), "read {source}");
         if !source.known {
             tracing::warn!(
-                "{source}: neither the checksums of the files nor the images are those of the published {variant}; \
-                 results on it cannot be compared with published ones"
+                "{source}: neither the checksums of the files nor the images are those of the published {}; results on it \
+                 cannot be compared with published ones",
+                source.name
             );
         }
         self

@@ -7,7 +7,7 @@ use md5::{Digest, Md5};
 
 use super::layout::FileLayout;
 use crate::checksum::FileChecksum;
-use crate::{Cifar, Split, Variant};
+use crate::{Dataset, Split, Variant};
 
 /// The MD5 of a published file of images.
 fn md5(name: &str) -> Option<&'static str> {
@@ -46,8 +46,8 @@ const CIFAR100_TRAIN: u128 = 0x0271_3d90_c723_5ab1_093f_37ef_207a_8841;
 const CIFAR100_TEST: u128 = 0x55d0_4692_0e0f_6b6a_7384_479f_b1fc_9caa;
 
 /// Whether the splits are those of CIFAR-100, in any order of their images.
-pub(super) fn has_published_content(cifar: &Cifar) -> bool {
-    cifar.source.variant == Variant::Cifar100
+pub(super) fn has_published_content(cifar: &Dataset) -> bool {
+    cifar.source.variant == Some(Variant::Cifar100)
         && content_sum(&cifar.test) == CIFAR100_TEST
         && content_sum(&cifar.train) == CIFAR100_TRAIN
 }

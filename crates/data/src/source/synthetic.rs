@@ -10,18 +10,18 @@ use rand::{Rng, RngExt};
 
 use super::{Origin, Source};
 use crate::random::{Purpose, stream};
-use crate::{COARSE_NAMES, Cifar, FINE_NAMES, IMAGE_BYTES, IMAGE_SIZE, Split, Variant};
+use crate::{COARSE_NAMES, Dataset, FINE_NAMES, IMAGE_BYTES, IMAGE_SIZE, Split, Variant};
 
 const FINE_CLASSES: usize = FINE_NAMES.len();
 const COARSE_CLASSES: usize = COARSE_NAMES.len();
 const HUES: usize = 10;
 const DIRECTIONS: usize = FINE_CLASSES / COARSE_CLASSES;
 
-pub(super) fn generate(seed: u64, train_len: usize, test_len: usize) -> Cifar {
-    Cifar {
+pub(super) fn generate(seed: u64, train_len: usize, test_len: usize) -> Dataset {
+    Dataset {
         train: split(seed, Purpose::SyntheticTrain, train_len),
         test: split(seed, Purpose::SyntheticTest, test_len),
-        fine_names: (0..FINE_CLASSES).map(|label| format!("synthetic_{label:02}")).collect(),
+        class_names: (0..FINE_CLASSES).map(|label| format!("synthetic_{label:02}")).collect(),
         coarse_names: (0..COARSE_CLASSES).map(|label| format!("synthetic_group_{label:02}")).collect(),
         source: Source::new(Variant::Cifar100, Origin::Synthetic { seed }, Vec::new()),
     }
@@ -131,7 +131,7 @@ mod tests {
     fn images_depend_only_on_seed_and_position() {
         let all = generate(5, 300, 100);
         let fewer = generate(5, 120, 0);
-        assert_eq!(all.train.images()[..120], *fewer.train.images());
+        assert_eq!(all.train.truncated(120).bytes(), fewer.train.bytes());
         assert_ne!(all.train.image(0), all.test.image(0));
         assert_ne!(all.train.image(0), all.train.image(100));
         assert_ne!(all.train.image(0), generate(6, 1, 0).train.image(0));

@@ -52,7 +52,7 @@ fn expected(
 #[test]
 fn normalizing_alone_keeps_every_pixel_in_place() {
     let augmentation = Augmentation::none(STATISTICS);
-    let draw = augmentation.sample(&mut ChaCha8Rng::seed_from_u64(1));
+    let draw = augmentation.sample(32, &mut ChaCha8Rng::seed_from_u64(1));
     assert_eq!(draw, AugmentationDraw::IDENTITY);
     let out = apply(&augmentation, &image(), &draw);
     assert_eq!(out, expected(&augmentation, &image(), &AugmentationDraw::IDENTITY));
@@ -95,7 +95,7 @@ fn the_reference_draws_from_its_distributions() {
     const TRIALS: usize = 90_000;
     let augmentation = Augmentation::reference(STATISTICS);
     let mut rng = ChaCha8Rng::seed_from_u64(17);
-    let draws: Vec<AugmentationDraw> = (0..TRIALS).map(|_| augmentation.sample(&mut rng)).collect();
+    let draws: Vec<AugmentationDraw> = (0..TRIALS).map(|_| augmentation.sample(32, &mut rng)).collect();
     for offset in -4..=4 {
         for (axis, count) in [
             ("row", draws.iter().filter(|draw| draw.offset.0 == offset).count()),
@@ -152,7 +152,7 @@ proptest! {
             .with_crop(RandomCrop { padding })
             .with_flip(RandomHorizontalFlip { p })
             .with_cutout(Cutout { size, p });
-        let draw = augmentation.sample(&mut ChaCha8Rng::seed_from_u64(seed));
+        let draw = augmentation.sample(32, &mut ChaCha8Rng::seed_from_u64(seed));
         let bound = padding.min(IMAGE_SIZE) as i32;
         prop_assert!(draw.offset.0.abs() <= bound && draw.offset.1.abs() <= bound);
         prop_assert!(p > 0.0 || (!draw.flip && draw.cutout.is_none()));

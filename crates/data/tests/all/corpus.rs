@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use wrn_sam_data::{Cifar, IMAGE_BYTES, Split, Variant};
+use wrn_sam_data::{Dataset, IMAGE_BYTES, Split, Variant};
 
 /// The files of a target by name, sorted.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -50,7 +50,7 @@ fn python() {
 fn archive() {
     for (name, bytes) in corpus("archive") {
         for variant in [Variant::Cifar10, Variant::Cifar100] {
-            let read = Cifar::from_archive_reader(variant, &bytes[..], &name);
+            let read = Dataset::from_archive_reader(variant, &bytes[..], &name);
             assert!(read.is_err(), "{name} is no {variant}");
         }
     }

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use md5::{Digest, Md5};
 use proptest::prelude::*;
-use wrn_sam_data::{Augmentation, Batch, Cifar, IMAGE_BYTES, Loader, LoaderConfig, Split, Statistics};
+use wrn_sam_data::{Augmentation, Batch, Dataset, IMAGE_BYTES, Loader, LoaderConfig, Split, Statistics};
 
 /// Images that say which they are in their first two bytes.
 fn numbered(len: usize) -> Split {
@@ -39,9 +39,9 @@ fn bits(batches: impl Iterator<Item = wrn_sam_data::Result<Batch>>) -> Vec<(Vec<
         .collect()
 }
 
-fn synthetic() -> &'static Cifar {
-    static SYNTHETIC: OnceLock<Cifar> = OnceLock::new();
-    SYNTHETIC.get_or_init(|| Cifar::synthetic(17, 203, 0))
+fn synthetic() -> &'static Dataset {
+    static SYNTHETIC: OnceLock<Dataset> = OnceLock::new();
+    SYNTHETIC.get_or_init(|| Dataset::synthetic(17, 203, 0))
 }
 
 fn reference(threads: usize, seed: u64) -> Loader {

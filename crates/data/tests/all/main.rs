@@ -9,8 +9,11 @@ mod loader;
 mod mix;
 mod on_device;
 mod operations;
+mod own;
 #[cfg(feature = "hub")]
 mod parquet;
+#[cfg(feature = "pictures")]
+mod pictures;
 mod python;
 mod ranges;
 mod sources;

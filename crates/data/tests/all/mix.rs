@@ -7,28 +7,30 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use wrn_sam_data::{Augmentation, Batch, Cifar, IMAGE_BYTES, Loader, LoaderConfig, Mix, MixDraw, Statistics};
+use wrn_sam_data::{
+    Augmentation, Batch, Dataset, IMAGE_BYTES, Loader, LoaderConfig, Mix, MixDraw, Statistics,
+};
 
-fn fixture(name: &str) -> Vec<[f32; IMAGE_BYTES]> {
+fn fixture(name: &str) -> Vec<f32> {
     let mut bytes = Vec::new();
     let packed: &[u8] = include_bytes!("../../testdata/augment.safetensors.gz");
     flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
     let channels_last = tensors[name].permute((0, 2, 3, 1)).unwrap();
-    channels_last.flatten_all().unwrap().to_vec1::<f32>().unwrap().as_chunks().0.to_vec()
+    channels_last.flatten_all().unwrap().to_vec1::<f32>().unwrap()
 }
 
 #[test]
 fn both_equal_torchvisions() {
     for (name, draw) in [
         ("mix/mixup", MixDraw::Mixup { lambda: 0.3 }),
-        ("mix/cutmix", MixDraw::CutMix { rows: 3..14, columns: 20..32 }),
+        ("mix/cutmix", MixDraw::CutMix { rows: 3..14, columns: 20..32, size: 32 }),
     ] {
         let mut images = fixture("mix/images");
-        draw.apply(&mut images);
+        draw.apply(32, &mut images);
         assert!(images == fixture(name), "{name}");
     }
-    let draw = MixDraw::CutMix { rows: 3..14, columns: 20..32 };
+    let draw = MixDraw::CutMix { rows: 3..14, columns: 20..32, size: 32 };
     assert_eq!(draw.lambda(), 1.0 - 132.0 / 1024.0);
 }
 
@@ -38,7 +40,7 @@ fn mixup_draws_its_weights_from_beta() {
     for alpha in [0.2, 1.0, 3.0] {
         let mut rng = ChaCha8Rng::seed_from_u64(17);
         let lambdas: Vec<f64> =
-            (0..40_000).map(|_| Mix::mixup(alpha).sample(&mut rng).unwrap().lambda()).collect();
+            (0..40_000).map(|_| Mix::mixup(alpha).sample(32, &mut rng).unwrap().lambda()).collect();
         let mean = lambdas.iter().sum::<f64>() / 40_000.0;
         let variance = lambdas.iter().map(|lambda| (lambda - mean).powi(2)).sum::<f64>() / 40_000.0;
         assert!((mean - 0.5).abs() < 0.01, "{alpha}: {mean}");
@@ -52,8 +54,8 @@ fn cutmix_draws_its_boxes_as_the_paper_says() {
     let mut middles = [0; 32];
     let mut lambdas = Vec::new();
     for _ in 0..40_000 {
-        let draw = Mix::cutmix(1.0).sample(&mut rng).unwrap();
-        let MixDraw::CutMix { rows, columns } = &draw else { panic!("{draw:?}") };
+        let draw = Mix::cutmix(1.0).sample(32, &mut rng).unwrap();
+        let MixDraw::CutMix { rows, columns, .. } = &draw else { panic!("{draw:?}") };
         lambdas.push(draw.lambda());
         let (height, width) = (rows.len(), columns.len());
         let inside = |side: &Range<usize>| side.start > 0 && side.end < 32;
@@ -81,18 +83,18 @@ fn one_of_both_is_drawn_and_as_often_as_asked() {
     let mix = Mix::new(0.2, 1.0).with_p(0.6);
     let (mut mixups, mut cutmixes) = (0, 0);
     for _ in 0..10_000 {
-        match mix.sample(&mut rng) {
+        match mix.sample(32, &mut rng) {
             Some(MixDraw::Mixup { .. }) => mixups += 1,
             Some(MixDraw::CutMix { .. }) => cutmixes += 1,
             None => {}
         }
     }
     assert!((2750..3250).contains(&mixups) && (2750..3250).contains(&cutmixes), "{mixups} {cutmixes}");
-    assert_eq!(Mix::new(0.0, 0.0).sample(&mut rng), None);
+    assert_eq!(Mix::new(0.0, 0.0).sample(32, &mut rng), None);
 }
 
 fn loader(threads: usize, mix: Option<Mix>) -> Loader {
-    let train = Cifar::synthetic(17, 100, 0).train;
+    let train = Dataset::synthetic(17, 100, 0).train;
     let augmentation = Augmentation::reference(Statistics::from_split(&train).unwrap());
     let config = LoaderConfig::default().with_batch_size(16).with_threads(threads);
     Loader::new(&train, augmentation, config).unwrap().with_mix(mix).unwrap()
@@ -163,16 +165,16 @@ proptest! {
         let alpha = 10_f64.powf(exponent);
         let mix = if cutmix { Mix::cutmix(alpha) } else { Mix::mixup(alpha) };
         mix.validate().unwrap();
-        let draw = mix.sample(&mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
+        let draw = mix.sample(32, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
         prop_assert!((0.0..=1.0).contains(&draw.lambda()), "{:?}", draw);
-        prop_assert_eq!(mix.sample(&mut ChaCha8Rng::seed_from_u64(seed)), Some(draw.clone()));
-        if let MixDraw::CutMix { rows, columns } = &draw {
+        prop_assert_eq!(mix.sample(32, &mut ChaCha8Rng::seed_from_u64(seed)), Some(draw.clone()));
+        if let MixDraw::CutMix { rows, columns, .. } = &draw {
             prop_assert!([rows, columns].iter().all(|side| side.start <= side.end && side.end <= 32));
         }
         // What is left of image i is its share of its own value; the rest is its partner's.
-        let mut images: Vec<[f32; IMAGE_BYTES]> = (0..len).map(|i| [i as f32; IMAGE_BYTES]).collect();
-        draw.apply(&mut images);
-        for (i, image) in images.iter().enumerate() {
+        let mut images: Vec<f32> = (0..len).flat_map(|i| [i as f32; IMAGE_BYTES]).collect();
+        draw.apply(32, &mut images);
+        for (i, image) in images.chunks_exact(IMAGE_BYTES).enumerate() {
             let mean = image.iter().map(|value| f64::from(*value)).sum::<f64>() / IMAGE_BYTES as f64;
             let expected = draw.lambda() * i as f64 + (1.0 - draw.lambda()) * ((i + len - 1) % len) as f64;
             prop_assert!((mean - expected).abs() < 1e-5, "{} {}", mean, expected);

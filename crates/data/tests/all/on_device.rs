@@ -2,11 +2,11 @@
 
 use candle_core::Tensor;
 use wrn_sam_data::{
-    Augmentation, Batch, Cifar, Cutout, Error, Loader, LoaderConfig, Maker, Mix, Policy, Split, Statistics,
+    Augmentation, Batch, Cutout, Dataset, Error, Loader, LoaderConfig, Maker, Mix, Policy, Split, Statistics,
 };
 
 fn split() -> Split {
-    Cifar::synthetic(3, 300, 0).train
+    Dataset::synthetic(3, 300, 0).train
 }
 
 /// The loader whose batches are made by threads.

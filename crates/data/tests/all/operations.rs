@@ -94,7 +94,7 @@ fn tally(policy: Policy, draws: usize) -> HashMap<(&'static str, u64), usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(17);
     let mut counts = HashMap::new();
     for _ in 0..draws {
-        for operation in policy.sample(&mut rng) {
+        for operation in policy.sample(32, &mut rng) {
             let (name, strength) = name(operation);
             // -0 is 0.
             *counts.entry((name, (strength + 0.0).to_bits())).or_insert(0) += 1;
@@ -170,7 +170,7 @@ fn auto_augment_draws_pairs_in_their_order() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut both = 0;
     for _ in 0..10_000 {
-        let operations = Policy::AutoAugment.sample(&mut rng);
+        let operations = Policy::AutoAugment.sample(32, &mut rng);
         assert!(operations.len() <= 2);
         if let [Operation::Rotate(angle), then] = operations[..] {
             // Only one pair begins with a rotation.
@@ -190,7 +190,7 @@ fn a_policy_leaves_the_other_draws_as_they_are() {
     for policy in [Policy::AutoAugment, Policy::RAND_AUGMENT, Policy::TrivialAugment] {
         let with = plain.clone().with_policy(policy);
         for seed in 0..100 {
-            let [plain, with] = [&plain, &with].map(|a| a.sample(&mut ChaCha8Rng::seed_from_u64(seed)));
+            let [plain, with] = [&plain, &with].map(|a| a.sample(32, &mut ChaCha8Rng::seed_from_u64(seed)));
             assert_eq!(plain, AugmentationDraw { operations: Vec::new(), ..with });
         }
     }
@@ -257,7 +257,7 @@ proptest! {
     #[test]
     fn policies_repeat(seed: u64) {
         for policy in [Policy::AutoAugment, Policy::RAND_AUGMENT, Policy::TrivialAugment] {
-            let draw = || policy.sample(&mut ChaCha8Rng::seed_from_u64(seed));
+            let draw = || policy.sample(32, &mut ChaCha8Rng::seed_from_u64(seed));
             prop_assert_eq!(draw(), draw());
         }
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::server::serve_all;
 use tempfile::TempDir;
 use wrn_sam_data::Variant::{self, Cifar10, Cifar100};
-use wrn_sam_data::{Cifar, Error, Split};
+use wrn_sam_data::{Dataset, Error, Split};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
@@ -22,7 +22,7 @@ fn images_are_the_same_as_the_binary_versions() {
         let parquet = Split::from_parquet(variant, fixture(&format!("{name}.parquet"))).unwrap();
         let binary = Split::read(variant, fixture(&format!("{name}.bin"))).unwrap();
         assert_eq!(parquet.len(), len);
-        assert_eq!(parquet.images(), binary.images());
+        assert_eq!(parquet.bytes(), binary.bytes());
         assert_eq!((parquet.labels(), parquet.coarse_labels()), (binary.labels(), binary.coarse_labels()));
         // Would not be so if rows and columns were swapped.
         let image = parquet.image(0);
@@ -43,7 +43,7 @@ fn what_is_wrong_is_told_apart() {
     assert!(error(Cifar100, fixture("cifar100.bin")).contains("cifar100.bin: Parquet error"));
     assert!(error(Cifar100, fixture("nothing")).starts_with("cannot open "));
     let whole = fixture("cifar100.parquet");
-    let message = Cifar::from_parquet(Cifar100, &whole, &whole).unwrap_err().to_string();
+    let message = Dataset::from_parquet(Cifar100, &whole, &whole).unwrap_err().to_string();
     assert!(message.contains("it has 5 rows, 50000 expected"), "{message}");
 }
 
@@ -139,7 +139,7 @@ fn ask(url: &str, cache: &Path) -> String {
 #[test]
 #[ignore = "not a test of its own, but what another process runs"]
 fn ask_the_hub() {
-    match Cifar::from_hub(Cifar100) {
+    match Dataset::from_hub(Cifar100) {
         Ok(cifar) => println!("OK {}", cifar.source),
         Err(error) => println!("ERROR {error}"),
     }

@@ -8,7 +8,7 @@ use crate::common::{file, gzip, tar};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use wrn_sam_data::Variant::{self, Cifar10, Cifar100};
-use wrn_sam_data::{COARSE_NAMES, Cifar, FINE_NAMES, Format, Origin, Split};
+use wrn_sam_data::{COARSE_NAMES, Dataset, FINE_NAMES, Format, Origin, Split};
 
 /// `len` images that differ from each other and within.
 fn images(len: usize) -> Vec<u8> {
@@ -38,12 +38,12 @@ fn a_batch_is_the_same_as_the_binary_versions() {
     for module in ["numpy.core.multiarray", "numpy._core.multiarray"] {
         let batch = Batch { module, ..Batch::cifar100(data.clone(), fine.clone(), coarse.clone()) };
         let python = read(Cifar100, &batch.pickle()).unwrap();
-        assert_eq!(python.images(), binary.images());
+        assert_eq!(python.bytes(), binary.bytes());
         assert_eq!((python.labels(), python.coarse_labels()), (binary.labels(), binary.coarse_labels()));
     }
     let ten = read(Cifar10, &Batch::cifar10(images(2), vec![9, 0]).pickle()).unwrap();
     assert_eq!((ten.labels(), ten.coarse_labels()), (&[9, 0][..], None));
-    assert_eq!(ten.images().as_flattened(), images(2));
+    assert_eq!(ten.bytes(), images(2));
 }
 
 /// As `pickle.dumps` of Python 3 writes a batch of one image of zeros in protocol 4.
@@ -166,20 +166,20 @@ fn cifar10_is_put_together_from_its_parts() {
     let ten: Vec<String> = (0..10).map(|i| format!("class {i}")).collect();
     let ten: Vec<&str> = ten.iter().map(String::as_str).collect();
     fs::write(folder.join("batches.meta"), names(&[("label_names", &ten)])).unwrap();
-    let check = |cifar: Cifar| {
-        assert_eq!((cifar.variant(), cifar.classes(), cifar.train.len()), (Cifar10, 10, 50_000));
-        assert_eq!((&cifar.fine_names[9][..], cifar.coarse_names.len()), ("class 9", 0));
+    let check = |cifar: Dataset| {
+        assert_eq!((cifar.source.variant, cifar.classes(), cifar.train.len()), (Some(Cifar10), 10, 50_000));
+        assert_eq!((&cifar.class_names[9][..], cifar.coarse_names.len()), ("class 9", 0));
         for part in 0..5 {
             assert_eq!(cifar.train.image(part * 10_000 + 5)[0], part as u8 + 1);
             assert_eq!(cifar.train.label(part * 10_000 + 9_999), part as u8 + 1);
         }
         assert_eq!((cifar.test.image(5)[0], cifar.test.len()), (6, 10_000));
     };
-    let cifar = Cifar::open(Cifar10, dir.path()).unwrap();
+    let cifar = Dataset::open(Cifar10, dir.path()).unwrap();
     assert_eq!(cifar.source.origin, Origin::Folder { path: folder.clone(), format: Format::Python });
     assert_eq!(cifar.source.files.len(), 7);
     check(cifar);
-    let hint = Cifar::open(Cifar100, dir.path()).unwrap_err().to_string();
+    let hint = Dataset::open(Cifar100, dir.path()).unwrap_err().to_string();
     assert!(hint.contains("it holds CIFAR-10; ask for CIFAR-10"), "{hint}");
 
     // In the order in which the official archive has them.
@@ -197,16 +197,16 @@ fn cifar10_is_put_together_from_its_parts() {
     let archive = dir.path().join("any.tar.gz");
     let bytes = gzip(&tar(&files.each_ref().map(|(name, bytes)| file(name, bytes))));
     fs::write(&archive, &bytes).unwrap();
-    let cifar = Cifar::open(Cifar10, &archive).unwrap();
+    let cifar = Dataset::open(Cifar10, &archive).unwrap();
     assert_eq!(cifar.source.origin, Origin::Archive { path: archive, format: Format::Python });
     check(cifar);
-    check(Cifar::from_archive_reader(Cifar10, &bytes[..], "memory").unwrap());
+    check(Dataset::from_archive_reader(Cifar10, &bytes[..], "memory").unwrap());
 
     fs::remove_file(folder.join("data_batch_3")).unwrap();
-    let message = Cifar::open(Cifar10, dir.path()).unwrap_err().to_string();
+    let message = Dataset::open(Cifar10, dir.path()).unwrap_err().to_string();
     assert!(message.ends_with("data_batch_3 is missing: CIFAR-10 has data_batch_1, data_batch_2, data_batch_3, data_batch_4, data_batch_5 and test_batch; get the file again"), "{message}");
     fs::write(folder.join("data_batch_3"), Batch::cifar10(images(1), vec![0]).pickle()).unwrap();
-    let message = Cifar::open(Cifar10, dir.path()).unwrap_err().to_string();
+    let message = Dataset::open(Cifar10, dir.path()).unwrap_err().to_string();
     assert!(message.contains("data_batch_3: it has 1 images, 10000 expected"), "{message}");
 }
 
@@ -216,14 +216,14 @@ fn the_names_of_the_classes_are_read() {
     let zeros = |len| Batch::cifar100(vec![0; len * 3072], vec![0; len], vec![0; len]).pickle();
     fs::write(dir.path().join("train"), zeros(50_000)).unwrap();
     fs::write(dir.path().join("test"), zeros(10_000)).unwrap();
-    assert_eq!(Cifar::open(Cifar100, dir.path()).unwrap().fine_names, FINE_NAMES);
+    assert_eq!(Dataset::open(Cifar100, dir.path()).unwrap().class_names, FINE_NAMES);
     let mut coarse = COARSE_NAMES;
     coarse[0] = "fish and others";
     let lists = [("fine_label_names", &FINE_NAMES[..]), ("coarse_label_names", &coarse)];
     fs::write(dir.path().join("meta"), names(&lists)).unwrap();
-    assert_eq!(Cifar::open(Cifar100, dir.path()).unwrap().coarse_names, coarse);
+    assert_eq!(Dataset::open(Cifar100, dir.path()).unwrap().coarse_names, coarse);
     fs::write(dir.path().join("meta"), names(&[("fine_label_names", &FINE_NAMES[1..])])).unwrap();
-    let message = Cifar::open(Cifar100, dir.path()).unwrap_err().to_string();
+    let message = Dataset::open(Cifar100, dir.path()).unwrap_err().to_string();
     assert!(
         message.ends_with("meta has 99 names, 100 expected; get the file again or remove it"),
         "{message}"

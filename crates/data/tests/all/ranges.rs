@@ -40,7 +40,7 @@ fn a_loaders_settings() {
 #[test]
 fn an_augmentations_settings() {
     let crop = |padding| reference().with_crop(RandomCrop { padding }).validate();
-    table("crop padding", &[0, 32], &[33, usize::MAX], crop);
+    table("crop padding", &[0, 32, 1024], &[1025, usize::MAX], crop);
     let flip = |p| reference().with_flip(RandomHorizontalFlip { p }).validate();
     table("flip probability", &[0.0, 1.0], &NOT_PROBABILITIES, flip);
     let size = |size| reference().with_cutout(Cutout { size, p: 0.5 }).validate();
@@ -92,7 +92,7 @@ fn mixing() {
 /// A loader takes nothing that is out of range.
 #[test]
 fn a_loader_validates_all_that_it_is_given() {
-    let train = wrn_sam_data::Cifar::synthetic(1, 3, 0).train;
+    let train = wrn_sam_data::Dataset::synthetic(1, 3, 0).train;
     let new = |augmentation, config| Loader::new(&train, augmentation, config);
     let config = LoaderConfig::default();
     assert!(matches!(new(reference(), config.with_batch_size(0)), Err(Error::OutOfRange(_))));

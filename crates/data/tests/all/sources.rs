@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::common::{Entry, RECORD, file, gzip, header, md5, real_cifar100, tar};
 use tar::EntryType;
 use tempfile::TempDir;
-use wrn_sam_data::{COARSE_NAMES, Cifar, FINE_NAMES, Format, Origin, Split, Statistics, Variant::*};
+use wrn_sam_data::{COARSE_NAMES, Dataset, FINE_NAMES, Format, Origin, Split, Statistics, Variant::*};
 
 const TRAIN: u64 = 50_000 * RECORD as u64;
 const TEST: u64 = 10_000 * RECORD as u64;
@@ -24,7 +24,7 @@ fn folder(train: Option<u64>, test: Option<u64>) -> TempDir {
 }
 
 fn dir_error(dir: &TempDir) -> String {
-    let message = Cifar::from_dir(Cifar100, dir.path()).unwrap_err().to_string();
+    let message = Dataset::from_dir(Cifar100, dir.path()).unwrap_err().to_string();
     message.replace(dir.path().to_str().unwrap(), "DIR")
 }
 
@@ -40,7 +40,7 @@ fn a_folder_is_read_from_itself_or_its_parent() {
     poke(&dir.path().join("train.bin"), TRAIN - RECORD as u64 + 1, 99);
     poke(&dir.path().join("test.bin"), 0, 19);
     poke(&dir.path().join("test.bin"), 3073, 200);
-    let cifar = Cifar::from_dir(Cifar100, dir.path()).unwrap();
+    let cifar = Dataset::from_dir(Cifar100, dir.path()).unwrap();
     assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
     assert_eq!((cifar.train.label(49_999), cifar.test.coarse_labels().unwrap()[0]), (99, 19));
     assert_eq!(cifar.test.image(0)[3071], 200);
@@ -48,14 +48,14 @@ fn a_folder_is_read_from_itself_or_its_parent() {
     let files: Vec<_> = cifar.source.files.iter().map(|file| (&file.name[..], file.bytes)).collect();
     assert_eq!(files, [("train.bin", TRAIN), ("test.bin", TEST)]);
     assert_eq!(cifar.source.files[1].md5, md5(&fs::read(dir.path().join("test.bin")).unwrap()));
-    assert_eq!((cifar.fine_names[99].as_str(), cifar.coarse_names[19].as_str()), ("worm", "vehicles_2"));
+    assert_eq!((cifar.class_names[99].as_str(), cifar.coarse_names[19].as_str()), ("worm", "vehicles_2"));
 
     let parent = TempDir::new().unwrap();
     let inner = parent.path().join("cifar-100-binary");
     fs::rename(dir.path(), &inner).unwrap();
     let coarse: Vec<String> = (0..20).map(|i| format!("group {i}")).collect();
     fs::write(inner.join("coarse_label_names.txt"), coarse.join("\n")).unwrap();
-    let cifar = Cifar::open(Cifar100, parent.path()).unwrap();
+    let cifar = Dataset::open(Cifar100, parent.path()).unwrap();
     assert_eq!(
         cifar.source.to_string(),
         format!(
@@ -64,9 +64,9 @@ fn a_folder_is_read_from_itself_or_its_parent() {
         )
     );
     assert_eq!(cifar.source.location(), Some(inner.clone()));
-    assert_eq!((&cifar.coarse_names, cifar.fine_names[0].as_str()), (&coarse, "apple"));
+    assert_eq!((&cifar.coarse_names, cifar.class_names[0].as_str()), (&coarse, "apple"));
     fs::write(inner.join("fine_label_names.txt"), "apple\n").unwrap();
-    let message = Cifar::open(Cifar100, parent.path()).unwrap_err().to_string();
+    let message = Dataset::open(Cifar100, parent.path()).unwrap_err().to_string();
     assert!(
         message.ends_with("fine_label_names.txt has 1 names, 100 expected; get the file again or remove it")
     );
@@ -127,7 +127,7 @@ fn archive_error(bytes: &[u8]) -> String {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("cifar-100-binary.tar.gz");
     fs::write(&path, bytes).unwrap();
-    let message = Cifar::from_archive(Cifar100, &path).unwrap_err().to_string();
+    let message = Dataset::from_archive(Cifar100, &path).unwrap_err().to_string();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was unpacked");
     message.replace(dir.path().to_str().unwrap(), "DIR")
 }
@@ -149,13 +149,13 @@ fn an_archive_is_read_in_memory() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("cifar-100-binary.tar.gz");
     fs::write(&path, &bytes).unwrap();
-    for cifar in [Cifar::open(Cifar100, dir.path()).unwrap(), Cifar::open(Cifar100, &path).unwrap()] {
+    for cifar in [Dataset::open(Cifar100, dir.path()).unwrap(), Dataset::open(Cifar100, &path).unwrap()] {
         assert_eq!((cifar.train.len(), cifar.test.len()), (50_000, 10_000));
         assert_eq!((cifar.train.label(5), cifar.test.coarse_labels().unwrap()[9_999]), (42, 19));
         assert_eq!(cifar.source.origin, Origin::Archive { path: path.clone(), format: Format::Binary });
         assert_eq!((cifar.source.location(), cifar.source.known), (Some(path.clone()), false));
         assert_eq!((cifar.source.files.len(), &cifar.source.files[0].md5), (1, &md5(&bytes)));
-        assert_eq!((&cifar.coarse_names, cifar.fine_names[99].as_str()), (&coarse, "worm"));
+        assert_eq!((&cifar.coarse_names, cifar.class_names[99].as_str()), (&coarse, "worm"));
     }
 
     // Cut anywhere, or with gzip's checksum wrong, it is refused.
@@ -240,7 +240,7 @@ fn a_directory_in_the_place_of_a_file_is_named() {
     fs::create_dir(names.path().join("fine_label_names.txt")).unwrap();
     assert_eq!(dir_error(&names), expected.replace("train.bin", "fine_label_names.txt"));
     // An archive too; but `open` takes a directory for the folder of the data set.
-    let as_archive = Cifar::from_archive(Cifar100, alone.path()).unwrap_err().to_string();
+    let as_archive = Dataset::from_archive(Cifar100, alone.path()).unwrap_err().to_string();
     assert!(as_archive.ends_with("is a directory, a file expected; move it away or give another folder"));
     // Folders with the Python version's short names may be anything.
     let images = TempDir::new().unwrap();
@@ -252,7 +252,7 @@ fn a_directory_in_the_place_of_a_file_is_named() {
 #[test]
 fn the_other_data_set_is_hinted_at() {
     let says = |variant, path: &Path, expected: &str| {
-        let error = Cifar::open(variant, path).unwrap_err();
+        let error = Dataset::open(variant, path).unwrap_err();
         let message = error.to_string().replace(path.to_str().unwrap(), "PATH");
         assert_eq!(message, expected);
     };
@@ -341,7 +341,7 @@ fn a_damaged_copy_of_the_real_cifar100_is_unknown() {
     for name in ["train.bin", "test.bin"] {
         fs::copy(dir.join(name), copy.path().join(name)).unwrap();
     }
-    let known = || Cifar::from_dir(Cifar100, copy.path()).unwrap().source.known;
+    let known = || Dataset::from_dir(Cifar100, copy.path()).unwrap().source.known;
     assert!(known());
     let (train, test) = (copy.path().join("train.bin"), copy.path().join("test.bin"));
     let whole = fs::read(&train).unwrap();
@@ -362,7 +362,7 @@ fn a_damaged_copy_of_the_real_cifar100_is_unknown() {
 #[test]
 fn the_real_cifar100_has_its_statistics_and_names() {
     let Some(dir) = real_cifar100() else { return };
-    let cifar = Cifar::from_dir(Cifar100, &dir).unwrap();
+    let cifar = Dataset::from_dir(Cifar100, &dir).unwrap();
     assert!(cifar.source.known, "{}", cifar.source);
     assert!(cifar.source.to_string().starts_with("CIFAR-100 from the folder "));
     let statistics = Statistics::from_split(&cifar.train).unwrap();
@@ -371,7 +371,7 @@ fn the_real_cifar100_has_its_statistics_and_names() {
     };
     close(statistics.mean, [0.50707516, 0.48654887, 0.44091784]);
     close(statistics.std, [0.26733429, 0.25643846, 0.27615047]);
-    assert_eq!(cifar.fine_names, FINE_NAMES);
+    assert_eq!(cifar.class_names, FINE_NAMES);
     assert_eq!(cifar.coarse_names, COARSE_NAMES);
     for label in 0..100 {
         assert_eq!(cifar.train.labels().iter().filter(|found| **found == label).count(), 500);
@@ -384,10 +384,10 @@ fn the_real_cifar100_has_its_statistics_and_names() {
             println!("skipped: no {other} in {}", root.display());
             continue;
         }
-        let other = Cifar::open(Cifar100, root.join(other)).unwrap();
+        let other = Dataset::open(Cifar100, root.join(other)).unwrap();
         assert!(other.source.known, "{}", other.source);
         for (found, expected) in [(&other.train, &cifar.train), (&other.test, &cifar.test)] {
-            assert!(found.images() == expected.images());
+            assert!(found.bytes() == expected.bytes());
             assert_eq!(found.labels(), expected.labels());
             assert_eq!(found.coarse_labels(), expected.coarse_labels());
         }

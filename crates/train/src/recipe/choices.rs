@@ -1,7 +1,7 @@
 //! The choices among named alternatives that a recipe holds.
 
 use serde::{Deserialize, Serialize};
-use wrn_sam_data::{Source, Variant};
+use wrn_sam_data::{Origin, Source, Variant};
 
 /// Which images a run trains on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -16,15 +16,21 @@ pub enum DataChoice {
     Cifar100,
     /// The synthetic set.
     Synthetic,
+    /// A folder of pictures by class; the run's source.toml says where it is.
+    Folder,
+    /// Images that a program had in memory.
+    Memory,
 }
 
 impl DataChoice {
     /// What images from `source` are.
     pub fn of(source: &Source) -> Self {
-        match source.variant {
-            _ if source.is_synthetic() => Self::Synthetic,
-            Variant::Cifar10 => Self::Cifar10,
-            Variant::Cifar100 => Self::Cifar100,
+        match (&source.origin, source.variant) {
+            (Origin::Synthetic { .. }, _) => Self::Synthetic,
+            (Origin::Pictures { .. }, _) => Self::Folder,
+            (_, Some(Variant::Cifar10)) => Self::Cifar10,
+            (_, Some(Variant::Cifar100)) => Self::Cifar100,
+            (_, None) => Self::Memory,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Runs that cannot begin, and runs that diverge.
 
-use wrn_sam_data::Cifar;
+use wrn_sam_data::Dataset;
 use wrn_sam_train::{Recipe, Trainer, Warning};
 
 use crate::support::{Watch, checkpoints, data, names, recipe, trainer, whole_run};
@@ -9,13 +9,13 @@ use crate::support::{Watch, checkpoints, data, names, recipe, trainer, whole_run
 fn what_cannot_be_trained_is_refused_before_a_folder_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let refused = |recipe: Recipe, data: Cifar, part: &str| {
+    let refused = |recipe: Recipe, data: Dataset, part: &str| {
         let error = Trainer::new(recipe, data).run(&out).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
         assert!(!out.exists());
     };
     refused(recipe().with(|recipe| recipe.depth = 33), data(), "depth = 33");
-    refused(recipe(), Cifar::synthetic(17, 10, 0), "the test split");
+    refused(recipe(), Dataset::synthetic(17, 10, 0), "the test split");
     let real = recipe().with(|recipe| recipe.data = wrn_sam_train::DataChoice::Cifar100);
     refused(real, data(), "`data` is not what was given");
 }
@@ -36,7 +36,7 @@ fn divergence_without_a_gradient_that_is_not_finite_is_an_error() {
     let part = "training has diverged: f.1_block.block.0.norm_act.0_normalization.running_var is infinite or NaN \
                 (learning rate 0.1, rho 0.1)";
     assert!(error.starts_with("epoch 1, step ") && error.contains(part), "{error}");
-    assert_eq!(names(&out), ["checkpoints", "recipe.toml", "source.toml"]);
+    assert_eq!(names(&out), ["checkpoints", "log.jsonl", "recipe.toml", "source.toml"]);
     // The checkpoint from before is as it was, and the run fails in the same way.
     assert_eq!(checkpoints(&out).len(), 1);
     assert_eq!(trainer(&recipe()).resume(&out).unwrap_err().to_string(), error);

@@ -2,9 +2,11 @@
 
 mod corpus;
 mod divergence;
+mod logs;
 mod own_parts;
 mod recipe;
 mod resuming;
 mod step;
 mod support;
 mod training;
+mod validation;

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor, Var};
 use candle_nn::{Linear, Module, VarBuilder, linear};
-use wrn_sam_data::Cifar;
+use wrn_sam_data::Dataset;
 use wrn_sam_losses::{Convention, smooth_cross_entropy_with};
 use wrn_sam_models::{BatchNorm, Conv2d, Mode};
 use wrn_sam_optim::{AdamW, AdamWConfig};
@@ -45,7 +45,7 @@ fn adamw(parameters: Vec<(String, Var)>, setup: &Setup<'_>) -> wrn_sam_optim::Re
 
 fn trainer<'a>() -> Trainer<'a, Small, AdamW> {
     let recipe = "epochs = 2\nbatch_size = 32\nlearning_rate = 0.01\nthreads = 1\ncheckpoint_every = 1";
-    Trainer::new(Recipe::from_toml(recipe).unwrap(), Cifar::synthetic(17, 100, 40))
+    Trainer::new(Recipe::from_toml(recipe).unwrap(), Dataset::synthetic(17, 100, 40))
         .with_network(Small::new)
         .with_optimizer(adamw)
 }
@@ -64,7 +64,7 @@ fn own_parts_are_trained_checkpointed_and_resumed_to_the_same_end() {
     let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
     let outcome = trainer().run(&whole).unwrap();
     assert!(
-        matches!(&outcome, Outcome::Completed { metrics } if metrics[1].train_loss < metrics[0].train_loss)
+        matches!(&outcome, Outcome::Completed { metrics, .. } if metrics[1].train_loss < metrics[0].train_loss)
     );
 
     let control = Control::default();
@@ -84,7 +84,7 @@ fn own_parts_are_trained_checkpointed_and_resumed_to_the_same_end() {
 
     // Another network, and another optimizer, have no place for this state.
     let recipe = Recipe::from_run(&parts).unwrap();
-    let data = Cifar::synthetic(17, 100, 40);
+    let data = Dataset::synthetic(17, 100, 40);
     let other = Trainer::new(recipe.clone(), data.clone()).with_optimizer(adamw).resume(&parts);
     assert!(matches!(other, Err(Error::Models(_))), "{other:?}");
     let other = Trainer::new(recipe, data).with_network(Small::new).resume(&parts);
@@ -106,7 +106,7 @@ fn a_loss_and_a_schedule_take_the_recipes_place() {
     // The two forms of the loss differ by the entropy of the smoothed labels, which no weight changes.
     let entropy = -(0.9f64 * 0.9f64.ln() + 0.1 * (0.1f64 / 99.0).ln());
     assert!((own[0].train_loss - recipes[0].train_loss - entropy).abs() < 1e-3, "{own:?} {recipes:?}");
-    assert_eq!(own[0].test_top1, recipes[0].test_top1);
+    assert_eq!(own[0].eval_top1, recipes[0].eval_top1);
 }
 
 #[test]

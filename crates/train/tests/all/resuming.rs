@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use wrn_sam_data::Cifar;
+use wrn_sam_data::Dataset;
 use wrn_sam_train::{
     Error, Lengthening, Observer, Outcome, Recipe, RunSource, ScheduleKind, Start, StepProgress, Trainer,
     Warning, metrics,
@@ -56,7 +56,7 @@ fn a_folder_that_does_not_fit_is_refused_and_left_alone() {
             "`width_factor` is 2",
         ],
     );
-    let error = Trainer::new(recipe(), Cifar::synthetic(18, 120, 40)).resume(&out).unwrap_err().to_string();
+    let error = Trainer::new(recipe(), Dataset::synthetic(18, 120, 40)).resume(&out).unwrap_err().to_string();
     assert!(error.contains("other images"), "{error}");
     let error = trainer(&recipe()).run(&out).unwrap_err().to_string();
     assert!(error.contains("is not empty") && error.contains("resume"), "{error}");
@@ -132,7 +132,7 @@ fn results_of_more_training_stay_until_they_are_reached_again() {
 fn removed_results_are_written_again() {
     let (_folder, out, end) = whole_run();
     let rows = metrics::read(&out.join("metrics.csv")).unwrap();
-    let best_is_last = rows[1].test_top1 > rows[0].test_top1;
+    let best_is_last = rows[1].eval_top1 > rows[0].eval_top1;
     for name in ["model.safetensors", "metrics.csv", "loss.svg", "top1.svg", "source.toml"] {
         let before = std::fs::read(out.join(name)).unwrap();
         std::fs::remove_file(out.join(name)).unwrap();
@@ -220,7 +220,7 @@ fn past_rates_are_kept_only_if_asked_for() {
     let long = recipe().with(|recipe| recipe.epochs = 3);
     let mut watch = Watch::new(&out);
     let kept = trainer(&long).with_observer(&mut watch).with_lengthening(Lengthening::KeepPastRates);
-    let Outcome::Completed { metrics } = kept.resume(&out).unwrap() else { panic!("interrupted") };
+    let Outcome::Completed { metrics, .. } = kept.resume(&out).unwrap() else { panic!("interrupted") };
     assert_eq!(metrics.iter().map(|row| row.epoch).collect::<Vec<_>>(), [1, 2, 3]);
     let expected = long.learning_rates();
     assert!((metrics[2].learning_rate - expected.at(2)).abs() < 1e-12);

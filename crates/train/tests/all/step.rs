@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_data::{Augmentation, Batch, Cifar, Loader, LoaderConfig, Mixed, Statistics};
+use wrn_sam_data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, Mixed, Statistics};
 use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Kind, Mode, Parameters, WideResNet};
 use wrn_sam_optim::{OptimizerState, Sam, Sgd};
@@ -29,7 +29,7 @@ fn sam(recipe: &Recipe, parameters: &Parameters) -> Sam<Sgd> {
 }
 
 fn loader(batch_size: usize) -> Loader {
-    let data = Cifar::synthetic(17, 50, 50);
+    let data = Dataset::synthetic(17, 50, 50);
     let plain = Augmentation::none(Statistics::from_split(&data.train).unwrap());
     let config = LoaderConfig::default().with_batch_size(batch_size).with_threads(0).with_shuffle(false);
     Loader::new(&data.test, plain, config).unwrap()

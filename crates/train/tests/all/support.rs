@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use wrn_sam_data::Cifar;
+use wrn_sam_data::Dataset;
 use wrn_sam_train::{Observer, Outcome, Recipe, Trainer, Warning, metrics};
 
 /// Four steps an epoch, the last of 4 images; a test split of 40, the last batch of 8.
@@ -21,8 +21,8 @@ pub fn recipe() -> Recipe {
     })
 }
 
-pub fn data() -> Cifar {
-    Cifar::synthetic(17, 120, 40)
+pub fn data() -> Dataset {
+    Dataset::synthetic(17, 120, 40)
 }
 
 pub fn trainer<'a>(recipe: &Recipe) -> Trainer<'a> {
@@ -62,7 +62,7 @@ pub fn whole_run() -> (TempDir, PathBuf, End) {
     let whole = WHOLE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let outcome = trainer(&recipe()).run(&folder.path().join("whole")).unwrap();
-        assert!(matches!(outcome, Outcome::Completed { metrics } if metrics.len() == 2));
+        assert!(matches!(outcome, Outcome::Completed { metrics, .. } if metrics.len() == 2));
         folder
     });
     let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use wrn_sam_train::metrics::{self, HEADER};
+use wrn_sam_train::metrics::{self, EvalSplit, header};
 use wrn_sam_train::{
     Augment, Control, EvaluateProgress, Observer, Outcome, Provenance, Recipe, RunSource, Start, StepProgress,
 };
@@ -21,24 +21,26 @@ fn a_seed_fixes_everything_whatever_the_threads() {
     assert!(end.model != End::of(&other_seed).model);
 
     let metrics = std::fs::read_to_string(out.join("metrics.csv")).unwrap();
-    assert_eq!(metrics.lines().next().unwrap(), HEADER);
-    assert_eq!(
-        HEADER,
-        "epoch,learning_rate,train_loss,train_top1,test_loss,test_top1,test_top5,seconds,images_per_second"
-    );
+    assert_eq!(metrics.lines().next().unwrap(), header(EvalSplit::Test));
     let rows = metrics::read(&out.join("metrics.csv")).unwrap();
     assert_eq!(rows.iter().map(|row| row.epoch).collect::<Vec<_>>(), [1, 2]);
-    assert!(rows.iter().all(|row| (0.0..=1.0).contains(&row.test_top5) && row.seconds > 0.0));
+    assert!(rows.iter().all(|row| (0.0..=1.0).contains(&row.eval_top5) && row.seconds > 0.0));
 
     let files = names(&out);
     let expected = [
         "best.safetensors",
         "checkpoints",
+        "classes.csv",
+        "confusion.csv",
+        "confusion.svg",
+        "log.jsonl",
         "loss.svg",
         "metrics.csv",
         "model.safetensors",
         "recipe.toml",
+        "report.html",
         "source.toml",
+        "test.csv",
         "top1.svg",
         "top5.svg",
     ];
@@ -72,7 +74,7 @@ fn interrupted_after_every_step_it_ends_the_same() {
         let trainer = trainer(&recipe()).with_observer(Impatient(control.clone())).with_control(control);
         let outcome = if stops == 0 { trainer.run(&out) } else { trainer.resume(&out) };
         match outcome.unwrap() {
-            Outcome::Completed { metrics } => {
+            Outcome::Completed { metrics, .. } => {
                 assert_eq!(metrics.len(), 2);
                 break;
             }
@@ -229,7 +231,7 @@ fn killed_at_any_moment_it_can_be_resumed_to_the_same_end() {
 
     // A run that has ended stays as it is.
     let outcome = trainer(&recipe()).resume(&out).unwrap();
-    assert!(matches!(outcome, Outcome::Completed { metrics } if metrics.len() == 2));
+    assert!(matches!(outcome, Outcome::Completed { metrics, .. } if metrics.len() == 2));
     end.assert_same(&End::of(&out), "resumed after its end");
 }
 
@@ -242,7 +244,7 @@ fn weights_say_what_they_were_trained_on() {
     assert!(provenance.data.starts_with("synthetic images of seed 17"), "{}", provenance.data);
     assert!(provenance.recipe.differences(&recipe()).unwrap().iter().all(|d| d.key == "data"));
     let rows = metrics::read(&out.join("metrics.csv")).unwrap();
-    assert_eq!(provenance.test_top1, rows[1].test_top1);
+    assert_eq!((provenance.test_top1, provenance.validation_top1), (Some(rows[1].eval_top1), None));
     let statistics = wrn_sam_data::Statistics::from_split(&data().train).unwrap();
     assert_eq!((provenance.mean, provenance.std), (statistics.mean, statistics.std));
     let images_md5 = RunSource::from_run(&out).unwrap().unwrap().images_md5;

@@ -15,22 +15,22 @@ use tempfile::TempDir;
 
 use super::archive;
 use super::layout::{FileLayout, layouts};
-use crate::{Cifar, Error, Result, binary};
+use crate::{Dataset, Error, Result, binary};
 use partial::Partial;
 use transfer::fetch;
 
 pub use options::{DownloadOptions, DownloadProgress, TIMEOUT_VARIABLE};
 
-impl Cifar {
+impl Dataset {
     /// Fetches the data set to `dir` if it is not there, and reads it: [`download`], then
     /// [`from_dir`](Self::from_dir).
     ///
     /// ```no_run
-    /// use wrn_sam_data::{Cifar, Variant, download::DownloadOptions};
+    /// use wrn_sam_data::{Dataset, Variant, download::DownloadOptions};
     ///
     /// let options = DownloadOptions::from_env(Variant::Cifar100)?;
     /// let options = options.with_progress(|progress| eprintln!("{progress:?}"));
-    /// let cifar = Cifar::download("data", &options)?;
+    /// let cifar = Dataset::download("data", &options)?;
     /// # Ok::<(), wrn_sam_data::Error>(())
     /// ```
     ///
@@ -55,7 +55,7 @@ impl Cifar {
 /// What [`DownloadOptions::validate`] refuses; [`Error::Occupied`] where something else has the folder's name; [`Error::Connect`] where no answer comes
 /// within `connect_timeout`; [`Error::Status`], [`Error::Stalled`], [`Error::CutOff`],
 /// [`Error::DownloadTooLarge`], [`Error::Checksum`]; those of
-/// [`Cifar::from_archive`](crate::Cifar::from_archive); [`Error::Io`]. All leave `dir` as it was, but for the
+/// [`Dataset::from_archive`](crate::Dataset::from_archive); [`Error::Io`]. All leave `dir` as it was, but for the
 /// hidden part of a broken download.
 pub fn download(dir: &Path, options: &DownloadOptions) -> Result<PathBuf> {
     options.validate()?;

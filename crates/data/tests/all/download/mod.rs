@@ -16,7 +16,7 @@ use crate::common::server::{self, Answer, answer};
 use crate::common::{RECORD, file, gzip, md5, tar};
 use tempfile::TempDir;
 use wrn_sam_data::download::{DownloadOptions, DownloadProgress, download};
-use wrn_sam_data::{Cifar, Error, Variant};
+use wrn_sam_data::{Dataset, Error, Variant};
 
 /// What a broken download leaves.
 const PART: &str = ".cifar-100-binary.tar.gz.part";
@@ -114,7 +114,7 @@ fn failure_that_leaves(others: &[&str], options: &DownloadOptions) -> Error {
     assert_eq!(names(dir.path()), [others, &["precious"]].concat());
     assert_eq!(fs::read_to_string(dir.path().join("precious")).unwrap(), "kept");
     // Nothing of it is taken for data.
-    let opened = Cifar::open(Variant::Cifar100, dir.path());
+    let opened = Dataset::open(Variant::Cifar100, dir.path());
     assert!(matches!(opened, Err(Error::NoData { .. })), "{opened:?}");
     error
 }
