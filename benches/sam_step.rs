@@ -31,7 +31,7 @@ impl Setup {
             var.set(&var.randn_like(0.0, 0.05)?)?;
         }
         let config = SgdConfig::new(0.01).with_momentum(0.9).with_weight_decay(5e-4);
-        let sam = Sam::new(Sgd::named(parameters.named_trainable(), config)?, SamConfig::new(0.1))?;
+        let sam = Sam::new(Sgd::named(parameters.named_trainable(), config)?, SamConfig::sam(0.1))?;
         let images = Tensor::randn(0f32, 1f32, (batch, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE), device)?;
         let labels: Vec<u32> = (0..batch as u32).map(|image| image % 100).collect();
         Ok(Self { model, sam, batch: Batch::new(images, Tensor::new(labels, device)?) })

@@ -90,7 +90,7 @@ fn main() -> ExitCode {
 fn run(Options { dir }: &Options) -> std::result::Result<(), AnyError> {
     let config = SgdConfig::new(0.1);
     let sgd = descend_with_sgd(config)?;
-    let [sam, perturbed] = descend_with_sam(config, SamConfig::new(RHO))?;
+    let [sam, perturbed] = descend_with_sam(config, SamConfig::sam(RHO))?;
 
     let mut out = std::io::stdout();
     for (name, path) in [("SGD", &sgd), ("SAM", &sam)] {

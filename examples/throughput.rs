@@ -187,7 +187,7 @@ fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
         }));
     }
     let config = SgdConfig::new(0.01).with_momentum(0.9).with_weight_decay(5e-4);
-    let mut sam = Sam::new(Sgd::named(parameters.named_trainable(), config)?, SamConfig::new(0.1))?;
+    let mut sam = Sam::new(Sgd::named(parameters.named_trainable(), config)?, SamConfig::sam(0.1))?;
     if !args.plain {
         let model = model.with_handed_over_gradients(); // as a training has it
         return Ok(Box::new(move || {

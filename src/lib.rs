@@ -28,7 +28,7 @@
 //! let config = WideResNetConfig::new(10, 1);
 //! let model = WideResNet::new(&config, parameters.var_builder())?;
 //! let sgd = Sgd::named(parameters.named_trainable(), SgdConfig::new(0.1).with_momentum(0.9))?;
-//! let mut sam = Sam::new(sgd, SamConfig::new(0.1))?.with_buffers(parameters.buffers())?;
+//! let mut sam = Sam::new(sgd, SamConfig::sam(0.1))?.with_buffers(parameters.buffers())?;
 //! for batch in loader.epoch(0) {
 //!     let batch = batch?;
 //!     let loss = sam.step(|pass| {

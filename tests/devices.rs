@@ -211,7 +211,7 @@ on_every_device! {
             let config = SgdConfig::new(0.05).with_momentum(momentum).with_dampening(dampening);
             Sgd::new(vars, config.with_nesterov(nesterov).with_weight_decay(0.01)).unwrap()
         };
-        let sam = SamConfig::new(0.1);
+        let sam = SamConfig::sam(0.1);
         compare_sam(device, sam, sgd(0.9, 0.0, false));
         compare_sam(device, sam.with_adaptive(true), sgd(0.9, 0.0, true));
         compare_sam(device, sam.with_p(3.0), sgd(0.9, 0.5, false));
@@ -220,7 +220,7 @@ on_every_device! {
 
     fn sam_around_adamw(device: &Device) {
         let adamw = |vars| AdamW::new(vars, AdamWConfig::new(0.01)).unwrap();
-        compare_sam(device, SamConfig::new(0.1), adamw);
+        compare_sam(device, SamConfig::sam(0.1), adamw);
     }
 
     /// Now or, on a GPU, when it is asked for; and no weight has moved.

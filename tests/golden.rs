@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use support::{Ended, example, root};
 
-const GROUPS: [&str; 10] = [
+const GROUPS: [&str; 13] = [
     "init_eval",
     "logits",
     "loss",
@@ -19,6 +19,9 @@ const GROUPS: [&str; 10] = [
     "grad2_rms",
     "after_step1",
     "later",
+    "state",
+    "update",
+    "statistics",
 ];
 
 fn golden_files(folder: &Path) -> Vec<PathBuf> {
@@ -82,6 +85,18 @@ fn extra_files() {
     let files = golden_files(&folder);
     assert!(!files.is_empty(), "WRN_SAM_EXTRA has no golden files in {}", folder.display());
     verified(&files, &["--device", "cpu"]);
+    // Measures of sharpness are no steps.
+    let (measures, family): (Vec<_>, Vec<_>) = golden_files(&folder.join("family"))
+        .into_iter()
+        .partition(|file| file.ends_with("measures.safetensors"));
+    for line in verified(&family, &["--device", "cpu"]) {
+        for group in ["update", "statistics"] {
+            assert!(line[group].as_f64().is_some_and(|error| error <= 1e-3), "{line}");
+        }
+    }
+    for file in measures {
+        Ended::of(example("verify").arg(&file)).fails(1, &["`config` is not understood", "1 of 1 files"]);
+    }
 }
 
 #[test]
@@ -127,7 +142,9 @@ fn every_group_is_looked_at() {
         // Not a number, which no comparison may take for a small error.
         let file = changed(key, |bytes| bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()), folder.path());
         let ended = Ended::of(example("verify").arg(&file)).fails(1, &[&format!("{group} is off"), key]);
-        let groups = if group.starts_with("grad") { 2 } else { 1 };
+        // A gradient is also measured over all parameters, and the last state also as a whole.
+        let groups =
+            if group.starts_with("grad") || key == "step2/after/f.8_classification.weight" { 2 } else { 1 };
         assert_eq!(ended.stderr.matches("is off").count(), groups, "{}", ended.stderr);
         let line: Value = serde_json::from_str(&ended.stdout).expect("a line is JSON");
         assert_eq!((&line[group], &line["ok"]), (&Value::Null, &Value::Bool(false)), "{line}");

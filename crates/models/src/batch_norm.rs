@@ -10,9 +10,6 @@ use crate::mode::Mode;
 use crate::pass::check_images;
 use crate::plain::relu;
 
-/// The batch's share in the running statistics, as PyTorch's default.
-const MOMENTUM: f64 = 0.1;
-
 /// Batch normalization of each channel of [N, C, H, W] (Ioffe and Szegedy, <https://arxiv.org/abs/1502.03167>):
 ///
 /// ```text
@@ -91,7 +88,7 @@ impl BatchNorm {
         self.check_count(x.dims(), mode)?;
         match self.placement.compute(&self.weight)? {
             Compute::Cpu(cpu) if mode.is_training() => {
-                Ok(batch_norm(cpu, x, &self.state(), Self::statistics(mode))?)
+                Ok(batch_norm(cpu, x, &self.state(mode), Self::statistics(mode))?)
             }
             _ => self.forward_plain(x, mode),
         }
@@ -106,9 +103,9 @@ impl BatchNorm {
         self.check_input(x)?;
         self.check_count(x.dims(), mode)?;
         match self.placement.compute(&self.weight)? {
-            Compute::Cpu(cpu) => Ok(batch_norm_relu(cpu, x, &self.state(), Self::statistics(mode))?),
+            Compute::Cpu(cpu) => Ok(batch_norm_relu(cpu, x, &self.state(mode), Self::statistics(mode))?),
             #[cfg(feature = "cuda")]
-            Compute::Cuda(cuda) => Ok(batch_norm_relu(cuda, x, &self.state(), Self::statistics(mode))?),
+            Compute::Cuda(cuda) => Ok(batch_norm_relu(cuda, x, &self.state(mode), Self::statistics(mode))?),
             Compute::Plain => Ok(relu(&self.forward_plain(x, mode)?)?),
         }
     }
@@ -124,7 +121,7 @@ impl BatchNorm {
             let variance = mean_per_channel(&centered.sqr()?)?;
             let values_per_channel = x.elem_count() / channels;
             let moves = mode.moves_statistics();
-            track(&self.state(), &mean.detach(), &variance.detach(), values_per_channel, moves)?;
+            track(&self.state(mode), &mean.detach(), &variance.detach(), values_per_channel, moves)?;
             (centered, variance)
         } else {
             let mean = column(&self.running_mean.as_detached_tensor())?;
@@ -152,8 +149,8 @@ impl BatchNorm {
         if self.name.is_empty() { "BatchNorm".to_string() } else { self.name.clone() }
     }
 
-    /// What the kernels take.
-    pub(crate) fn state(&self) -> BatchNormState<'_> {
+    /// What the kernels take in a pass of this mode.
+    pub(crate) fn state(&self, mode: Mode) -> BatchNormState<'_> {
         BatchNormState {
             weight: &self.weight,
             bias: &self.bias,
@@ -161,14 +158,14 @@ impl BatchNorm {
             running_var: &self.running_var,
             num_batches_tracked: &self.num_batches_tracked,
             epsilon: EPS,
-            momentum: MOMENTUM,
+            momentum: mode.momentum(),
         }
     }
 
     /// The statistics that a mode normalizes with.
     pub(crate) fn statistics(mode: Mode) -> BatchStatistics {
         match mode {
-            Mode::Train | Mode::TrainFrozenStatistics => {
+            Mode::Train | Mode::TrainMoving { .. } | Mode::TrainFrozenStatistics => {
                 BatchStatistics::Batch { moves: mode.moves_statistics() }
             }
             Mode::Eval => BatchStatistics::Running,

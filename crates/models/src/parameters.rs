@@ -92,6 +92,25 @@ impl Parameters {
         store.entries.iter().filter(|(name, _)| Kind::of(name) == Kind::Trainable).cloned().collect()
     }
 
+    /// The weights and biases of normalization layers, which are those beside a `running_mean`: what SAM-ON perturbs.
+    pub fn norms(&self) -> Vec<Var> {
+        let store = self.store();
+        let of_norm = |name: &str| {
+            let layer = name.rsplit_once('.').map_or(String::new(), |(layer, _)| format!("{layer}."));
+            Kind::of(name) == Kind::Trainable && store.get(&format!("{layer}running_mean")).is_some()
+        };
+        store.entries.iter().filter(|(name, _)| of_norm(name)).map(|(_, var)| var.clone()).collect()
+    }
+
+    /// [`norms`](Self::norms), and every value whose name ends in `bias`: what is often spared weight decay.
+    pub fn norms_and_biases(&self) -> Vec<Var> {
+        let norms: Vec<_> = self.norms().iter().map(|var| var.id()).collect();
+        let spared = |(name, var): &(String, Var)| {
+            norms.contains(&var.id()) || name.rsplit('.').next() == Some("bias")
+        };
+        self.named_trainable().into_iter().filter(spared).map(|(_, var)| var).collect()
+    }
+
     /// The values that the model itself changes, which SAM is to keep in its second pass and after an error.
     pub fn buffers(&self) -> Vec<Var> {
         let store = self.store();

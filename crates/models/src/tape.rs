@@ -142,7 +142,13 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         let statistics = BatchNorm::statistics(self.masks.mode);
         let (values, rows, mask) =
             (x.settled(self.backend)?, x.dims[..3].iter().product(), self.masks.mask(dropout));
-        let activated = Arc::new(self.backend.normalize(&values, rows, &norm.state(), statistics, mask)?);
+        let activated = Arc::new(self.backend.normalize(
+            &values,
+            rows,
+            &norm.state(self.masks.mode),
+            statistics,
+            mask,
+        )?);
         let slot = self.recording.slot();
         let (dims, applied) = (x.dims, Some(activated.clone()));
         let y = Images { values: values.clone(), activated: applied, dims, slot };

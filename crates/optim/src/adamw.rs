@@ -8,6 +8,7 @@ use candle_nn::Optimizer;
 use wrn_sam_kernels::optimizer_step::{self, AdamWStep};
 use wrn_sam_kernels::{Cpu, OutOfRange};
 
+use crate::groups::{Group, Groups};
 use crate::parameters::Parameters;
 use crate::state::{Entries, buffer, check_learning_rate, check_not_negative, count, number};
 use crate::{OptimizerState, Result, Variables};
@@ -122,6 +123,7 @@ pub struct AdamW {
     parameters: Parameters,
     moments: Vec<Moments>,
     config: AdamWConfig,
+    groups: Groups,
     context: Cpu,
 }
 
@@ -155,13 +157,26 @@ impl AdamW {
             Ok(Moments { first: zeros()?, second: zeros()?, steps: 0 })
         });
         let moments = moments.collect::<Result<_>>()?;
-        Ok(Self { parameters, moments, config, context: Cpu::shared().clone() })
+        let groups = Groups::none(parameters.vars().len());
+        Ok(Self { parameters, moments, config, groups, context: Cpu::shared().clone() })
     }
 
     /// Runs on the threads of `context` rather than on all of the machine's.
     #[must_use]
     pub fn with_cpu(self, context: Cpu) -> Self {
         Self { context, ..self }
+    }
+
+    /// Gives these of the parameters a weight decay or learning rate of their own. A parameter is in the group that it was
+    /// given last. [`set_learning_rate`](Optimizer::set_learning_rate) keeps the ratios. The group is saved with the state, so an
+    /// optimizer that loads it must have been given the same parameters.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange); [`Error::NoParameters`](crate::Error::NoParameters) for an empty list;
+    /// [`Error::UnknownParameter`](crate::Error::UnknownParameter).
+    pub fn with_group(mut self, subset: &[Var], group: Group) -> Result<Self> {
+        self.groups.put(&self.parameters, subset, group)?;
+        Ok(self)
     }
 
     /// The hyper-parameters in force.
@@ -183,13 +198,16 @@ impl AdamW {
         self.config.validate()?;
         let AdamWConfig { learning_rate, beta1, beta2, epsilon, weight_decay } = self.config;
         let parameters = self.parameters.with_gradients(gradients)?;
-        // Parameters that have taken the same number of steps go together.
-        let mut by_step = BTreeMap::<u64, Vec<_>>::new();
+        // Parameters of the same constants go together.
+        let mut by_constants = BTreeMap::<_, Vec<_>>::new();
         for &(index, var, gradient) in &parameters {
             let Moments { first, second, steps } = &self.moments[index];
-            by_step.entry(steps + 1).or_default().push((var, gradient, first, second));
+            let (rate, decay) = self.groups.of(index, learning_rate, weight_decay);
+            let alike = by_constants.entry((steps + 1, rate.to_bits(), decay.to_bits())).or_default();
+            alike.push((var, gradient, first, second));
         }
-        for (step, group) in by_step {
+        for ((step, rate, decay), group) in by_constants {
+            let (learning_rate, weight_decay) = (f64::from_bits(rate), f64::from_bits(decay));
             let constants = AdamWStep { learning_rate, beta1, beta2, epsilon, weight_decay, step };
             optimizer_step::adamw_all(&self.context, &group, &constants)?;
         }
@@ -207,6 +225,11 @@ impl Variables for AdamW {
 
     fn names(&self) -> Option<&[String]> {
         self.parameters.names()
+    }
+
+    /// The first moments.
+    fn momentum(&self) -> Vec<&Var> {
+        self.moments.iter().map(|moments| &moments.first).collect()
     }
 }
 
@@ -233,7 +256,7 @@ impl Optimizer for AdamW {
 }
 
 /// The five hyper-parameters, and for each parameter `step.{name}` (the steps taken), `exp_avg.{name}` and
-/// `exp_avg_sq.{name}`.
+/// `exp_avg_sq.{name}`; for each in a [`Group`] `weight_decay.{name}` and `learning_rate_ratio.{name}`.
 impl OptimizerState for AdamW {
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = vec![
@@ -248,6 +271,7 @@ impl OptimizerState for AdamW {
             state.push(buffer("exp_avg", name, first)?);
             state.push(buffer("exp_avg_sq", name, second)?);
         }
+        state.extend(self.groups.state(&self.parameters)?);
         Ok(state)
     }
 
@@ -267,9 +291,11 @@ impl OptimizerState for AdamW {
             let second = entries.squares("exp_avg_sq", name, var)?;
             moments.push(Moments { first, second, steps });
         }
+        let groups = self.groups.load(&self.parameters, &mut entries)?;
         entries.finish()?;
         config.validate()?;
-        (self.config, self.moments) = (config, moments);
+        groups.validate()?;
+        (self.config, self.moments, self.groups) = (config, moments, groups);
         Ok(())
     }
 }

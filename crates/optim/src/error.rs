@@ -25,6 +25,36 @@ pub enum Error {
     /// A hyper-parameter is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] wrn_sam_kernels::OutOfRange),
+    /// Two choices of a [`SamConfig`](crate::SamConfig) have no meaning together.
+    #[error("`{one}` with `{other}` has no meaning: {why}")]
+    Choices {
+        /// One.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A step along the momentum of a base optimizer that has none.
+    #[error(
+        "the base optimizer has no momentum to step ahead along: take Sgd with a momentum above 0, or AdamW, and `Sam::new`"
+    )]
+    NoMomentum,
+    /// A variable that is not among the parameters.
+    #[error("variable {0} of the list is not a parameter of this optimizer")]
+    UnknownParameter(usize),
+    /// A parameter has a gradient in one of a step's passes only, where both are needed.
+    #[error(
+        "parameter {parameter} has a gradient in one of the step's two passes only; this descent needs it in both, or in \
+         neither"
+    )]
+    OnePass {
+        /// Its name, or index where it has no name.
+        parameter: String,
+    },
+    /// The calls for a step's micro-batches are not in order.
+    #[error("the micro-batches of a step: {0}")]
+    MicroBatches(&'static str),
     /// The list of variables is empty, so a step would move nothing.
     #[error("there are no parameters to optimize; pass the variables of the model")]
     NoParameters,

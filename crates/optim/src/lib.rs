@@ -15,7 +15,7 @@
 //! let w = builder.get_with_hints(2, "w", Init::Const(3.0))?;
 //!
 //! let base = Sgd::named(named_vars(&variables), SgdConfig::new(0.1).with_momentum(0.9))?;
-//! let mut sam = Sam::new(base, SamConfig::new(0.05))?;
+//! let mut sam = Sam::new(base, SamConfig::sam(0.05))?;
 //! let schedule = MultiStepLr::new(0.1, [10, 15], 0.2);
 //! for epoch in 0..20 {
 //!     sam.set_learning_rate(schedule.at(epoch));
@@ -33,7 +33,9 @@
 #![deny(missing_docs)]
 
 mod adamw;
+mod average;
 mod error;
+mod groups;
 mod parameters;
 mod sam;
 mod schedule;
@@ -41,9 +43,11 @@ mod sgd;
 mod state;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use average::WeightAverage;
 pub use error::{Error, Result};
+pub use groups::Group;
 pub use parameters::{Variables, named_vars};
-pub use sam::{Pass, Perturbed, Sam, SamConfig, Step};
-pub use schedule::{CosineWithWarmup, MultiStepLr, Schedule};
+pub use sam::{Along, AscentOver, Climb, Descent, Part, Pass, Perturbed, Sam, SamConfig, Scale, Step, When};
+pub use schedule::{CosineWithWarmup, MultiStepLr, Proportional, Schedule};
 pub use sgd::{Sgd, SgdConfig};
 pub use state::OptimizerState;

@@ -18,6 +18,12 @@ pub trait Variables {
 
     /// The variables' names in the same order, or `None` if they have none.
     fn names(&self) -> Option<&[String]>;
+
+    /// The momentum of each variable, in the same order, which [`Along::Momentum`](crate::Along::Momentum) steps ahead along;
+    /// empty for an optimizer that has none.
+    fn momentum(&self) -> Vec<&Var> {
+        Vec::new()
+    }
 }
 
 /// The variables of a [`VarMap`] with their names, sorted by name.
@@ -89,6 +95,18 @@ impl Parameters {
 
     pub(crate) fn names(&self) -> Option<&[String]> {
         self.names.as_deref()
+    }
+
+    /// The indices of some of the variables.
+    pub(crate) fn indices(&self, subset: &[Var]) -> Result<Vec<usize>> {
+        if subset.is_empty() {
+            return Err(Error::NoParameters);
+        }
+        let index_of = |(at, var): (usize, &Var)| {
+            let index = self.vars.iter().position(|own| own.id() == var.id());
+            index.ok_or(Error::UnknownParameter(at))
+        };
+        subset.iter().enumerate().map(index_of).collect()
     }
 
     /// The names and variables, which a saved state is keyed by.

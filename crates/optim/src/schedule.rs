@@ -1,6 +1,6 @@
-//! Learning rates over the epochs.
+//! Learning rates and radii over the epochs.
 
-/// A learning rate for every epoch, counted from 0: a pure function, so that a resumed run continues where it
+/// A learning rate, or a radius of SAM, for every epoch, counted from 0: a pure function, so that a resumed run continues where it
 /// was. Any closure of this shape is one.
 ///
 /// ```
@@ -13,7 +13,7 @@
 /// assert!(schedules.iter().all(|schedule| schedule.at(199) < 0.1));
 /// ```
 pub trait Schedule {
-    /// The learning rate of `epoch`, counted from 0.
+    /// The learning rate, or whatever it is a schedule of, in `epoch`, counted from 0.
     fn at(&self, epoch: usize) -> f64;
 }
 
@@ -94,5 +94,43 @@ impl Schedule for CosineWithWarmup {
         }
         let progress = (epoch - self.warmup) as f64 / (self.epochs - self.warmup) as f64;
         self.base / 2.0 * (1.0 + (std::f64::consts::PI * progress).cos())
+    }
+}
+
+/// A radius of SAM that follows the learning rate, as GSAM's (Zhuang et al., <https://arxiv.org/abs/2203.08065>):
+///
+/// rho = rho_min + (rho_max - rho_min) · (rate - rate_min) / (rate_max - rate_min).
+///
+/// ```
+/// use wrn_sam_optim::{CosineWithWarmup, Proportional, Schedule};
+/// let rates = CosineWithWarmup::new(0.1, 20, 0);
+/// let radii = Proportional::new(rates, (0.02, 0.1), (0.0, 0.1));
+/// assert_eq!((radii.at(0), radii.at(20)), (0.1, 0.02));
+/// assert!((radii.at(10) - 0.06).abs() < 1e-12);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Proportional<S> {
+    rates: S,
+    rho: (f64, f64),
+    rate: (f64, f64),
+}
+
+impl<S: Schedule> Proportional<S> {
+    /// From the least to the largest `rho`, while `rates` goes from the least to the largest `rate`, both given as
+    /// (least, largest). Where these are the same, rho is the largest.
+    pub fn new(rates: S, rho: (f64, f64), rate: (f64, f64)) -> Self {
+        Self { rates, rho, rate }
+    }
+
+    /// The radius at this learning rate.
+    pub fn of_rate(&self, rate: f64) -> f64 {
+        let ((least, largest), (low, high)) = (self.rho, self.rate);
+        if high == low { largest } else { least + (largest - least) * (rate - low) / (high - low) }
+    }
+}
+
+impl<S: Schedule> Schedule for Proportional<S> {
+    fn at(&self, epoch: usize) -> f64 {
+        self.of_rate(self.rates.at(epoch))
     }
 }

@@ -1,6 +1,6 @@
 //! Stochastic gradient descent with momentum, as PyTorch's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -8,6 +8,7 @@ use candle_nn::Optimizer;
 use wrn_sam_kernels::optimizer_step::{self, SgdStep};
 use wrn_sam_kernels::{Cpu, OutOfRange};
 
+use crate::groups::{Group, Groups};
 use crate::parameters::Parameters;
 use crate::state::{Entries, buffer, check_learning_rate, check_not_negative, count, number};
 use crate::{OptimizerState, Result, Variables};
@@ -130,6 +131,7 @@ pub struct Sgd {
     /// Whether each parameter has taken its first step with momentum.
     started: Vec<bool>,
     config: SgdConfig,
+    groups: Groups,
     context: Cpu,
 }
 
@@ -149,6 +151,7 @@ impl Sgd {
         config.validate()?;
         let mut sgd = Self {
             started: vec![false; parameters.vars().len()],
+            groups: Groups::none(parameters.vars().len()),
             momentum_buffers: Vec::new(),
             parameters,
             config,
@@ -162,6 +165,18 @@ impl Sgd {
     #[must_use]
     pub fn with_cpu(self, context: Cpu) -> Self {
         Self { context, ..self }
+    }
+
+    /// Gives these of the parameters a weight decay or learning rate of their own. A parameter is in the group that it was
+    /// given last. [`set_learning_rate`](Optimizer::set_learning_rate) keeps the ratios. The group is saved with the state, so an
+    /// optimizer that loads it must have been given the same parameters.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange); [`Error::NoParameters`](crate::Error::NoParameters) for an empty list;
+    /// [`Error::UnknownParameter`](crate::Error::UnknownParameter).
+    pub fn with_group(mut self, subset: &[Var], group: Group) -> Result<Self> {
+        self.groups.put(&self.parameters, subset, group)?;
+        Ok(self)
     }
 
     /// The hyper-parameters in force.
@@ -189,17 +204,21 @@ impl Sgd {
     fn try_step(&mut self, gradients: &GradStore) -> Result<()> {
         self.config.validate()?;
         let SgdConfig { learning_rate, momentum, dampening, nesterov, weight_decay } = self.config;
-        let later = SgdStep { learning_rate, momentum, dampening, nesterov, weight_decay };
-        // A first step is b = d: from a buffer of zeros, without dampening.
-        let first = SgdStep { dampening: 0.0, ..later };
         let parameters = self.parameters.with_gradients(gradients)?;
-        for (started, step) in [(false, first), (true, later)] {
-            let group: Vec<_> = parameters
-                .iter()
-                .filter(|(index, ..)| self.started[*index] == started)
-                .map(|&(index, var, gradient)| (var, gradient, self.momentum_buffers.get(index)))
-                .collect();
-            optimizer_step::sgd_all(&self.context, &group, &step)?;
+        // Parameters of the same constants go together.
+        let mut by_constants = BTreeMap::<_, Vec<_>>::new();
+        for &(index, var, gradient) in &parameters {
+            let (rate, decay) = self.groups.of(index, learning_rate, weight_decay);
+            let alike =
+                by_constants.entry((self.started[index], rate.to_bits(), decay.to_bits())).or_default();
+            alike.push((var, gradient, self.momentum_buffers.get(index)));
+        }
+        for ((started, rate, decay), alike) in by_constants {
+            let (learning_rate, weight_decay) = (f64::from_bits(rate), f64::from_bits(decay));
+            // A first step is b = d: from a buffer of zeros, without dampening.
+            let dampening = if started { dampening } else { 0.0 };
+            let step = SgdStep { learning_rate, momentum, dampening, nesterov, weight_decay };
+            optimizer_step::sgd_all(&self.context, &alike, &step)?;
         }
         for (index, ..) in parameters {
             self.started[index] = momentum > 0.0;
@@ -215,6 +234,10 @@ impl Variables for Sgd {
 
     fn names(&self) -> Option<&[String]> {
         self.parameters.names()
+    }
+
+    fn momentum(&self) -> Vec<&Var> {
+        self.momentum_buffers.iter().collect()
     }
 }
 
@@ -241,7 +264,7 @@ impl Optimizer for Sgd {
 }
 
 /// The five hyper-parameters; with momentum, for each parameter also `started.{name}`, 1 after its first step, and
-/// `momentum_buffer.{name}`.
+/// `momentum_buffer.{name}`; for each in a [`Group`] `weight_decay.{name}` and `learning_rate_ratio.{name}`.
 impl OptimizerState for Sgd {
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = vec![
@@ -256,6 +279,7 @@ impl OptimizerState for Sgd {
             state.push(count("started", name, started.into())?);
             state.push(buffer("momentum_buffer", name, var)?);
         }
+        state.extend(self.groups.state(&self.parameters)?);
         Ok(state)
     }
 
@@ -277,9 +301,12 @@ impl OptimizerState for Sgd {
                 momentum_buffers.push(entries.buffer("momentum_buffer", name, var)?);
             }
         }
+        let groups = self.groups.load(&self.parameters, &mut entries)?;
         entries.finish()?;
         config.validate()?;
-        (self.config, self.momentum_buffers, self.started) = (config, momentum_buffers, started);
+        groups.validate()?;
+        (self.config, self.groups) = (config, groups);
+        (self.momentum_buffers, self.started) = (momentum_buffers, started);
         Ok(())
     }
 }

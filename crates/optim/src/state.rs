@@ -137,6 +137,26 @@ impl<'a> Entries<'a> {
         Ok(value == 1.0)
     }
 
+    /// The numbers of this name, or zeros with the fault remembered.
+    pub(crate) fn numbers<const N: usize>(&mut self, name: &str) -> Result<[f64; N]> {
+        let Some(tensor) = self.take(name, &[N], DType::F64) else { return Ok([0.0; N]) };
+        Ok(tensor.to_vec1()?.try_into().unwrap_or([0.0; N]))
+    }
+
+    /// A choice that is saved as numbers of this name, or `otherwise` with the fault remembered.
+    pub(crate) fn choice<T, const N: usize>(
+        &mut self,
+        name: &str,
+        of_numbers: impl Fn([f64; N]) -> Option<T>,
+        otherwise: T,
+    ) -> Result<T> {
+        let numbers = self.numbers(name)?;
+        Ok(of_numbers(numbers).unwrap_or_else(|| {
+            self.invalid.push(format!("{name} ({numbers:?} is no choice that is known)"));
+            otherwise
+        }))
+    }
+
     /// A parameter's count of this name, at most `most`; or 0 with the fault remembered.
     pub(crate) fn count(&mut self, name: &str, parameter: &str, most: u64) -> Result<u64> {
         let name = format!("{name}.{parameter}");

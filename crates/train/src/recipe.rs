@@ -285,7 +285,8 @@ impl Recipe {
 
     /// The ascent around it.
     pub fn sam(&self) -> SamConfig {
-        SamConfig::new(self.rho).with_adaptive(self.adaptive).with_p(self.norm)
+        let sam = if self.adaptive { SamConfig::adaptive(self.rho) } else { SamConfig::sam(self.rho) };
+        sam.with_p(self.norm)
     }
 
     /// The schedule of the learning rate.

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var};
 
-use super::{AdamWStep, Neighborhood, SgdStep};
+use super::{AdamWStep, Combination, Neighborhood, SgdStep, Size, Slope};
 use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES};
 use crate::{Cpu, Error, Result};
@@ -16,89 +16,212 @@ use crate::{Cpu, Error, Result};
 /// a narrow network over the threads.
 const BLOCK: usize = 16 << 10;
 
-pub(super) fn power_sum(cpu: &Cpu, ball: &Neighborhood, w: &Var, gradient: &Tensor) -> Result<f64> {
-    read(w, |w| {
-        read(gradient, |g| {
-            let blocks = w.chunks(BLOCK).zip(g.chunks(BLOCK));
-            let mut sums = vec![0.0; blocks.len()];
-            let q = ball.dual();
-            for_each(cpu, sums.iter_mut().zip(blocks), |(sum, (w, g))| {
-                let power = |u: f64| u.abs().powf(q);
-                let set = cpu.instruction_set();
-                *sum = match (ball.adaptive, q) {
-                    (false, 2.0) => set.dispatch(Sum { a: g, b: g, f: |_, g| g * g }),
-                    (false, _) => set.dispatch(Sum { a: g, b: g, f: |_, g| power(g) }),
-                    (true, 2.0) => set.dispatch(Sum { a: w, b: g, f: |w, g| (w * g) * (w * g) }),
-                    (true, _) => set.dispatch(Sum { a: w, b: g, f: |w, g| power(w * g) }),
-                };
-            });
-            sums.iter().sum()
-        })
-    })?
-}
-
-/// Σ f(aᵢ, bᵢ) in `f64`, in sixteen interleaved sums, which the compiler turns into vectors of the instruction set.
-struct Sum<'a, F> {
-    a: &'a [f32],
-    b: &'a [f32],
-    f: F,
-}
-
-impl<F: Fn(f64, f64) -> f64> Algorithm for Sum<'_, F> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<V: F32x16>(self) -> f64 {
-        let Self { a, b, f } = self;
-        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-        let mut sums = [0.0; LANES];
-        for (a, b) in a.iter().zip(b) {
-            for lane in 0..LANES {
-                sums[lane] += f(a[lane].into(), b[lane].into());
-            }
-        }
-        let mut rest = 0.0;
-        for (&a, &b) in a_rest.iter().zip(b_rest) {
-            rest += f(a.into(), b.into());
-        }
-        sums.iter().sum::<f64>() + rest
-    }
-}
-
-pub(super) fn perturb(
-    cpu: &Cpu,
-    w: &Var,
-    old: &Var,
-    gradient: &Tensor,
-    ball: &Neighborhood,
-    scale: f64,
-) -> Result<()> {
-    let scale = scale as f32;
-    let power = (ball.dual() - 1.0) as f32;
-    write(old, |old| {
-        write(w, |w| {
-            std::mem::swap(old, w);
-            read(gradient, |g| {
-                let blocks = w.chunks_mut(BLOCK).zip(old.chunks(BLOCK)).zip(g.chunks(BLOCK));
-                for_each(cpu, blocks, |((w, old), g)| {
-                    // No sign for a zero, whatever its power.
-                    let root = |u: f32| if u == 0.0 { 0.0 } else { u.abs().powf(power).copysign(u) };
-                    match (ball.adaptive, power) {
-                        (false, 1.0) => map2(w, old, g, |old, g| old + g * scale),
-                        (false, _) => map2(w, old, g, |old, g| old + root(g) * scale),
-                        (true, 1.0) => map2(w, old, g, |old, g| old + old * old * g * scale),
-                        (true, _) => map2(w, old, g, |old, g| old + root(old.abs() * g) * scale * old.abs()),
-                    }
-                });
+pub(super) fn power_sum(cpu: &Cpu, ball: &Neighborhood, slope: &Slope<'_>) -> Result<f64> {
+    read(slope.w, |w| {
+        read(slope.gradient, |g| {
+            // Without a memory the gradient stands in its place, and no sum reads it there.
+            read(slope.memory.map_or(slope.gradient, Var::as_tensor), |m| {
+                let operands = Operands { cpu, w, g, m };
+                let (of_g, of_m) = (ball.gradient, ball.memory);
+                match slope.memory {
+                    Some(_) => operands.sum_by_size(slope.size, ball.dual(), |g, m| of_g * g + of_m * m),
+                    None => operands.sum_by_size(slope.size, ball.dual(), |g, _| g),
+                }
             })
         })?
     })?
 }
 
-fn map2(to: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
-    for ((to, &a), &b) in to.iter_mut().zip(a).zip(b) {
-        *to = f(a, b);
+/// The weights, the gradient and the memory of a slope.
+struct Operands<'a> {
+    cpu: &'a Cpu,
+    w: &'a [f32],
+    g: &'a [f32],
+    m: &'a [f32],
+}
+
+impl Operands<'_> {
+    fn sum_by_size(&self, size: Size, q: f64, a: impl Fn(f64, f64) -> f64 + Copy + Sync) -> f64 {
+        match size {
+            Size::Constant(t) => self.sum_by_power(q, move |_, g, m| t * a(g, m)),
+            Size::Weights { eta } => self.sum_by_power(q, move |w, g, m| (w.abs() + eta) * a(g, m)),
+        }
     }
+
+    fn sum_by_power(&self, q: f64, u: impl Fn(f64, f64, f64) -> f64 + Copy + Sync) -> f64 {
+        let square = move |w, g, m| {
+            let u = u(w, g, m);
+            [u * u]
+        };
+        let Self { cpu, w, g, m } = self;
+        let [sum] = match q {
+            2.0 => sums(cpu, w, g, m, square),
+            _ => sums(cpu, w, g, m, move |w, g, m| [u(w, g, m).abs().powf(q)]),
+        };
+        sum
+    }
+}
+
+pub(super) fn dots(cpu: &Cpu, x: &Tensor, y: &Tensor) -> Result<[f64; 3]> {
+    read(x, |x| read(y, |y| sums(cpu, x, y, y, |x, y, _| [x * x, x * y, y * y])))?
+}
+
+/// N sums of f(aᵢ, bᵢ, cᵢ) in `f64`, block by block.
+fn sums<const N: usize>(
+    cpu: &Cpu,
+    a: &[f32],
+    b: &[f32],
+    c: &[f32],
+    f: impl Fn(f64, f64, f64) -> [f64; N] + Copy + Sync,
+) -> [f64; N] {
+    let blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK)).zip(c.chunks(BLOCK));
+    let mut partial = vec![[0.0; N]; blocks.len()];
+    let set = cpu.instruction_set();
+    for_each(cpu, partial.iter_mut().zip(blocks), |(sums, ((a, b), c))| {
+        *sums = set.dispatch(Sum { a, b, c, f });
+    });
+    std::array::from_fn(|n| partial.iter().map(|sums| sums[n]).sum())
+}
+
+/// The sums of one block, each in sixteen interleaved ones, which the compiler turns into vectors of the instruction set.
+struct Sum<'a, F, const N: usize> {
+    a: &'a [f32],
+    b: &'a [f32],
+    c: &'a [f32],
+    f: F,
+}
+
+impl<F: Fn(f64, f64, f64) -> [f64; N], const N: usize> Algorithm for Sum<'_, F, N> {
+    type Output = [f64; N];
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) -> [f64; N] {
+        let Self { a, b, c, f } = self;
+        let (a, a_rest) = a.as_chunks::<LANES>();
+        let (b, b_rest) = b.as_chunks::<LANES>();
+        let (c, c_rest) = c.as_chunks::<LANES>();
+        let mut sums = [[0.0; LANES]; N];
+        for ((a, b), c) in a.iter().zip(b).zip(c) {
+            for lane in 0..LANES {
+                let values = f(a[lane].into(), b[lane].into(), c[lane].into());
+                for n in 0..N {
+                    sums[n][lane] += values[n];
+                }
+            }
+        }
+        let mut rest = [0.0; N];
+        for ((&a, &b), &c) in a_rest.iter().zip(b_rest).zip(c_rest) {
+            let values = f(a.into(), b.into(), c.into());
+            for n in 0..N {
+                rest[n] += values[n];
+            }
+        }
+        std::array::from_fn(|n| sums[n].iter().sum::<f64>() + rest[n])
+    }
+}
+
+/// `scale` has the slope's factor in it.
+pub(super) fn perturb(
+    cpu: &Cpu,
+    slope: &Slope<'_>,
+    old: &Var,
+    ball: &Neighborhood,
+    scale: f64,
+) -> Result<()> {
+    let power = (ball.dual() - 1.0) as f32;
+    let (of_g, of_m) = (ball.gradient as f32, ball.memory as f32);
+    let (size, memory) = (slope.size, slope.memory);
+    write(old, |old| {
+        write(slope.w, |w| {
+            std::mem::swap(old, w);
+            read(slope.gradient, |g| {
+                read(memory.map_or(slope.gradient, Var::as_tensor), |m| {
+                    let blocks = w.chunks_mut(BLOCK).zip(old.chunks(BLOCK));
+                    for_each(cpu, blocks.zip(g.chunks(BLOCK)).zip(m.chunks(BLOCK)), |(((w, old), g), m)| {
+                        let block = Block { w, old, g, m };
+                        match memory {
+                            Some(_) => block.climb(size, power, scale, |g, m| of_g * g + of_m * m),
+                            None => block.climb(size, power, scale, |g, _| g),
+                        }
+                    });
+                })
+            })?
+        })?
+    })?
+}
+
+/// A block of the operands of [`perturb`].
+struct Block<'a> {
+    w: &'a mut [f32],
+    old: &'a [f32],
+    g: &'a [f32],
+    m: &'a [f32],
+}
+
+impl Block<'_> {
+    /// w ← old + e, a being the direction.
+    fn climb(self, size: Size, power: f32, scale: f64, a: impl Fn(f32, f32) -> f32) {
+        // No sign for a zero, whatever its power.
+        let root = |u: f32| if u == 0.0 { 0.0 } else { u.abs().powf(power).copysign(u) };
+        match size {
+            Size::Constant(t) => {
+                // T stands in u^(q - 1) and before it.
+                let scale = (scale * t.powf(f64::from(power) + 1.0)) as f32;
+                match power {
+                    1.0 => self.map(|old, g, m| old + a(g, m) * scale),
+                    _ => self.map(|old, g, m| old + root(a(g, m)) * scale),
+                }
+            }
+            Size::Weights { eta } => {
+                let (scale, eta) = (scale as f32, eta as f32);
+                match power {
+                    1.0 => self.map(|old, g, m| {
+                        let t = old.abs() + eta;
+                        old + t * t * a(g, m) * scale
+                    }),
+                    _ => self.map(|old, g, m| {
+                        let t = old.abs() + eta;
+                        old + root(t * a(g, m)) * scale * t
+                    }),
+                }
+            }
+        }
+    }
+
+    fn map(self, f: impl Fn(f32, f32, f32) -> f32) {
+        for (((w, &old), &g), &m) in self.w.iter_mut().zip(self.old).zip(self.g).zip(self.m) {
+            *w = f(old, g, m);
+        }
+    }
+}
+
+/// `factors` are those of x and y, with the share in them.
+pub(super) fn combine(
+    cpu: &Cpu,
+    combination: &Combination<'_>,
+    v: &Var,
+    x: &Tensor,
+    y: &Tensor,
+    factors: [f64; 2],
+) -> Result<()> {
+    let [of_x, of_y] = factors.map(|factor| factor as f32);
+    write(v, |v| {
+        read(x, |x| {
+            read(y, |y| {
+                let blocks = v.chunks_mut(BLOCK).zip(x.chunks(BLOCK)).zip(y.chunks(BLOCK));
+                for_each(cpu, blocks, |((v, x), y)| {
+                    let each = v.iter_mut().zip(x).zip(y);
+                    match combination {
+                        Combination::Mixed(..) => each.for_each(|((v, x), y)| *v = of_x * x + of_y * y),
+                        Combination::Plus(..) => each.for_each(|((v, x), y)| *v += of_x * x + of_y * y),
+                        Combination::Scaled(_) => each.for_each(|((v, x), _)| *v = of_x * x),
+                        Combination::PlusScaled(_) => each.for_each(|((v, x), _)| *v += of_x * x),
+                        Combination::Toward(_) => each.for_each(|((v, x), _)| *v += of_x * (x - *v)),
+                    }
+                });
+            })
+        })?
+    })?
 }
 
 pub(super) fn restore(w: &Var, old: &Var) -> Result<()> {

@@ -17,10 +17,11 @@ struct Tensors {
     unsigned count;
 };
 
-// A block's chunk: where each operand of it begins, and its length.
+// A block's chunk: of which tensor of the table, where each operand of it begins, and its length.
 struct Chunk {
     float* operands[OPERANDS];
     unsigned long long len;
+    unsigned tensor;
 };
 
 static __device__ __forceinline__ Chunk chunk_of_block(const Tensors& tensors) {
@@ -36,6 +37,7 @@ static __device__ __forceinline__ Chunk chunk_of_block(const Tensors& tensors) {
     Chunk chunk;
     for (int i = 0; i < OPERANDS; ++i) chunk.operands[i] = tensors.operands[i][low] ? tensors.operands[i][low] + start : nullptr;
     chunk.len = left < CHUNK ? left : CHUNK;
+    chunk.tensor = low;
     return chunk;
 }
 
@@ -84,40 +86,51 @@ static __device__ __forceinline__ void for_each(const Chunk& chunk, F f) {
     }
 }
 
-// ---- Σ|u|^q, u = g or |w| g --------------------------------------------------------------------------------------------
+// ---- Σ|u|^q, u = T a ---------------------------------------------------------------------------------------------------
 
 struct PowerSums {
-    Tensors tensors;   // w, gradient
+    Tensors tensors;   // w, gradient, memory if there is one
     double* partials;  // one for each block of this launch
     double q;
-    unsigned adaptive;
+    double of_gradient, of_memory;  // a = of_gradient g + of_memory m where there is a memory, else g
+    float sizes[TENSORS];           // T = |w| + size where that is at least 0, else -size
 };
 
 extern "C" __global__ void __launch_bounds__(256) power_sums(const __grid_constant__ PowerSums a) {
     __shared__ double scratch[32];
     Chunk chunk = chunk_of_block(a.tensors);
-    double sum = 0.0;
-    double q = a.q;
-    if (!a.adaptive && q == 2.0) {
-        for_each<2, 0>(chunk, [&](float&, float& g, float&, float&) { sum += (double)g * (double)g; });
-    } else if (!a.adaptive) {
-        for_each<2, 0>(chunk, [&](float&, float& g, float&, float&) { sum += pow(fabs((double)g), q); });
+    double sum = 0.0, q = a.q, of_g = a.of_gradient, of_m = a.of_memory;
+    float size = a.sizes[chunk.tensor];
+    auto add = [&](double u) { sum += q == 2.0 ? u * u : pow(fabs(u), q); };
+    if (size >= 0.0f && chunk.operands[2]) {
+        for_each<7, 0>(chunk, [&](float& w, float& g, float& m, float&) { add((fabs((double)w) + size) * (of_g * g + of_m * m)); });
+    } else if (size >= 0.0f) {
+        for_each<3, 0>(chunk, [&](float& w, float& g, float&, float&) { add((fabs((double)w) + size) * (double)g); });
+    } else if (chunk.operands[2]) {
+        for_each<6, 0>(chunk, [&](float&, float& g, float& m, float&) { add(-(double)size * (of_g * g + of_m * m)); });
     } else {
-        for_each<3, 0>(chunk, [&](float& w, float& g, float&, float&) {
-            double u = (double)w * (double)g;
-            sum += q == 2.0 ? u * u : pow(fabs(u), q);
-        });
+        for_each<2, 0>(chunk, [&](float&, float& g, float&, float&) { add(-(double)size * (double)g); });
     }
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) a.partials[blockIdx.x] = sum;
+}
+
+// Notes that a sum of a step was not finite, if none was noted before.
+static __device__ void note(double* found_inf, double sum, double step) {
+    if (isfinite(sum) || found_inf[0] != 0.0) return;
+    found_inf[0] = 1.0;
+    found_inf[1] = sum;
+    found_inf[2] = step;
 }
 
 struct Ascent {
     const double* partials;
     unsigned long long count;
     double* ascent;     // the norm, and what the ascent is scaled by
-    double* found_inf;  // 1 once a sum was not finite, and the first such sum
+    double* found_inf;  // 1 once a sum was not finite, the first such sum, and its step
     double rho, p, q;
+    double normalize;  // 1, or 0 to scale by rho
+    double step;
 };
 
 // One block: adds the partial sums in a fixed order.
@@ -127,44 +140,154 @@ extern "C" __global__ void __launch_bounds__(1024) ascent(const __grid_constant_
     for (unsigned long long i = threadIdx.x; i < a.count; i += blockDim.x) sum += a.partials[i];
     sum = block_sum(sum, scratch);
     if (threadIdx.x != 0) return;
-    if (!isfinite(sum) && a.found_inf[0] == 0.0) {
-        a.found_inf[0] = 1.0;
-        a.found_inf[1] = sum;
-    }
+    note(a.found_inf, sum, a.step);
     a.ascent[0] = a.q == 2.0 ? sqrt(sum) : pow(sum, 1.0 / a.q);
-    a.ascent[1] = a.rho / ((a.p == 2.0 ? sqrt(sum) : pow(sum, 1.0 / a.p)) + 1e-12);
+    a.ascent[1] = a.normalize == 0.0 ? a.rho : a.rho / ((a.p == 2.0 ? sqrt(sum) : pow(sum, 1.0 / a.p)) + 1e-12);
 }
 
 // ---- w + e -------------------------------------------------------------------------------------------------------------
 
 struct Perturb {
-    Tensors tensors;  // old, gradient, w
+    Tensors tensors;  // old, gradient, w, memory if there is one
     const double* ascent;
     const double* found_inf;
     float power;  // q - 1
-    unsigned adaptive;
+    float of_gradient, of_memory;
+    float sizes[TENSORS];    // as in PowerSums
+    float factors[TENSORS];  // of the radius
 };
+
+// No sign for a zero, whatever its power.
+static __device__ __forceinline__ float root(float u, float power) {
+    return u == 0.0f ? 0.0f : copysignf(powf(fabsf(u), power), u);
+}
+
+// w = old + e along a(g, m); READS with the memory or without.
+template <int READS, class A>
+static __device__ __forceinline__ void climb(const Chunk& chunk, float size, double scale, float power, A a) {
+    if (size < 0.0f) {
+        // T stands in u^(q - 1) and before it.
+        float whole = (float)(scale * (size == -1.0f ? 1.0 : pow(-(double)size, (double)power + 1.0)));
+        if (power == 1.0f) {
+            for_each<READS, 4>(chunk, [&](float& old, float& g, float& w, float& m) { w = old + a(g, m) * whole; });
+        } else {
+            for_each<READS, 4>(chunk, [&](float& old, float& g, float& w, float& m) { w = old + root(a(g, m), power) * whole; });
+        }
+        return;
+    }
+    float whole = (float)scale;
+    if (power == 1.0f) {
+        for_each<READS, 4>(chunk, [&](float& old, float& g, float& w, float& m) {
+            float t = fabsf(old) + size;
+            w = old + t * t * a(g, m) * whole;
+        });
+    } else {
+        for_each<READS, 4>(chunk, [&](float& old, float& g, float& w, float& m) {
+            float t = fabsf(old) + size;
+            w = old + root(t * a(g, m), power) * whole * t;
+        });
+    }
+}
 
 extern "C" __global__ void __launch_bounds__(256) perturb(const __grid_constant__ Perturb a) {
     Chunk chunk = chunk_of_block(a.tensors);
-    float scale = (float)a.ascent[1];
-    float power = a.power;
-    bool adaptive = a.adaptive != 0;
     if (a.found_inf[0] != 0.0) {
         for_each<1, 4>(chunk, [&](float& old, float&, float& w, float&) { w = old; });
-    } else if (power == 1.0f && !adaptive) {
-        for_each<3, 4>(chunk, [&](float& old, float& g, float& w, float&) { w = old + g * scale; });
-    } else if (power == 1.0f) {
-        for_each<3, 4>(chunk, [&](float& old, float& g, float& w, float&) { w = old + old * old * g * scale; });
-    } else {
-        for_each<3, 4>(chunk, [&](float& old, float& g, float& w, float&) {
-            float size = adaptive ? fabsf(old) : 1.0f;
-            float u = size * g;
-            // No sign for a zero, whatever its power.
-            float root = u == 0.0f ? 0.0f : copysignf(powf(fabsf(u), power), u);
-            w = old + root * scale * size;
-        });
+        return;
     }
+    double scale = a.ascent[1] * (double)a.factors[chunk.tensor];
+    float size = a.sizes[chunk.tensor], of_g = a.of_gradient, of_m = a.of_memory;
+    if (chunk.operands[3]) {
+        climb<11>(chunk, size, scale, a.power, [&](float g, float m) { return of_g * g + of_m * m; });
+    } else {
+        climb<3>(chunk, size, scale, a.power, [&](float g, float) { return g; });
+    }
+}
+
+// ---- x·x, x·y and y·y, and what follows from them ----------------------------------------------------------------------
+
+struct Dots {
+    Tensors tensors;   // x, y
+    double* partials;  // three for each block of this launch
+};
+
+extern "C" __global__ void __launch_bounds__(256) dots(const __grid_constant__ Dots a) {
+    __shared__ double scratch[3][32];
+    Chunk chunk = chunk_of_block(a.tensors);
+    double xx = 0.0, xy = 0.0, yy = 0.0;
+    for_each<3, 0>(chunk, [&](float& x, float& y, float&, float&) {
+        xx += (double)x * (double)x;
+        xy += (double)x * (double)y;
+        yy += (double)y * (double)y;
+    });
+    xx = block_sum(xx, scratch[0]);
+    xy = block_sum(xy, scratch[1]);
+    yy = block_sum(yy, scratch[2]);
+    if (threadIdx.x != 0) return;
+    double* to = a.partials + 3 * (unsigned long long)blockIdx.x;
+    to[0] = xx, to[1] = xy, to[2] = yy;
+}
+
+struct Factors {
+    const double* partials;
+    unsigned long long count;
+    double* factors;    // those of x and y, the norm of their mix before it is clipped, and the cosine between x and y
+    double* found_inf;  // as in Ascent
+    double alpha, beta;
+    double clip;  // infinity for none
+    double step;
+    unsigned rule;  // Fixed, SurrogateGap, Reuse, Beside
+};
+
+// One block: adds the partial sums in a fixed order.
+extern "C" __global__ void __launch_bounds__(1024) factors(const __grid_constant__ Factors a) {
+    __shared__ double scratch[3][32];
+    double xx = 0.0, xy = 0.0, yy = 0.0;
+    for (unsigned long long i = threadIdx.x; i < a.count; i += blockDim.x) {
+        xx += a.partials[3 * i];
+        xy += a.partials[3 * i + 1];
+        yy += a.partials[3 * i + 2];
+    }
+    xx = block_sum(xx, scratch[0]);
+    xy = block_sum(xy, scratch[1]);
+    yy = block_sum(yy, scratch[2]);
+    if (threadIdx.x != 0) return;
+    note(a.found_inf, xx + yy, a.step);
+    const double epsilon = 1e-12;
+    double x = a.alpha, y = a.beta;
+    if (a.rule == 1) x = -a.alpha, y = 1.0 + a.alpha * xy / (yy + epsilon);
+    if (a.rule == 2) x = 1.0, y = a.alpha * sqrt(xx) / (sqrt(yy) + epsilon);
+    if (a.rule == 3) x = -xy / (xx + epsilon), y = 1.0;
+    double square = x * x * xx + 2.0 * x * y * xy + y * y * yy;
+    double norm = sqrt(square > 0.0 ? square : 0.0);
+    double shorter = a.clip / (norm + 1e-6);
+    if (!(shorter < 1.0)) shorter = 1.0;
+    a.factors[0] = x * shorter;
+    a.factors[1] = y * shorter;
+    a.factors[2] = norm;
+    a.factors[3] = xy / (sqrt(xx) * sqrt(yy) + epsilon);
+}
+
+// ---- sums and averages of tensors --------------------------------------------------------------------------------------
+
+struct Combine {
+    Tensors tensors;  // v, x, y
+    const double* factors;    // of x and y, or null for 1
+    const double* found_inf;
+    float of_x, of_y;  // what the factors are multiplied by
+    unsigned kind;     // Mixed, Plus, Scaled, PlusScaled, Toward
+};
+
+extern "C" __global__ void __launch_bounds__(256) combine(const __grid_constant__ Combine a) {
+    if (a.found_inf[0] != 0.0) return;
+    Chunk chunk = chunk_of_block(a.tensors);
+    float x_by = a.factors ? (float)(a.factors[0] * (double)a.of_x) : a.of_x;
+    float y_by = a.factors ? (float)(a.factors[1] * (double)a.of_y) : a.of_y;
+    if (a.kind == 0) for_each<6, 1>(chunk, [&](float& v, float& x, float& y, float&) { v = x_by * x + y_by * y; });
+    if (a.kind == 1) for_each<7, 1>(chunk, [&](float& v, float& x, float& y, float&) { v += x_by * x + y_by * y; });
+    if (a.kind == 2) for_each<2, 1>(chunk, [&](float& v, float& x, float&, float&) { v = x_by * x; });
+    if (a.kind == 3) for_each<3, 1>(chunk, [&](float& v, float& x, float&, float&) { v += x_by * x; });
+    if (a.kind == 4) for_each<3, 1>(chunk, [&](float& v, float& x, float&, float&) { v += x_by * (x - v); });
 }
 
 // ---- SGD ---------------------------------------------------------------------------------------------------------------

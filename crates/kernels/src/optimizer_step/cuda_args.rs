@@ -43,13 +43,30 @@ impl Tensors {
     }
 }
 
+/// A number for each tensor of each table that [`Tensors::tables`] makes of tensors of these lengths.
+pub(super) fn by_table(values: &[(f32, usize)]) -> Vec<[f32; TENSORS]> {
+    let values: Vec<_> = values.iter().filter(|(_, len)| *len > 0).map(|(value, _)| *value).collect();
+    let table = |values: &[f32]| std::array::from_fn(|index| values.get(index).copied().unwrap_or(0.0));
+    values.chunks(TENSORS).map(table).collect()
+}
+
+/// T as the kernels take it: what is added to |w|, or the negative of a constant.
+pub(super) fn size(size: super::Size) -> f32 {
+    match size {
+        super::Size::Constant(t) => -(t as f32),
+        super::Size::Weights { eta } => eta as f32,
+    }
+}
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct PowerSums {
     pub(super) tensors: Tensors,
     pub(super) partials: u64,
     pub(super) q: f64,
-    pub(super) adaptive: u32,
+    pub(super) of_gradient: f64,
+    pub(super) of_memory: f64,
+    pub(super) sizes: [f32; TENSORS],
 }
 
 #[derive(Clone, Copy)]
@@ -62,6 +79,8 @@ pub(super) struct Ascent {
     pub(super) rho: f64,
     pub(super) p: f64,
     pub(super) q: f64,
+    pub(super) normalize: f64,
+    pub(super) step: f64,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +90,73 @@ pub(super) struct Perturb {
     pub(super) ascent: u64,
     pub(super) found_inf: u64,
     pub(super) power: f32,
-    pub(super) adaptive: u32,
+    pub(super) of_gradient: f32,
+    pub(super) of_memory: f32,
+    pub(super) sizes: [f32; TENSORS],
+    pub(super) factors: [f32; TENSORS],
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Dots {
+    pub(super) tensors: Tensors,
+    pub(super) partials: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Factors {
+    pub(super) partials: u64,
+    pub(super) count: u64,
+    pub(super) factors: u64,
+    pub(super) found_inf: u64,
+    pub(super) alpha: f64,
+    pub(super) beta: f64,
+    pub(super) clip: f64,
+    pub(super) step: f64,
+    pub(super) rule: u32,
+}
+
+/// A rule's numbers and its kind, as the kernel takes them.
+pub(super) fn rule(rule: super::Rule) -> (f64, f64, u32) {
+    match rule {
+        super::Rule::Fixed(x, y) => (x, y, 0),
+        super::Rule::SurrogateGap { alpha } => (alpha, 0.0, 1),
+        super::Rule::Reuse { alpha } => (alpha, 0.0, 2),
+        super::Rule::Beside => (0.0, 0.0, 3),
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Combine {
+    pub(super) tensors: Tensors,
+    pub(super) factors: u64,
+    pub(super) found_inf: u64,
+    pub(super) of_x: f32,
+    pub(super) of_y: f32,
+    pub(super) kind: u32,
+}
+
+impl Combine {
+    /// `factors` is where those lie that a GPU has, or null.
+    pub(super) fn new(
+        tensors: Tensors,
+        factors: u64,
+        found_inf: u64,
+        combination: &super::Combination<'_>,
+    ) -> Self {
+        use super::Combination::{Mixed, Plus, PlusScaled, Scaled, Toward};
+        let (share, kind) = match combination {
+            Mixed(_, share) => (share, 0),
+            Plus(_, share) => (share, 1),
+            Scaled(share) => (share, 2),
+            PlusScaled(share) => (share, 3),
+            Toward(share) => (share, 4),
+        };
+        let [of_x, of_y] = combination.factors_here().unwrap_or([*share; 2]).map(|factor| factor as f32);
+        Self { tensors, factors, found_inf, of_x, of_y, kind }
+    }
 }
 
 #[derive(Clone, Copy)]

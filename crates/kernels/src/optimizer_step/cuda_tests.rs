@@ -2,18 +2,27 @@
 
 use candle_core::{Device, Tensor, Var};
 
-use super::cuda_args::{AdamW, Ascent, CHUNK, Copies, OPERANDS, Perturb, PowerSums, Sgd, TENSORS, Tensors};
-use super::{AdamWStep, Neighborhood, SgdStep};
+use super::cuda_args::{
+    AdamW, Ascent, CHUNK, Combine, Copies, Dots, Factors, OPERANDS, Perturb, PowerSums, Sgd, TENSORS,
+    Tensors, by_table, rule, size,
+};
+use super::{AdamWStep, Combination, FoundInf, Neighborhood, Rule, SgdStep, Size, Slope};
 use crate::Cpu;
 use crate::on_host::{Grid, Guarded, Module, Order, compile};
 
-const KERNELS: [&str; 6] = ["power_sums", "ascent", "perturb", "sgd", "adamw", "copy"];
-const BALLS: [Neighborhood; 5] = [
-    Neighborhood { p: 2.0, adaptive: false },
-    Neighborhood { p: 2.0, adaptive: true },
-    Neighborhood { p: 3.0, adaptive: false },
-    Neighborhood { p: 1.5, adaptive: true },
-    Neighborhood { p: f64::INFINITY, adaptive: false },
+const KERNELS: [&str; 9] =
+    ["power_sums", "ascent", "perturb", "dots", "factors", "combine", "sgd", "adamw", "copy"];
+const PLAIN: Size = Size::Constant(1.0);
+/// With a memory of another factor in every second.
+const BALLS: [(Neighborhood, Size); 8] = [
+    (Neighborhood::new(2.0), PLAIN),
+    (Neighborhood { memory: -0.5, ..Neighborhood::new(2.0) }, Size::Weights { eta: 0.0 }),
+    (Neighborhood::new(3.0), Size::Constant(0.5)),
+    (Neighborhood { gradient: 0.3, memory: 0.7, ..Neighborhood::new(1.5) }, Size::Weights { eta: 0.1 }),
+    (Neighborhood::new(f64::INFINITY), PLAIN),
+    (Neighborhood { memory: 0.25, ..Neighborhood::new(2.0) }, PLAIN),
+    (Neighborhood::new(2.0), Size::Weights { eta: 0.01 }),
+    (Neighborhood { normalize: false, memory: 1.0, ..Neighborhood::new(3.0) }, PLAIN),
 ];
 
 /// Lengths around a vector's, a block's and a chunk's, none at all, and more tensors than one launch takes.
@@ -102,25 +111,35 @@ fn assert_close(name: &str, found: &Operand, expected: &[Var]) {
     }
 }
 
+/// A number for every tensor, in the tables' order.
+fn same(value: f32) -> Vec<[f32; TENSORS]> {
+    by_table(&lens().into_iter().map(|len| (value, len)).collect::<Vec<_>>())
+}
+
+/// A kernel that adds up what others left.
+const ONE_BLOCK: Grid = Grid { blocks: (1, 1), threads: 1024, shared: 0 };
+
 /// The norm and the scale, and the note.
 fn ascent(
     module: &Module,
     order: Order,
-    ball: &Neighborhood,
+    (ball, unit): (&Neighborhood, Size),
     w: &Operand,
     g: &Operand,
-) -> ([f64; 2], [f64; 2]) {
-    let tables = tables([Some(w), Some(g)]);
+    m: Option<&Operand>,
+) -> ([f64; 2], [f64; 3]) {
+    let tables = tables([Some(w), Some(g), m]);
     let count: usize = tables.iter().map(|(_, blocks)| blocks).sum();
     let partials = Guarded::new(&vec![f64::NAN; count]);
     let mut first = 0;
-    for (tensors, blocks) in tables {
+    for ((tensors, blocks), sizes) in tables.into_iter().zip(same(size(unit))) {
         let partials = partials.device() + 8 * first as u64;
-        let arguments = PowerSums { tensors, partials, q: ball.dual(), adaptive: ball.adaptive.into() };
+        let (of_gradient, of_memory) = (ball.gradient, ball.memory);
+        let arguments = PowerSums { tensors, partials, q: ball.dual(), of_gradient, of_memory, sizes };
         module.launch("power_sums", grid(blocks), order, &arguments);
         first += blocks;
     }
-    let (numbers, found_inf) = (Guarded::new(&[f64::NAN; 2]), Guarded::new(&[0f64; 2]));
+    let (numbers, found_inf) = (Guarded::new(&[f64::NAN; 2]), Guarded::new(&[0f64; 3]));
     let arguments = Ascent {
         partials: partials.device(),
         count: count as u64,
@@ -129,43 +148,143 @@ fn ascent(
         rho: 0.05,
         p: ball.p,
         q: ball.dual(),
+        normalize: f64::from(ball.normalize),
+        step: 41.0,
     };
-    module.launch("ascent", Grid { blocks: (1, 1), threads: 1024, shared: 0 }, order, &arguments);
-    ([numbers[0], numbers[1]], [found_inf[0], found_inf[1]])
+    module.launch("ascent", ONE_BLOCK, order, &arguments);
+    ([numbers[0], numbers[1]], [found_inf[0], found_inf[1], found_inf[2]])
 }
 
 #[test]
 fn norms_and_ascents_are_those_of_the_cpu() {
     let Some(module) = module() else { return };
-    let (cpu, weights, gradients) = (Cpu::shared(), values(1), values(2));
-    for ball in BALLS {
-        let (w, g) = (vars(&weights), tensors(&gradients));
-        let sum: f64 =
-            super::power_sums(cpu, &ball, &w.iter().zip(&g).collect::<Vec<_>>()).unwrap().iter().sum();
-        let expected = super::Ascent::new(&ball, 0.05, sum).unwrap();
+    let (cpu, weights, gradients, memories) = (Cpu::shared(), values(1), values(2), values(5));
+    for (ball, unit) in BALLS {
+        let remembers = ball.memory != 0.0;
+        let (w, g, m) = (vars(&weights), tensors(&gradients), vars(&memories));
         let old: Vec<Var> = w.iter().map(|w| Var::from_tensor(&w.zeros_like().unwrap()).unwrap()).collect();
-        let parameters: Vec<_> = w.iter().zip(&old).zip(&g).map(|((w, old), g)| (w, old, g)).collect();
-        super::perturb_all(cpu, &expected, &parameters).unwrap();
+        let slope = |((w, g), m)| Slope {
+            memory: Some(m).filter(|_| remembers),
+            size: unit,
+            factor: 0.5,
+            ..Slope::new(w, g)
+        };
+        let slopes: Vec<_> = w.iter().zip(&g).zip(&m).map(slope).collect();
+        let sum: f64 = super::power_sums(cpu, &ball, &slopes).unwrap().iter().sum();
+        let expected = super::Ascent::new(&ball, 0.05, sum).unwrap();
+        super::perturb_all(cpu, &expected, &slopes.into_iter().zip(&old).collect::<Vec<_>>()).unwrap();
 
         let both = Order::BOTH.map(|order| {
             let (old, g) = (Operand::new(&weights), Operand::new(&gradients));
+            let m = remembers.then(|| Operand::new(&memories));
             let perturbed = Operand::new(&values(3));
-            let (numbers, note) = ascent(&module, order, &ball, &old, &g);
+            let (numbers, note) = ascent(&module, order, (&ball, unit), &old, &g, m.as_ref());
             assert_eq!(note[0], 0.0);
             let norm: f64 = expected.norm().to_scalar().unwrap();
-            assert!((numbers[0] / norm - 1.0).abs() < 1e-12, "{ball:?}: {numbers:?}, expected {norm}");
+            assert!((numbers[0] / norm - 1.0).abs() < 1e-7, "{ball:?}: {numbers:?}, expected {norm}");
 
             let (numbers_at, note_at) = (Guarded::new(&numbers), Guarded::new(&note));
-            for (tensors, blocks) in tables([Some(&old), Some(&g), Some(&perturbed)]) {
-                let (ascent, found_inf) = (numbers_at.device(), note_at.device());
-                let power = (ball.dual() - 1.0) as f32;
-                let arguments = Perturb { tensors, ascent, found_inf, power, adaptive: ball.adaptive.into() };
+            let tables = tables([Some(&old), Some(&g), Some(&perturbed), m.as_ref()]);
+            for (((tensors, blocks), sizes), factors) in
+                tables.into_iter().zip(same(size(unit))).zip(same(0.5))
+            {
+                let arguments = Perturb {
+                    tensors,
+                    ascent: numbers_at.device(),
+                    found_inf: note_at.device(),
+                    power: (ball.dual() - 1.0) as f32,
+                    of_gradient: ball.gradient as f32,
+                    of_memory: ball.memory as f32,
+                    sizes,
+                    factors,
+                };
                 module.launch("perturb", grid(blocks), order, &arguments);
             }
             assert_close(&format!("{ball:?}"), &perturbed, &w);
             numbers.map(f64::to_bits)
         });
         assert_eq!(both[0], both[1], "the sum depends on the order in which threads run");
+    }
+}
+
+#[test]
+fn mixes_and_sums_are_those_of_the_cpu() {
+    let Some(module) = module() else { return };
+    let (cpu, before, xs, ys, note) = (Cpu::shared(), values(1), values(2), values(3), FoundInf::default());
+    let (x, y) = (tensors(&xs), tensors(&ys));
+    let (dots, _) = super::dots(cpu, &x.iter().zip(&y).collect::<Vec<_>>(), &note).unwrap();
+    for (of, clip) in [
+        (Rule::Fixed(0.5, -1.5), f64::INFINITY),
+        (Rule::SurrogateGap { alpha: 0.4 }, 1.0),
+        (Rule::Reuse { alpha: 0.7 }, f64::INFINITY),
+        (Rule::Beside, 1e9),
+    ] {
+        let expected = dots.mix(of, Some(clip)).unwrap();
+        for order in Order::BOTH {
+            let (x_operand, y_operand) = (Operand::new(&xs), Operand::new(&ys));
+            let tables_of_dots = tables([Some(&x_operand), Some(&y_operand)]);
+            let count: usize = tables_of_dots.iter().map(|(_, blocks)| blocks).sum();
+            let partials = Guarded::new(&vec![f64::NAN; 3 * count]);
+            let mut at = partials.device();
+            for (tensors, blocks) in tables_of_dots {
+                module.launch("dots", grid(blocks), order, &Dots { tensors, partials: at });
+                at += 24 * blocks as u64;
+            }
+            let (factors, found_inf) = (Guarded::new(&[f64::NAN; 4]), Guarded::new(&[0f64; 3]));
+            let (alpha, beta, rule) = rule(of);
+            let arguments = Factors {
+                partials: partials.device(),
+                count: count as u64,
+                factors: factors.device(),
+                found_inf: found_inf.device(),
+                alpha,
+                beta,
+                clip,
+                step: 3.0,
+                rule,
+            };
+            module.launch("factors", ONE_BLOCK, order, &arguments);
+            let known: [f64; 2] = [expected.norm(), expected.cosine()].map(|n| n.to_scalar().unwrap());
+            assert!(
+                (factors[2] / known[0] - 1.0).abs() < 1e-11 && (factors[3] - known[1]).abs() < 1e-11,
+                "{of:?}"
+            );
+
+            for combination in [Combination::Mixed(&expected, 0.5), Combination::Plus(&expected, -2.0)] {
+                let v = vars(&before);
+                let rows: Vec<_> = v.iter().zip(&x).zip(&y).map(|((v, x), y)| (v, x, y)).collect();
+                super::combine_all(cpu, combination, &rows, &note).unwrap();
+                let operand = Operand::new(&before);
+                for (tensors, blocks) in tables([Some(&operand), Some(&x_operand), Some(&y_operand)]) {
+                    // The share, which the factors of the GPU are multiplied by.
+                    let arguments = Combine::new(tensors, factors.device(), found_inf.device(), &combination);
+                    let share =
+                        if let Combination::Mixed(_, share) | Combination::Plus(_, share) = combination {
+                            share as f32
+                        } else {
+                            1.0
+                        };
+                    let arguments = Combine { of_x: share, of_y: share, ..arguments };
+                    module.launch("combine", grid(blocks), order, &arguments);
+                }
+                assert_close(&format!("{of:?} {combination:?}"), &operand, &v);
+            }
+        }
+    }
+    for combination in [Combination::Scaled(0.3), Combination::PlusScaled(-0.7), Combination::Toward(0.1)] {
+        for found in [0.0, 1.0] {
+            let (v, operand, x_operand) = (vars(&before), Operand::new(&before), Operand::new(&xs));
+            if found == 0.0 {
+                let rows: Vec<_> = v.iter().zip(&x).map(|(v, x)| (v, x, x)).collect();
+                super::combine_all(cpu, combination, &rows, &note).unwrap();
+            }
+            let found_inf = Guarded::new(&[found, f64::NAN, 0.0]);
+            for (tensors, blocks) in tables([Some(&operand), Some(&x_operand), Some(&x_operand)]) {
+                let arguments = Combine::new(tensors, 0, found_inf.device(), &combination);
+                module.launch("combine", grid(blocks), Order::Descending, &arguments);
+            }
+            assert_close(&format!("{combination:?}"), &operand, &v);
+        }
     }
 }
 
@@ -178,14 +297,19 @@ fn a_gradient_that_is_not_finite_is_noted_and_moves_nothing() {
         gradients[10][CHUNK + 1] = bad;
         let (w, g, b) = (Operand::new(&weights), Operand::new(&gradients), Operand::new(&values(4)));
         let other = Operand::new(&values(3));
-        let (numbers, note) = ascent(&module, Order::Ascending, &BALLS[0], &w, &g);
-        assert_eq!(note[0], 1.0);
+        let (numbers, note) = ascent(&module, Order::Ascending, (&BALLS[0].0, PLAIN), &w, &g, None);
+        assert_eq!((note[0], note[2]), (1.0, 41.0));
         assert!(!note[1].is_finite() && !numbers[0].is_finite());
 
         let (numbers, note) = (Guarded::new(&numbers), Guarded::new(&note));
-        for (tensors, blocks) in tables([Some(&w), Some(&g), Some(&other)]) {
+        let tables_of_climb = tables([Some(&w), Some(&g), Some(&other)]);
+        for (((tensors, blocks), sizes), factors) in
+            tables_of_climb.into_iter().zip(same(-1.0)).zip(same(1.0))
+        {
             let (ascent, found_inf) = (numbers.device(), note.device());
-            let arguments = Perturb { tensors, ascent, found_inf, power: 1.0, adaptive: 0 };
+            let (power, of_gradient, of_memory) = (1.0, 1.0, 0.0);
+            let arguments =
+                Perturb { tensors, ascent, found_inf, power, of_gradient, of_memory, sizes, factors };
             module.launch("perturb", grid(blocks), Order::Ascending, &arguments);
         }
         for (tensors, blocks) in tables([Some(&other), Some(&g), Some(&b)]) {

@@ -1,6 +1,7 @@
 //! Whether a gradient was not finite, kept on the GPU until somebody asks.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
@@ -15,8 +16,11 @@ use crate::Result;
 /// Whoever asks [`take`](Self::take), now and then, finds the weights as they were before the bad gradient.
 #[derive(Debug, Default)]
 pub struct FoundInf {
-    /// On the gradients' device, `f64`: 1 once one was found, and the sum that was not finite. None until there is a GPU.
+    /// On the gradients' device, `f64`: 1 once one was found, the sum that was not finite, and the step. None until there is a
+    /// GPU.
     note: Mutex<Option<Tensor>>,
+    /// The step under way.
+    step: AtomicU64,
 }
 
 thread_local! {
@@ -25,6 +29,11 @@ thread_local! {
 }
 
 impl FoundInf {
+    /// From now on, what is found is of this step.
+    pub fn begin(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+    }
+
     /// Runs `step`, whose passes on a GPU do nothing where this note says that a gradient was not finite.
     pub fn guard<T>(&self, step: impl FnOnce() -> T) -> T {
         /// Puts an outer guard's note back, also on the way out of a panic.
@@ -39,19 +48,19 @@ impl FoundInf {
         step()
     }
 
-    /// The sum over the first gradients that were not finite, infinite or NaN; `None` if all were finite. What was noted
-    /// is forgotten. Waits for the GPU, if there is one.
+    /// The sum over the first gradients that were not finite, infinite or NaN, and the step they were of; `None` if all were
+    /// finite. What was noted is forgotten. Waits for the GPU, if there is one.
     ///
     /// # Errors
     /// If the GPU cannot be asked.
-    pub fn take(&self) -> Result<Option<f64>> {
+    pub fn take(&self) -> Result<Option<(f64, u64)>> {
         let mut note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(values) = note.as_ref().map(Tensor::to_vec1::<f64>).transpose()? else { return Ok(None) };
         if values[0] == 0.0 {
             return Ok(None);
         }
         *note = None;
-        Ok(Some(values[1]))
+        Ok(Some((values[1], values[2] as u64)))
     }
 
     /// The note on `device`, made if need be.
@@ -61,10 +70,16 @@ impl FoundInf {
         match &*note {
             Some(found) if found.device().same_device(device) => Ok(found.clone()),
             _ => {
-                let fresh = Tensor::zeros(2, candle_core::DType::F64, device)?;
+                let fresh = Tensor::zeros(3, candle_core::DType::F64, device)?;
                 Ok(note.insert(fresh).clone())
             }
         }
+    }
+
+    /// The step under way, as a kernel takes it.
+    #[cfg(feature = "cuda")]
+    pub(super) fn step(&self) -> f64 {
+        self.step.load(Ordering::Relaxed) as f64
     }
 
     /// The note that the step under way heeds.

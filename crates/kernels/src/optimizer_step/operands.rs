@@ -5,7 +5,7 @@ use candle_core::{Storage, Tensor, Var};
 use crate::{Error, Result};
 
 /// Checks that `tensor` is like `w`.
-pub(super) fn check(w: &Var, what: &'static str, tensor: &Tensor) -> Result<()> {
+pub(super) fn check(w: &Tensor, what: &'static str, tensor: &Tensor) -> Result<()> {
     let describe = |tensor: &Tensor| {
         format!("{:?} {:?} on {:?}", tensor.shape(), tensor.dtype(), tensor.device().location())
     };

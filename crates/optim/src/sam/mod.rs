@@ -3,8 +3,15 @@
 mod ascent;
 mod buffers;
 mod config;
+mod descent;
+mod memory;
+mod parts;
+mod run;
 mod state;
 mod step;
+mod sums;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
@@ -12,13 +19,18 @@ use candle_nn::Optimizer;
 use wrn_sam_kernels::optimizer_step::FoundInf;
 use wrn_sam_kernels::{Cpu, OutOfRange};
 
-pub use config::SamConfig;
+pub use config::{Along, Climb, Descent, SamConfig, Scale, When};
+pub use parts::Part;
+pub use run::AscentOver;
 pub use step::{Perturbed, Step};
 
 use crate::parameters::Parameters;
+use crate::state::check_not_negative;
 use crate::{Error, Result, Variables};
 use ascent::keep_beside;
 use buffers::Buffers;
+use memory::Memory;
+use sums::Sums;
 
 /// Which of a step's two passes a closure given to [`Sam::step`] is called for.
 ///
@@ -33,16 +45,17 @@ pub enum Pass {
     Second,
 }
 
-/// Sharpness-Aware Minimization (Foret et al., <https://arxiv.org/abs/2010.01412>) around a base optimizer `O`:
+/// Sharpness-Aware Minimization (Foret et al., <https://arxiv.org/abs/2010.01412>) and its family around a base optimizer `O`:
 /// [`Sgd`](crate::Sgd) or [`AdamW`](crate::AdamW), which can save their state, or any of candle's.
 ///
-/// With the gradient g over all parameters together, a step first moves the weights to w + e,
+/// With the gradient g over all parameters together, a step of SAM first moves the weights to w + e,
 ///
-/// e = rho · g / (‖g‖₂ + 1e-12), or, adaptive, e = rho · w² g / (‖|w| g‖₂ + 1e-12),
+/// e = rho · g / (‖g‖₂ + 1e-12).
 ///
-/// and with 1/p + 1/q = 1, for other p, e = rho · sign(u) |u|^(q-1) / ((Σ|u|^q)^(1/p) + 1e-12) with u = g, or
-/// |w| times that with u = |w| g. It then takes the gradient at w + e, returns to w and lets the base optimizer step along
-/// that gradient. Weight decay belongs to the base optimizer only.
+/// It then takes the gradient at w + e, returns to w and lets the base optimizer step along that gradient. Weight decay
+/// belongs to the base optimizer only, and acts at w. [`SamConfig`] chooses another member of the family: which steps have
+/// a second pass, where to climb ([`Climb`]), what the base optimizer sees ([`Descent`]).
+/// [`perturbing`](Self::perturbing) and [`with_rho_of`](Self::with_rho_of) choose parameters.
 ///
 /// Parameters without a gradient are neither perturbed nor stepped; a pass in which none has a gradient is an error.
 /// `Sam` is not an `Optimizer` itself, as a `step` along one gradient cannot say two passes.
@@ -73,7 +86,7 @@ pub enum Pass {
 /// let loss = || (w.sqr()?.sum_all()? * 0.5)?.backward(); // the gradient is w itself
 ///
 /// let base = Sgd::new(vec![w.clone()], SgdConfig::new(0.5))?;
-/// let mut sam = Sam::new(base, SamConfig::new(2.5))?;
+/// let mut sam = Sam::new(base, SamConfig::sam(2.5))?;
 ///
 /// let step = sam.begin()?;
 /// if let Some(perturbed) = step.climb(&loss()?)? {
@@ -98,20 +111,43 @@ pub struct Sam<O> {
     old: Vec<Option<Var>>,
     /// The parameters that are perturbed now.
     perturbed: Vec<usize>,
+    places: Vec<Place>,
+    memory: Memory,
+    /// The step that a GPU's note says to go back to; `u64::MAX` for none.
+    rewind_to: AtomicU64,
+    sums: Sums,
+    /// Where what the base sees is made, where it is no gradient as it came.
+    scratch: Vec<Option<Var>>,
+    /// The base's momentum, if it shows one.
+    momentum: Option<fn(&O) -> Vec<&Var>>,
     buffers: Buffers,
     grad_norm: Tensor,
+    descent_norm: Option<Tensor>,
+    cosine: Option<Tensor>,
     /// What a GPU has to tell.
     found_inf: FoundInf,
+}
+
+/// What is special about a parameter.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    perturbed: bool,
+    /// Its radius, relative to the configuration's.
+    rho_ratio: f64,
+    /// Whether its name says that it is a bias.
+    is_bias: bool,
 }
 
 impl<O: Variables> Sam<O> {
     /// SAM over the variables of `base`, under the names that it has for them.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`]; those of the base's list, such as [`Error::NoParameters`].
+    /// [`Error::OutOfRange`]; [`Error::Choices`]; [`Error::NoMomentum`] for a step along the momentum of a base that has none;
+    /// [`Error::Unnamed`] where biases are to be told apart and have no names; those of the base's list, such as
+    /// [`Error::NoParameters`].
     pub fn new(base: O, config: SamConfig) -> Result<Self> {
         let parameters = Parameters::new(base.vars().to_vec(), base.names().map(<[String]>::to_vec))?;
-        Self::made(parameters, base, true, config)
+        Self::made(parameters, base, true, Some(O::momentum), config)
     }
 }
 
@@ -142,13 +178,31 @@ impl<O> Sam<O> {
     /// # Ok::<(), wrn_sam_optim::Error>(())
     /// ```
     pub fn over(vars: Vec<Var>, base: O, config: SamConfig) -> Result<Self> {
-        Self::made(Parameters::new(vars, None)?, base, false, config)
+        Self::made(Parameters::new(vars, None)?, base, false, None, config)
     }
 
-    fn made(parameters: Parameters, base: O, base_is_known: bool, config: SamConfig) -> Result<Self> {
-        config.validate()?;
-        Ok(Self {
-            old: vec![None; parameters.vars().len()],
+    fn made(
+        parameters: Parameters,
+        base: O,
+        base_is_known: bool,
+        momentum: Option<fn(&O) -> Vec<&Var>>,
+        config: SamConfig,
+    ) -> Result<Self> {
+        let count = parameters.vars().len();
+        let place = |index: usize| {
+            let name = parameters.names().map_or("", |names| &names[index]);
+            Place { perturbed: true, rho_ratio: 1.0, is_bias: name.rsplit('.').next() == Some("bias") }
+        };
+        let sam = Self {
+            old: vec![None; count],
+            places: (0..count).map(place).collect(),
+            memory: Memory::of(count),
+            rewind_to: AtomicU64::new(u64::MAX),
+            sums: Sums::default(),
+            scratch: vec![None; count],
+            momentum,
+            descent_norm: None,
+            cosine: None,
             parameters,
             base,
             base_is_known,
@@ -159,7 +213,67 @@ impl<O> Sam<O> {
             buffers: Buffers::default(),
             grad_norm: Tensor::new(0f64, &Device::Cpu)?,
             found_inf: FoundInf::default(),
-        })
+        };
+        sam.check_config(&config)?;
+        Ok(sam)
+    }
+
+    fn check_config(&self, config: &SamConfig) -> Result<()> {
+        config.validate()?;
+        if let Scale::Adaptive { biases: false, .. } = config.climb.scale
+            && self.parameters.names().is_none()
+        {
+            return Err(Error::Unnamed);
+        }
+        let has_momentum = self.momentum.is_some_and(|momentum| !momentum(&self.base).is_empty());
+        if config.climb.along == Along::Momentum && !has_momentum {
+            return Err(Error::NoMomentum);
+        }
+        Ok(())
+    }
+
+    /// Perturbs only these of the parameters, and takes the ascent's norm over them only. All are stepped. With the weights
+    /// and biases of normalization layers it is SAM-ON (Mueller et al., <https://arxiv.org/abs/2306.04226>), whose rho is
+    /// larger: 1 in plain units, 10 in adaptive ones.
+    ///
+    /// # Errors
+    /// [`Error::NoParameters`] for an empty list; [`Error::UnknownParameter`] for a variable that is not a parameter.
+    ///
+    /// ```
+    /// use candle_core::{Device, Var};
+    /// use candle_nn::Optimizer;
+    /// use wrn_sam_optim::{Sam, SamConfig, Sgd, SgdConfig};
+    ///
+    /// let (weight, scale) = (Var::new(&[3f32], &Device::Cpu)?, Var::new(&[4f32], &Device::Cpu)?);
+    /// let sgd = Sgd::new(vec![weight.clone(), scale.clone()], SgdConfig::new(0.1))?;
+    /// let mut sam = Sam::new(sgd, SamConfig::sam(1.0))?.perturbing(&[scale.clone()])?;
+    /// let perturbed = sam.begin()?.climb(&(weight.sqr()? + scale.sqr()?)?.backward()?)?;
+    /// assert_eq!((weight.to_vec1::<f32>()?, scale.to_vec1::<f32>()?), (vec![3.], vec![5.]));
+    /// # Ok::<(), wrn_sam_optim::Error>(())
+    /// ```
+    pub fn perturbing(mut self, subset: &[Var]) -> Result<Self> {
+        let indices = self.parameters.indices(subset)?;
+        for (index, place) in self.places.iter_mut().enumerate() {
+            place.perturbed = indices.contains(&index);
+        }
+        Ok(self)
+    }
+
+    /// Gives these parameters a radius of their own; the norm is still taken over all. Where rho changes later, as by a
+    /// schedule, theirs changes by the same factor. A radius of 0 is not the same as leaving them out of the norm:
+    /// [`perturbing`](Self::perturbing) does that.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a radius that is no number of at least 0, or a configuration whose rho is 0;
+    /// [`Error::NoParameters`]; [`Error::UnknownParameter`].
+    pub fn with_rho_of(mut self, subset: &[Var], rho: f64) -> Result<Self> {
+        check_not_negative("rho", rho)?;
+        let whole = self.config.climb.rho;
+        OutOfRange::check("rho", whole, whole > 0.0, "above 0, to give some parameters another")?;
+        for index in self.parameters.indices(subset)? {
+            self.places[index].rho_ratio = rho / whole;
+        }
+        Ok(self)
     }
 
     /// Runs on the threads of `context` rather than on all of the machine's. The base optimizer has a context
@@ -214,12 +328,19 @@ impl<O> Sam<O> {
         &self.config
     }
 
-    /// Replaces the hyper-parameters, from the next step on.
+    /// Replaces the hyper-parameters, from the next step on. What an average of gradients or LookSAM remembers stays where
+    /// `along` and `when` stay what they are but for numbers, and else is forgotten.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`]; the old ones then stay in force.
+    /// Those of [`new`](Self::new); the old ones then stay in force.
     pub fn set_config(&mut self, config: SamConfig) -> Result<()> {
-        config.validate()?;
+        self.check_config(&config)?;
+        let remembered = |config: &SamConfig| {
+            (std::mem::discriminant(&config.climb.along), std::mem::discriminant(&config.when))
+        };
+        if remembered(&self.config) != remembered(&config) {
+            self.memory.forget();
+        }
         self.config = config;
         Ok(())
     }
@@ -259,6 +380,30 @@ impl<O> Sam<O> {
         &self.grad_norm
     }
 
+    /// The norm of what the base optimizer saw in the last step, before it was clipped: ‖d‖₂, where it is known without a
+    /// pass of its own, which is with a clip and for GSAM, WSAM and LookSAM. A scalar as [`grad_norm`](Self::grad_norm).
+    pub fn descent_norm(&self) -> Option<&Tensor> {
+        self.descent_norm.as_ref()
+    }
+
+    /// The cosine of the angle between the two gradients of the last step that had two, where the member of the family takes
+    /// their dot product. A scalar as [`grad_norm`](Self::grad_norm).
+    pub fn cosine(&self) -> Option<&Tensor> {
+        self.cosine.as_ref()
+    }
+
+    /// How many steps were taken: what [`When`] counts by.
+    pub fn steps(&self) -> u64 {
+        self.settled_memory().step
+    }
+
+    /// The memory without the steps that a GPU's note undid.
+    fn settled_memory(&self) -> Memory {
+        let mut memory = self.memory.clone();
+        memory.rewind(self.rewind_to.load(Ordering::Relaxed));
+        memory
+    }
+
     /// Whether all gradients since the last call were finite. On the CPU they were: the steps themselves report it. On a
     /// GPU this waits for the steps taken so far.
     ///
@@ -266,71 +411,14 @@ impl<O> Sam<O> {
     /// [`Error::NonFiniteGradientOnGpu`]; weights and buffers are those before the step of that gradient. (Buffers of a
     /// type other than `f32`, `f64`, `u32` and `i64` are those before the last step.)
     pub fn check_gradients(&self) -> Result<()> {
-        let Some(norm) = self.found_inf.take()? else { return Ok(()) };
+        let Some((norm, step)) = self.found_inf.take()? else { return Ok(()) };
         self.buffers.restore()?;
+        self.rewind_to.store(step, Ordering::Relaxed);
         Err(Error::NonFiniteGradientOnGpu { norm })
     }
 }
 
 impl<O: Optimizer> Sam<O> {
-    /// Begins a step; the weights are at w. What it returns continues the step, or when it is dropped puts everything
-    /// back.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] for a learning rate that is not finite; candle's where it cannot copy the buffers.
-    pub fn begin(&mut self) -> Result<Step<'_, O>> {
-        // A guard that was leaked rather than dropped has put nothing back.
-        self.undo()?;
-        let rate = self.base.learning_rate();
-        OutOfRange::check("learning_rate", rate, rate.is_finite(), "a finite number")?;
-        self.buffers.begin(&self.found_inf)?;
-        Ok(Step::new(self))
-    }
-
-    /// Both passes of one step: `loss(Pass::First)` at w, then `loss(Pass::Second)` at w + e, each
-    /// differentiated here, then the base step. Where rho is 0 the first pass is the only one. Returns the first loss,
-    /// detached.
-    ///
-    /// The closure's error type is candle's. The errors of this crate and of wrn-sam's losses, models and kernels convert
-    /// into it by `?`; wrap others with `candle_core::Error::wrap`, or use [`begin`](Self::begin).
-    ///
-    /// # Errors
-    /// Whatever the closure reports, [`Error::LossShape`] for a loss that is not a single number, and the errors
-    /// of [`begin`](Self::begin), [`Step::climb`] and [`Perturbed::descend`]. Nothing has changed then.
-    ///
-    /// ```
-    /// # use candle_core::{Device, Var};
-    /// # use candle_nn::Optimizer;
-    /// # use wrn_sam_optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
-    /// # let w = Var::new(&[3f32, 4.], &Device::Cpu)?;
-    /// # let mut sam = Sam::new(Sgd::new(vec![w.clone()], SgdConfig::new(0.1))?, SamConfig::default())?;
-    /// let loss = sam.step(|pass| {
-    ///     // A model chooses its mode by `pass`: running statistics move in the first only.
-    ///     assert!(matches!(pass, Pass::First | Pass::Second));
-    ///     let losses = w.sqr()?;
-    ///     losses.sum_all()
-    /// })?;
-    /// assert_eq!(loss.to_scalar::<f32>()?, 25.0);
-    /// # Ok::<(), wrn_sam_optim::Error>(())
-    /// ```
-    pub fn step(&mut self, mut loss: impl FnMut(Pass) -> candle_core::Result<Tensor>) -> Result<Tensor> {
-        let step = self.begin()?;
-        let first = loss(Pass::First)?;
-        let gradients = gradients_of(&first)?;
-        // What a pass keeps for its backward pass is freed before the next one needs memory.
-        let value = first.detach();
-        drop(first);
-        let perturbed = step.climb(&gradients)?;
-        drop(gradients);
-        if let Some(perturbed) = perturbed {
-            let second = loss(Pass::Second)?;
-            let gradients = gradients_of(&second)?;
-            drop(second);
-            perturbed.descend(&gradients)?;
-        }
-        Ok(value)
-    }
-
     /// The base optimizer's learning rate.
     pub fn learning_rate(&self) -> f64 {
         self.base.learning_rate()
@@ -348,7 +436,6 @@ impl<O: Optimizer> Sam<O> {
         } else {
             self.step_unknown_base(gradients)?;
         }
-        self.buffers.end();
         Ok(())
     }
 
@@ -379,11 +466,4 @@ impl<O: Optimizer> Sam<O> {
 
 fn equal(one: &Tensor, other: &Tensor) -> Result<bool> {
     Ok(one.ne(other)?.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()? == 0)
-}
-
-fn gradients_of(loss: &Tensor) -> Result<GradStore> {
-    if loss.elem_count() != 1 {
-        return Err(Error::LossShape(loss.shape().clone()));
-    }
-    Ok(wrn_sam_kernels::backward(loss)?)
 }

@@ -129,12 +129,12 @@ fn sam_around_sgd() -> Result<()> {
 
 #[test]
 fn adaptive_sam_around_sgd() -> Result<()> {
-    check_sam::<Sgd>("asam_sgd", SamConfig::new(0.5).with_adaptive(true), momentum)
+    check_sam::<Sgd>("asam_sgd", SamConfig::adaptive(0.5), momentum)
 }
 
 #[test]
 fn sam_around_either_adamw() -> Result<()> {
-    let sam = SamConfig::new(0.1);
+    let sam = SamConfig::sam(0.1);
     check_sam::<AdamW>("sam_adamw", sam, adamw_other)?;
     check_sam::<candle_nn::AdamW>("sam_adamw", sam, || candle_nn::ParamsAdamW {
         lr: 0.02,

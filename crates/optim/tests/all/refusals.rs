@@ -4,7 +4,8 @@ use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer;
 use wrn_sam_kernels::Cpu;
 use wrn_sam_optim::{
-    AdamW, AdamWConfig, Error, OptimizerState, Result, Sam, SamConfig, Sgd, SgdConfig, Variables,
+    AdamW, AdamWConfig, Along, Descent, Error, OptimizerState, Result, Sam, SamConfig, Scale, Sgd, SgdConfig,
+    Variables, When,
 };
 
 use crate::common::{CPU, first_line, gradients, named};
@@ -68,10 +69,9 @@ fn every_range_of_adamw() {
 #[test]
 fn every_range_of_sam() {
     let (valid, validate) = (SamConfig::default(), SamConfig::validate);
-    check(validate, SamConfig::new, "rho", &NOT_NEGATIVE, &[0.0, 1e-300, 1e300]);
+    check(validate, SamConfig::sam, "rho", &NOT_NEGATIVE, &[0.0, 1e-300, 1e300]);
     check(validate, |x| valid.with_rho(x), "rho", &NOT_NEGATIVE, &[0.0, 1.0]);
     check(validate, |x| valid.with_p(x), "p", &[1.0, 0.5, -2.0, NAN, -INF], &[1.000_001, 2.0, INF]);
-    assert!(valid.with_adaptive(true).validate().is_ok());
 }
 
 #[test]
@@ -80,8 +80,10 @@ fn defaults_are_the_documented_ones() {
     assert_eq!((learning_rate, momentum, dampening, nesterov, weight_decay), (0.1, 0.0, 0.0, false, 0.0));
     let AdamWConfig { learning_rate, beta1, beta2, epsilon, weight_decay, .. } = AdamWConfig::default();
     assert_eq!((learning_rate, beta1, beta2, epsilon, weight_decay), (1e-3, 0.9, 0.999, 1e-8, 0.01));
-    let SamConfig { rho, adaptive, p, .. } = SamConfig::default();
-    assert_eq!((rho, adaptive, p), (0.05, false, 2.0));
+    let SamConfig { climb, descent, when, clip, .. } = SamConfig::default();
+    assert_eq!((climb.rho, climb.p, climb.along), (0.05, 2.0, Along::Gradient));
+    assert_eq!((climb.scale, climb.normalize), (Scale::Plain, true));
+    assert_eq!((descent, when, clip), (Descent::Perturbed, When::Always, None));
 }
 
 /// Constructors and setters check; after an error the old values stay in force.
@@ -105,12 +107,12 @@ fn a_bad_configuration_never_comes_into_force() -> Result<()> {
     adamw.set_learning_rate(0.4);
     assert_eq!(adamw.learning_rate(), 0.4);
 
-    assert!(Sam::new(Sgd::new(vars.clone(), sgd_good)?, SamConfig::new(-1.0)).is_err());
-    assert!(Sam::over(vars.clone(), (), SamConfig::new(NAN)).is_err());
+    assert!(Sam::new(Sgd::new(vars.clone(), sgd_good)?, SamConfig::sam(-1.0)).is_err());
+    assert!(Sam::over(vars.clone(), (), SamConfig::sam(NAN)).is_err());
     let mut sam = Sam::new(sgd, SamConfig::default())?;
     sam.set_rho(0.7)?;
     assert!(sam.set_rho(INF).is_err() && sam.set_config(SamConfig::default().with_p(1.0)).is_err());
-    assert_eq!(*sam.config(), SamConfig::new(0.7));
+    assert_eq!(*sam.config(), SamConfig::sam(0.7));
     sam.base_mut().set_learning_rate(0.25);
     assert_eq!((sam.learning_rate(), sam.base().learning_rate()), (0.25, 0.25));
     sam.set_learning_rate(0.5);

@@ -20,7 +20,7 @@ fn a_quadratic_follows_the_closed_form() -> Result<()> {
     let mut expected = [2.0, -1.0, 0.5];
     let w = Var::new(&expected, CPU)?;
     let curvature = Tensor::new(&a, CPU)?;
-    let config = SamConfig::new(0.3);
+    let config = SamConfig::sam(0.3);
     let mut sam = Sam::new(sgd(std::slice::from_ref(&w), 0.1)?, config)?;
     for _ in 0..20 {
         let loss = sam.step(|_| ((&curvature * w.sqr()?)?.sum_all()? * 0.5)?.contiguous())?;
@@ -41,7 +41,7 @@ fn a_quadratic_follows_the_closed_form() -> Result<()> {
 fn the_norm_is_taken_over_all_parameters_together() -> Result<()> {
     let (v, w) = (Var::new(&[0f32], CPU)?, Var::new(&[[0f32]], CPU)?);
     let vars = vec![v.clone(), w.clone()];
-    let mut sam = Sam::new(sgd(&vars, 0.1)?, SamConfig::new(1.0))?;
+    let mut sam = Sam::new(sgd(&vars, 0.1)?, SamConfig::sam(1.0))?;
     let g = gradients(&[(&v, &Tensor::new(&[3f32], CPU)?), (&w, &Tensor::new(&[[4f32]], CPU)?)]);
     let perturbed = climb(&mut sam, &g)?;
     assert_eq!(perturbed.grad_norm().to_scalar::<f64>()?, 5.0);
@@ -54,7 +54,7 @@ fn other_norms_move_as_the_paper_says() -> Result<()> {
     let w = Var::new(&[1f64, 1.0, 1.0], CPU)?;
     let g = gradients(&[(&w, &Tensor::new(&[8f64, -1.0, 0.0], CPU)?)]);
     let moved = |p: f64| -> Result<Vec<f64>> {
-        let config = SamConfig::new(0.5).with_p(p);
+        let config = SamConfig::sam(0.5).with_p(p);
         let mut sam = Sam::new(sgd(std::slice::from_ref(&w), 0.1)?, config)?;
         let _perturbed = climb(&mut sam, &g)?;
         Ok(w.to_vec1()?)
@@ -129,7 +129,7 @@ fn any_number_of_threads_gives_the_same_bits() -> Result<()> {
             .collect::<candle_core::Result<Vec<_>>>()?;
         let config = SgdConfig::default().with_momentum(0.9).with_weight_decay(5e-4);
         let base = Sgd::new(vars.clone(), config)?.with_cpu(context.clone());
-        let sam = SamConfig::new(0.5).with_adaptive(true);
+        let sam = SamConfig::adaptive(0.5);
         let mut sam = Sam::new(base, sam)?.with_cpu(context);
         for _ in 0..3 {
             sam.step(|_| {
@@ -162,7 +162,7 @@ proptest! {
         prop_assume!(norm > 1e-3);
         let w = Var::new(values.clone(), CPU)?;
         let g = gradients(&[(&w, &Tensor::new(slopes.clone(), CPU)?)]);
-        let mut sam = Sam::new(sgd(std::slice::from_ref(&w), 0.1)?, SamConfig::new(rho))?;
+        let mut sam = Sam::new(sgd(std::slice::from_ref(&w), 0.1)?, SamConfig::sam(rho))?;
         let perturbed = climb(&mut sam, &g)?;
         let found: f64 = perturbed.grad_norm().to_scalar()?;
         prop_assert!((found - norm).abs() < 1e-12 * norm);

@@ -31,7 +31,7 @@ fn check_resume<O: Optimizer + OptimizerState>(
     other: impl Fn(Vec<(String, Var)>) -> Result<O>,
     entries: usize,
 ) -> Result<()> {
-    let config = SamConfig::new(0.2).with_adaptive(true).with_p(3.0);
+    let config = SamConfig::adaptive(0.2).with_p(3.0);
     let around = |vars: &[Var], base, config| Sam::over(vars.to_vec(), base, config);
     let straight = variables()?;
     let mut sam = around(&straight, new(named(&straight))?, config)?;
@@ -72,15 +72,15 @@ fn momentum() -> SgdConfig {
 fn sgd_continues() -> Result<()> {
     let nesterov = momentum().with_dampening(0.0).with_nesterov(true);
     let of = |config: SgdConfig| move |named| Sgd::named(named, config);
-    check_resume(of(momentum()), of(SgdConfig::default()), 3 + 5 + 2 * 3)?;
-    check_resume(of(nesterov), of(momentum()), 3 + 5 + 2 * 3)?;
-    check_resume(of(SgdConfig::new(0.01)), of(momentum()), 3 + 5)
+    check_resume(of(momentum()), of(SgdConfig::default()), 10 + 5 + 2 * 3)?;
+    check_resume(of(nesterov), of(momentum()), 10 + 5 + 2 * 3)?;
+    check_resume(of(SgdConfig::new(0.01)), of(momentum()), 10 + 5)
 }
 
 #[test]
 fn adamw_continues() -> Result<()> {
     let of = |config: AdamWConfig| move |named| AdamW::named(named, config);
-    check_resume(of(AdamWConfig::new(0.01)), of(AdamWConfig::default().with_beta1(0.5)), 3 + 5 + 3 * 3)
+    check_resume(of(AdamWConfig::new(0.01)), of(AdamWConfig::default().with_beta1(0.5)), 10 + 5 + 3 * 3)
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn candle_sgd_continues() -> Result<()> {
             Ok(candle_nn::SGD::new(named.into_iter().map(|(_, var)| var).collect(), rate)?)
         }
     };
-    check_resume(of(0.01), of(0.5), 3 + 1)?;
+    check_resume(of(0.01), of(0.5), 10 + 1)?;
     let mut sgd = candle_nn::SGD::new(variables()?, 0.25)?;
     for (rate, said) in [(f64::NAN, "learning_rate = NaN: must be"), (-1.0, "learning_rate = -1: must be")] {
         let state = State::from([("learning_rate".into(), Tensor::new(rate, CPU)?)]);
@@ -196,7 +196,24 @@ fn a_state_of_sam_and_sgd_that_does_not_fit_is_refused_whole() -> Result<()> {
             ("sam.rho", scalar(f64::NAN), "rho = NaN: must be"),
             ("sam.rho", Tensor::new(&[1f64], CPU).ok(), "misshapen sam.rho (expected [] F64, found [1] F64)"),
             ("sam.p", scalar(0.0), "p = 0: must be above 1"),
-            ("sam.adaptive", scalar(0.5), "invalid sam.adaptive (expected 0 or 1, found 0.5)"),
+            ("sam.normalize", scalar(0.5), "invalid sam.normalize (expected 0 or 1, found 0.5)"),
+            ("sam.clip", scalar(-1.0), "clip = -1: must be a number above 0"),
+            (
+                "sam.along",
+                Tensor::new(&[9f64, 0.0, 0.0], CPU).ok(),
+                "invalid sam.along ([9.0, 0.0, 0.0] is no choice",
+            ),
+            (
+                "sam.when",
+                Tensor::new(&[1f64], CPU).ok(),
+                "misshapen sam.when (expected [5] F64, found [1] F64)",
+            ),
+            ("sam.step", counted(-1), "invalid sam.step"),
+            (
+                "sam.memory.layer1.weight",
+                Tensor::zeros(2, DType::F32, CPU).ok(),
+                "unexpected sam.memory.layer1",
+            ),
             ("sam.q", scalar(2.0), "unexpected sam.q"),
             ("learning_rate", None, "missing learning_rate"),
             ("learning_rate", scalar(f64::INFINITY), "learning_rate = inf: must be"),
@@ -317,7 +334,7 @@ impl Network {
     }
 
     fn sam(&self) -> Result<Sam<AdamW>> {
-        Sam::new(AdamW::named(named_vars(&self.variables), AdamWConfig::new(0.05))?, SamConfig::new(0.1))
+        Sam::new(AdamW::named(named_vars(&self.variables), AdamWConfig::new(0.05))?, SamConfig::sam(0.1))
     }
 }
 

@@ -239,7 +239,7 @@ fn a_base_with_other_variables_is_found_out() -> Result<()> {
         let (w, other) = (Var::new(&[1f32, 2.0], CPU)?, Var::new(&[1f32, 2.0], CPU)?);
         for rho in [0.05, 0.0] {
             let base = O::new(vec![other.clone()], config())?;
-            let mut sam = Sam::over(vec![w.clone()], base, SamConfig::new(rho))?;
+            let mut sam = Sam::over(vec![w.clone()], base, SamConfig::sam(rho))?;
             // Its own check or SAM's: an error in any case.
             let error = sam.step(|_| w.sqr()?.sum_all()).expect_err("other variables").to_string();
             assert!(error.contains("same variables as Sam") || error.contains("has a gradient"), "{error}");
