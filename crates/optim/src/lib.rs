@@ -1,4 +1,4 @@
-//! Sharpness-Aware Minimization for candle: [`Sam`] around [`Sgd`] or [`AdamW`], with PyTorch's arithmetic and a state
+//! Sharpness-Aware Minimization and its family for candle: [`Sam`] around [`Sgd`] or [`AdamW`], with PyTorch's arithmetic and a state
 //! that can be saved, or around any other candle optimizer; and learning-rate schedules.
 //!
 //! A step of SAM (Foret et al., <https://arxiv.org/abs/2010.01412>) climbs from the weights w to the point
@@ -28,7 +28,8 @@
 //!
 //! Where a closure does not fit, [`Sam::begin`] gives the same step by hand: a guard, [`Step`], whose
 //! [`climb`](Step::climb) gives the guard of the second pass, [`Perturbed`], whose [`descend`](Perturbed::descend) takes
-//! the step. Dropping either, for example on the way out of an error, puts everything back to the bit.
+//! the step. [`SamConfig`] chooses the member of the family: SAM, ASAM, F-SAM, VaSSO, GSAM, WSAM, LookSAM, MSAM and others, or a mix
+//! of them. Dropping either, for example on the way out of an error, puts everything back to the bit.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

@@ -60,6 +60,6 @@ pub use provenance::Provenance;
 pub use recipe::{Augment, DataChoice, Difference, Recipe, ScheduleKind};
 pub use run_folder::check_new_folder;
 pub use run_source::{InitialWeights, Lengthened, RunSource, SourceFile};
-pub use step::{StepOutcome, step};
+pub use step::{MicroBatches, StepOutcome, step, step_parts};
 pub use tally::{Meter, Tally};
 pub use trainer::{Outcome, Setup, Trainer};

@@ -1,6 +1,7 @@
 //! The tests of this crate, in one program.
 
 mod common;
+mod family;
 mod pytorch;
 mod refusals;
 mod sam;

@@ -184,7 +184,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
     fn step(&mut self, batch: Batch) -> Result<Tensor> {
         let Self { run, model, sam, loss, progress, train, meter, .. } = self;
         let taken = progress.epoch * train.batches_per_epoch() + progress.step;
-        model.seek_dropout(run.recipe.seed, 2 * taken as u64); // a step has two passes
+        model.seek_dropout(run.recipe.seed, taken as u64); // both passes of a step drop the same
         let outcome = step(model, sam, &batch, &*loss)?;
         meter.add(&outcome.loss, &outcome.logits, batch.dominant_labels())?;
         Ok(outcome.grad_norm)
