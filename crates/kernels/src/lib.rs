@@ -116,7 +116,7 @@ mod tensor;
 mod threads;
 mod uninit;
 
-pub use autograd::backward;
+pub use autograd::{backward, backward_to};
 pub use backend::Backend;
 pub use buffer::Buffer;
 pub use cpu::Cpu;

@@ -7,7 +7,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor};
 
 use super::tie::{Gradients, lock, passed_on, tie_all, tracked};
-use super::{Backward, HANDED_OVER};
+use super::{Backward, CALL, needs};
 
 /// Makes one node of candle's graph out of the `output` of a computation, the `inputs` it was computed from and its
 /// `backward` pass. If no input tracks gradients, the result does not either, and `backward` is dropped. Output and
@@ -119,14 +119,14 @@ impl CustomOp1 for Node {
 
     fn bwd(&self, input: &Tensor, _: &Tensor, grad_output: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let backward = &self.backward;
-        if backward.hands_over_variables() && HANDED_OVER.with_borrow(Option::is_none) {
+        if backward.hands_over_variables() && CALL.with_borrow(Option::is_none) {
             candle_core::bail!(
                 "{}: only wrn_sam_kernels::backward(&loss) gives the gradients of this network's parameters; call it \
                  instead of loss.backward()",
                 self.name
             );
         }
-        let needed: Vec<bool> = self.inputs.iter().map(Tensor::track_op).collect();
+        let needed: Vec<bool> = self.inputs.iter().map(needs).collect();
         let mut gradients = backward.backward(grad_output, &needed)?;
         if gradients.len() != self.inputs.len() {
             candle_core::bail!(
@@ -136,8 +136,8 @@ impl CustomOp1 for Node {
                 self.inputs.len()
             );
         }
-        HANDED_OVER.with_borrow_mut(|store| -> candle_core::Result<()> {
-            let Some(store) = store else { return Ok(()) };
+        CALL.with_borrow_mut(|call| -> candle_core::Result<()> {
+            let Some(super::Call { gradients: store, .. }) = call else { return Ok(()) };
             for (input, gradient) in self.inputs.iter().zip(&mut gradients) {
                 if let Some(gradient) = gradient.take_if(|_| input.is_variable()) {
                     let sum = match store.remove(input) {

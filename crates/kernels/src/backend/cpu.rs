@@ -17,6 +17,7 @@ pub struct Activated {
     scale: Vec<f32>,
     shift: Vec<f32>,
     saved: Saved,
+    statistics: BatchStatistics,
     /// The mask, and the activated and masked images it made.
     dropped: Option<(Mask, Buffer)>,
 }
@@ -108,7 +109,7 @@ impl Backend for Cpu {
             read(norm.bias, |beta| Ok(batch_norm::scale_shift(gamma, beta, &mean, &var, norm.epsilon)))
         })?;
         let saved = Saved::new(&mean, &var, norm.epsilon);
-        let mut activated = Activated { scale, shift, saved, dropped: None };
+        let mut activated = Activated { scale, shift, saved, statistics, dropped: None };
         if let Some(mask) = mask {
             let mut dropped = self.buffer(x.len());
             batch_norm::apply(self, x, activated.activation(), &mut dropped)?;
@@ -140,8 +141,7 @@ impl Backend for Cpu {
         let channels = activated.scale.len();
         let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
         let (activation, saved) = (activated.activation(), &activated.saved);
-        let statistics = BatchStatistics::Batch { moves: true };
-        let forward = Forward { x, activation, saved, statistics, relu: true };
+        let forward = Forward { x, activation, saved, statistics: activated.statistics, relu: true };
         batch_norm::backward(self, forward, grad, add.map(|add| &**add), &mut dgamma, &mut dbeta)?;
         let tensor = |values| Tensor::from_vec(values, channels, &Device::Cpu);
         Ok([tensor(dgamma)?, tensor(dbeta)?])

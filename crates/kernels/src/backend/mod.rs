@@ -85,8 +85,8 @@ pub trait Backend: Clone + Send + Sync + sealed::Sealed + 'static {
     ) -> Result<Self::Activated>;
     /// What [`normalize`](Self::normalize) made of `x`, as images.
     fn activated(&self, x: &Self::Images, activated: &Self::Activated) -> Result<Self::Images>;
-    /// Turns the gradient of what [`normalize`](Self::normalize) made from `x`, with the batch's statistics, into that of
-    /// `x`, plus `add`; and gives the gradients of weight and bias.
+    /// Turns the gradient of what [`normalize`](Self::normalize) made from `x` into that of `x`, plus `add`; and gives the
+    /// gradients of weight and bias.
     fn backward_normalize(
         &self,
         x: &Self::Images,

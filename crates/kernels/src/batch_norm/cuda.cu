@@ -254,6 +254,7 @@ struct batch_norm_backward_arguments {
     long long rows;
     Mask mask;
     int pitch, channels;
+    int constant; // whether the statistics were: else gradients flow through them
 };
 
 // The gradient with respect to the normalized x: that of the ReLU's (and mask's) output where the ReLU was open, which it
@@ -343,8 +344,8 @@ template <typename T> static __device__ void gradient(const batch_norm_backward_
     float share = 1.0f / (float)p.rows;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-        slope.v[j] *= inv_std.v[j] * share; // x^ dgamma / n = (x - mean) slope
-        dbeta.v[j] *= share;
+        slope.v[j] = p.constant ? 0.0f : slope.v[j] * inv_std.v[j] * share; // x^ dgamma / n = (x - mean) slope
+        dbeta.v[j] = p.constant ? 0.0f : dbeta.v[j] * share;
     }
     T *grads = (T *)p.grad;
 #pragma unroll 4

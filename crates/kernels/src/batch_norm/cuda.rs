@@ -23,6 +23,7 @@ pub struct Activated {
     /// The channels' factors, summands, means and inverse deviations, a pitch each.
     affine: Arc<Block>,
     mask: Mask,
+    statistics: BatchStatistics,
 }
 
 /// The grid of the kernels that go over all rows.
@@ -124,7 +125,7 @@ pub(crate) fn normalize(
     };
     // SAFETY: x, the addend and y are `rows` rows of `pitch` elements of the activations' type.
     unsafe { cuda.launch_typed(&MODULE, typed!("batch_norm_apply"), grid, &arguments) }?;
-    Ok(Activated { images, affine, mask })
+    Ok(Activated { images, affine, mask, statistics })
 }
 
 /// As [`Backend::backward_normalize`](crate::Backend::backward_normalize); dgamma and dbeta, a pitch each.
@@ -154,6 +155,7 @@ pub(crate) fn backward(
         mask: activated.mask,
         pitch: pitch as i32,
         channels: channels as i32,
+        constant: (activated.statistics == BatchStatistics::Running).into(),
     };
     // SAFETY: x and grad are `rows` rows of `pitch` elements of the activations' type; every block writes its part of the
     // partials.

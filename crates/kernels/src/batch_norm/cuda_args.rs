@@ -24,7 +24,7 @@ arguments! {
     /// `batch_norm_backward_arguments`
     Backward {
         x: Address, grad: Address, add: Address, affine: Address, partials: Address, sums: Address, rows: i64,
-        mask: Mask, pitch: i32, channels: i32,
+        mask: Mask, pitch: i32, channels: i32, constant: i32,
     }
     /// `batch_norm_add_up_arguments`
     AddUp { partials: Address, sums: Address, blocks: i32, pitch: i32 }

@@ -90,8 +90,7 @@ impl Case {
         let (blocks, _) = grid.blocks;
         let new = |values: &[f32]| Rows::new(element, values, channels);
         let x = new(&self.x);
-        let [add, add_to_dx] = [0, 1].map(|i| self.add.as_ref().map(|add| new(&add[i])));
-        let address = |rows: &Option<Rows>| rows.as_ref().map_or(0, Rows::device);
+        let add = self.add.as_ref().map(|[add, _]| new(add));
         let partials = Guarded::new(&vec![f32::NAN; blocks * 3 * pitch]);
         let counts = Guarded::new(&vec![f32::NAN; blocks]);
         let (gamma, beta) = (Guarded::new(&self.gamma), Guarded::new(&self.beta));
@@ -104,7 +103,7 @@ impl Case {
             order,
             &StatisticsArguments {
                 x: x.device(),
-                add: address(&add),
+                add: add.as_ref().map_or(0, Rows::device),
                 partials: partials.device(),
                 counts: counts.device(),
                 rows: rows as i64,
@@ -150,20 +149,50 @@ impl Case {
                 channels: channels as i32,
             },
         );
-        let grad = new(&self.dy);
+        let statistics = BatchStatistics::Batch { moves: self.moves };
+        let [dx, dgamma, dbeta] = self.backward(module, order, &x, &affine, statistics);
+        let part = |index: usize| affine[index * pitch..index * pitch + channels].to_vec();
+        Results {
+            x: x.read(channels),
+            affine: [0, 1, 2, 3].map(part),
+            running: running.map(|values| values.to_vec()),
+            tracked: tracked[0],
+            y: y.read(channels),
+            dx,
+            dgamma,
+            dbeta,
+        }
+    }
+
+    /// The gradients of x, weight and bias.
+    fn backward(
+        &self,
+        module: &Module,
+        order: Order,
+        x: &Rows,
+        affine: &Guarded<f32>,
+        statistics: BatchStatistics,
+    ) -> [Vec<f32>; 3] {
+        let Self { rows, channels, element, .. } = *self;
+        let pitch = pitch(channels);
+        let grid = rows_grid(rows, channels);
+        let (blocks, _) = grid.blocks;
+        let add = self.add.as_ref().map(|[_, add]| Rows::new(element, add, channels));
+        let grad = Rows::new(element, &self.dy, channels);
         let partials = Guarded::new(&vec![f32::NAN; blocks * 2 * pitch]);
         let sums = Guarded::new(&vec![f32::NAN; 2 * pitch]);
         let arguments = Backward {
             x: x.device(),
             grad: grad.device(),
-            add: address(&add_to_dx),
+            add: add.as_ref().map_or(0, Rows::device),
             affine: affine.device(),
             partials: partials.device(),
             sums: sums.device(),
             rows: rows as i64,
-            mask,
+            mask: Mask::from(self.mask),
             pitch: pitch as i32,
             channels: channels as i32,
+            constant: (statistics == BatchStatistics::Running).into(),
         };
         module.launch(&element.kernel("batch_norm_sums"), grid, order, &arguments);
         module.launch(
@@ -178,17 +207,8 @@ impl Case {
             },
         );
         module.launch(&element.kernel("batch_norm_gradient"), grid, order, &arguments);
-        let part = |of: &[f32], index: usize| of[index * pitch..index * pitch + channels].to_vec();
-        Results {
-            x: x.read(channels),
-            affine: [0, 1, 2, 3].map(|index| part(&affine, index)),
-            running: running.map(|values| values.to_vec()),
-            tracked: tracked[0],
-            y: y.read(channels),
-            dx: grad.read(channels),
-            dgamma: part(&sums, 0),
-            dbeta: part(&sums, 1),
-        }
+        let part = |index: usize| sums[index * pitch..index * pitch + channels].to_vec();
+        [grad.read(channels), part(0), part(1)]
     }
 
     fn check(&self, found: &Results) {
@@ -225,33 +245,44 @@ impl Case {
         assert_eq!(found.tracked, 42);
 
         // From here on with the kernels' own affine form, whose rounding would else turn a ReLU.
-        let [scale, shift, mean, inv_std] = &found.affine;
-        let activation = Activation { scale, shift };
+        let [scale, shift, ..] = &found.affine;
         let mut y = vec![0.; x.len()];
-        plain::apply(&x, activation, &mut y);
-        let mut dx = self.dy.clone();
+        plain::apply(&x, Activation { scale, shift }, &mut y);
         if let Some(mask) = &self.mask {
             mask.apply(Cpu::shared(), &mut y);
-            mask.apply(Cpu::shared(), &mut dx);
         }
         close("y", &found.y, &y, element.tolerance(1e-6));
+        let gradients = [&found.dx, &found.dgamma, &found.dbeta].map(|gradient| &gradient[..]);
+        self.check_gradients(&name, &x, &found.affine, BatchStatistics::Batch { moves: true }, gradients);
+    }
+
+    /// That the gradients of x, weight and bias are the reference's.
+    fn check_gradients(
+        &self,
+        name: &str,
+        x: &[f32],
+        affine: &[Vec<f32>; 4],
+        statistics: BatchStatistics,
+        [found_dx, found_dgamma, found_dbeta]: [&[f32]; 3],
+    ) {
+        let Self { channels, element, .. } = *self;
+        let [scale, shift, mean, inv_std] = affine;
+        let mut dx = self.dy.clone();
+        if let Some(mask) = &self.mask {
+            mask.apply(Cpu::shared(), &mut dx);
+        }
         let saved = Saved { mean: mean.clone(), inv_std: inv_std.clone() };
-        let forward = Forward {
-            x: &x,
-            activation,
-            saved: &saved,
-            statistics: BatchStatistics::Batch { moves: true },
-            relu: true,
-        };
+        let activation = Activation { scale, shift };
+        let forward = Forward { x, activation, saved: &saved, statistics, relu: true };
         let add = self.add.as_ref().map(|[_, add]| &add[..]);
         let (mut dgamma, mut dbeta) = (vec![0.; channels], vec![0.; channels]);
         plain::backward(forward, &mut dx, add, &mut dgamma, &mut dbeta);
-        close("dgamma", &found.dgamma, &dgamma, 2e-5);
-        close("dbeta", &found.dbeta, &dbeta, 2e-5);
+        assert_close(&format!("dgamma of {name}"), found_dgamma, &dgamma, 2e-5);
+        assert_close(&format!("dbeta of {name}"), found_dbeta, &dbeta, 2e-5);
         // Of few rows hardly anything is left of the gradient: what it is rounded from counts.
         let largest = |values: &[f32]| values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
         let bound = element.tolerance(2e-5) * largest(&dx).max(largest(scale) * largest(&self.dy));
-        for (i, (found, expected)) in found.dx.iter().zip(&dx).enumerate() {
+        for (i, (found, expected)) in found_dx.iter().zip(&dx).enumerate() {
             let close = (found - expected).abs() <= bound;
             assert!(close, "dx of {name}: element {i} is {found}, expected {expected} within {bound}");
         }
@@ -333,6 +364,13 @@ fn running_statistics_and_a_sum_taken_while_applying() {
         let mut expected = vec![0.; sum.len()];
         plain::apply(&sum, Activation { scale: &scale, shift: &shift }, &mut expected);
         assert_close("y", &y.read(channels), &expected, element.tolerance(1e-5));
+
+        // No gradient flows through the statistics.
+        let parts = [0, 1, 2, 3].map(|index| affine[index * pitch..index * pitch + channels].to_vec());
+        let [dx, dgamma, dbeta] =
+            case.backward(&module, Order::Ascending, &x, &affine, BatchStatistics::Running);
+        let gradients = [&dx[..], &dgamma, &dbeta];
+        case.check_gradients("running statistics", &sum, &parts, BatchStatistics::Running, gradients);
     }
 }
 

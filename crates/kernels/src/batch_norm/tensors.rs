@@ -12,10 +12,9 @@ use crate::{Backend, Cpu, Error, Result};
 
 /// `relu(batch_norm(x))` of images `x`, `[N, C, H, W]`, on a backend's device and in its precision.
 ///
-/// With the batch's statistics it is differentiable in `x` and the norm's weight and bias, and moves the running
-/// statistics as `of` says; with the running ones it is outside of candle's graph, as evaluation is. All are `f32`
-/// tensors of the device. The result is too, and has its channels last in memory; on the CPU nothing is copied where `x`
-/// has them so too.
+/// It is differentiable in `x` and the norm's weight and bias. With the batch's statistics, gradients flow through them
+/// too, and the running statistics move as `of` says; the running ones are constants. All are `f32` tensors of the device.
+/// The result is too, and has its channels last in memory; on the CPU nothing is copied where `x` has them so too.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for another device or element type; [`Error::Shape`] where the shapes do not fit each other, or
@@ -95,12 +94,8 @@ pub(crate) fn by_passes<B: Backend>(
     let activated = backend.normalize(&images, batch * height * width, norm, of, None)?;
     let dims = [batch, height, width, channels];
     let output = backend.store_images(&backend.activated(&images, &activated)?, dims)?;
-    let y = if of == BatchStatistics::Running {
-        constant(output, dims.to_vec())?
-    } else {
-        let backward = Passes { backend: backend.clone(), dims, images, activated };
-        node(output, dims.to_vec(), &[x, norm.weight, norm.bias], backward)?
-    };
+    let backward = Passes { backend: backend.clone(), dims, images, activated };
+    let y = node(output, dims.to_vec(), &[x, norm.weight, norm.bias], backward)?;
     Ok(y.permute((0, 3, 1, 2))?)
 }
 
@@ -138,7 +133,7 @@ pub(crate) fn on_cpu(
         cpu_f32("batch_norm", tensor)?;
     }
     let (batch, channels, height, width) = x.dims4()?;
-    let (mean, var, x) = match of {
+    let (mean, var) = match of {
         BatchStatistics::Batch { moves } => {
             let (mut mean, mut var) = (vec![0f32; channels], vec![0f32; channels]);
             with_f32(x, |x, layout| {
@@ -146,14 +141,11 @@ pub(crate) fn on_cpu(
             })?;
             let vector = |values: &[f32]| Tensor::from_slice(values, channels, x.device());
             track(norm, &vector(&mean)?, &vector(&var)?, batch * height * width, moves)?;
-            (mean, var, x.clone())
+            (mean, var)
         }
-        BatchStatistics::Running => (norm.running_mean.to_vec1()?, norm.running_var.to_vec1()?, x.detach()),
+        BatchStatistics::Running => (norm.running_mean.to_vec1()?, norm.running_var.to_vec1()?),
     };
-    let (weight, bias) = match of {
-        BatchStatistics::Batch { .. } => (norm.weight.contiguous()?, norm.bias.contiguous()?),
-        BatchStatistics::Running => (norm.weight.detach().contiguous()?, norm.bias.detach().contiguous()?),
-    };
+    let (weight, bias) = (norm.weight.contiguous()?, norm.bias.contiguous()?);
     let saved = Saved::new(&mean, &var, norm.epsilon);
     let operation = BatchNorm { cpu: cpu.clone(), saved, var, epsilon: norm.epsilon, of, relu };
     Ok(x.apply_op3(&weight, &bias, operation)?.permute((0, 3, 1, 2))?)

@@ -166,7 +166,7 @@ impl Conv2d {
             })?;
             Tensor::from_vec(dw, w.dims(), w.device())
         };
-        Ok((x.track_op().then(dx).transpose()?, w.track_op().then(dw).transpose()?))
+        Ok((autograd::needs(x).then(dx).transpose()?, autograd::needs(w).then(dw).transpose()?))
     }
 
     fn output(&self, y: Vec<f32>) -> (CpuStorage, Shape) {
@@ -234,7 +234,7 @@ impl CustomOp3 for Conv2d {
                 bias::backward(&self.cpu, dy, &mut db);
                 Tensor::from_vec(db, self.shape.out_channels, b.device())
             };
-            Ok((dx, dw, b.track_op().then(db).transpose()?))
+            Ok((dx, dw, autograd::needs(b).then(db).transpose()?))
         })
     }
 }
