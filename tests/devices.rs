@@ -171,13 +171,21 @@ fn compare_batch_norms<B: Backend>(backend: &B, device: &Device, tolerance: f32)
             let x = x.broadcast_mul(&column(&plain_weight)).unwrap().broadcast_add(&column(&plain_bias));
             x.unwrap().relu().unwrap()
         };
+        let gradients_agree = |y: &Tensor, expected: &Tensor| {
+            let factors = numbers(6, y.dims());
+            let found = (y * factors.to_device(device).unwrap()).unwrap().sum_all().unwrap();
+            let expected = (expected * factors).unwrap().sum_all().unwrap().backward().unwrap();
+            let found = found.backward().unwrap();
+            for (name, var, plain) in
+                [("dx", &x, &plain_x), ("dweight", &weight, &plain_weight), ("dbias", &bias, &plain_bias)]
+            {
+                assert_close(name, found.get(var).unwrap(), expected.get(plain).unwrap(), 4.0 * tolerance);
+            }
+        };
         let evaluated = batch_norm_relu(backend, &x, &norm, BatchStatistics::Running).unwrap();
-        assert_close(
-            "evaluated",
-            &evaluated,
-            &plain(&cpu(norm.running_mean), &cpu(norm.running_var)),
-            tolerance,
-        );
+        let expected = plain(&cpu(norm.running_mean), &cpu(norm.running_var));
+        assert_close("evaluated", &evaluated, &expected, tolerance);
+        gradients_agree(&evaluated, &expected);
 
         let flat = plain_x.transpose(0, 1).unwrap().flatten_from(1).unwrap();
         let (mean, rows) = (flat.mean(1).unwrap(), (batch * size * size) as f64);
@@ -193,15 +201,7 @@ fn compare_batch_norms<B: Backend>(backend: &B, device: &Device, tolerance: f32)
         assert_close("activated", &y, &expected, tolerance);
         assert_close("running mean", norm.running_mean, &moved_mean, tolerance);
         assert_close("running variance", norm.running_var, &moved_var, tolerance);
-
-        let factors = numbers(6, y.dims());
-        let found = (&y * factors.to_device(device).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
-        let expected = (&expected * factors).unwrap().sum_all().unwrap().backward().unwrap();
-        for (name, var, plain) in
-            [("dx", &x, &plain_x), ("dweight", &weight, &plain_weight), ("dbias", &bias, &plain_bias)]
-        {
-            assert_close(name, found.get(var).unwrap(), expected.get(plain).unwrap(), 4.0 * tolerance);
-        }
+        gradients_agree(&y, &expected);
     }
 }
 

@@ -18,9 +18,9 @@ use crate::plain::relu;
 /// ```
 ///
 /// With [`Mode::Train`] and [`Mode::TrainFrozenStatistics`], `mean` and `var` are the batch's, over N, H and W, and
-/// `var` is the biased variance; `running_var` takes the unbiased one, as PyTorch's does. With [`Mode::Eval`] they are
-/// the running ones, through which no gradient flows. Passes in [`Mode::Train`] through one layer move the same
-/// statistics and must not run at the same time.
+/// `var` is the biased variance; `running_var` takes the unbiased one, as PyTorch's does. In evaluation they are the running
+/// ones, through which no gradient flows. Passes in [`Mode::Train`] through one layer move the same statistics and must not
+/// run at the same time.
 ///
 /// Parameters `weight` and `bias`, buffers `running_mean` and `running_var`, each of shape `[C]`; and the buffer
 /// `num_batches_tracked`, an I64 scalar that counts every training pass.
@@ -76,37 +76,42 @@ impl BatchNorm {
         self.weight.elem_count()
     }
 
-    /// Normalizes `x` [N, C, H, W] of the parameters' float dtype, on their device. Differentiable in every mode.
+    /// Normalizes `x` [N, C, H, W] of the parameters' float dtype, on their device. Differentiable in every mode but
+    /// [`Mode::Eval`].
     ///
-    /// A training pass in f32 on the CPU is one of the project's own operations, and its output has its channels last in
-    /// memory; everything else is in candle's own operations.
+    /// In f32 on the CPU it is one of the project's own operations, and its output has its channels last in memory; elsewhere
+    /// it is in candle's own operations.
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::InputDType`]; [`Error::TooFewValues`] for a training pass over one value per channel.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.check_input(x)?;
-        self.check_count(x.dims(), mode)?;
-        match self.placement.compute(&self.weight)? {
-            Compute::Cpu(cpu) if mode.is_training() => {
-                Ok(batch_norm(cpu, x, &self.state(mode), Self::statistics(mode))?)
-            }
-            _ => self.forward_plain(x, mode),
-        }
+        self.run(x, mode, false)
     }
 
     /// `relu(self.forward(x, mode))`, which in f32 on the CPU, and with the feature `cuda` on a GPU, is one of the project's
-    /// own operations. As such it builds no graph in [`Mode::Eval`], and its output has its channels last in memory.
+    /// own operations.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_relu(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.run(x, mode, true)
+    }
+
+    fn run(&self, x: &Tensor, mode: Mode, with_relu: bool) -> Result<Tensor> {
         self.check_input(x)?;
         self.check_count(x.dims(), mode)?;
-        match self.placement.compute(&self.weight)? {
-            Compute::Cpu(cpu) => Ok(batch_norm_relu(cpu, x, &self.state(mode), Self::statistics(mode))?),
+        let kept = |tensor: &Tensor| if mode.has_gradients() { tensor.clone() } else { tensor.detach() };
+        let (x, weight, bias) = (&kept(x), &kept(&self.weight), &kept(&self.bias));
+        let (norm, of) = (BatchNormState { weight, bias, ..self.state(mode) }, Self::statistics(mode));
+        match self.placement.compute(weight)? {
+            Compute::Cpu(cpu) if with_relu => Ok(batch_norm_relu(cpu, x, &norm, of)?),
+            Compute::Cpu(cpu) => Ok(batch_norm(cpu, x, &norm, of)?),
             #[cfg(feature = "cuda")]
-            Compute::Cuda(cuda) => Ok(batch_norm_relu(cuda, x, &self.state(mode), Self::statistics(mode))?),
-            Compute::Plain => Ok(relu(&self.forward_plain(x, mode)?)?),
+            Compute::Cuda(cuda) if with_relu => Ok(batch_norm_relu(cuda, x, &norm, of)?),
+            _ => {
+                let y = self.forward_plain(x, mode)?;
+                Ok(kept(&if with_relu { relu(&y)? } else { y }))
+            }
         }
     }
 
@@ -168,7 +173,7 @@ impl BatchNorm {
             Mode::Train | Mode::TrainMoving { .. } | Mode::TrainFrozenStatistics => {
                 BatchStatistics::Batch { moves: mode.moves_statistics() }
             }
-            Mode::Eval => BatchStatistics::Running,
+            Mode::Eval | Mode::EvalWithGradients => BatchStatistics::Running,
         }
     }
 }

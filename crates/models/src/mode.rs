@@ -2,12 +2,13 @@ use std::num::NonZeroU32;
 
 /// How a forward pass treats batch normalization and dropout: an argument of every `forward`, never a flag set on the model.
 ///
-/// | | normalizes with | running mean and variance | `num_batches_tracked` | dropout |
-/// |---|---|---|---|---|
-/// | [`Train`](Mode::Train) | the batch's statistics | move | counts | on |
-/// | [`TrainMoving`](Mode::TrainMoving) | the batch's statistics | move by a share | counts | on |
-/// | [`TrainFrozenStatistics`](Mode::TrainFrozenStatistics) | the batch's statistics | stay | counts | on |
-/// | [`Eval`](Mode::Eval) | the running statistics | stay | stays | off |
+/// | | normalizes with | running mean and variance | `num_batches_tracked` | dropout | gradients |
+/// |---|---|---|---|---|---|
+/// | [`Train`](Mode::Train) | the batch's statistics | move | counts | on | yes |
+/// | [`TrainMoving`](Mode::TrainMoving) | the batch's statistics | move by a share | counts | on | yes |
+/// | [`TrainFrozenStatistics`](Mode::TrainFrozenStatistics) | the batch's statistics | stay | counts | on | yes |
+/// | [`Eval`](Mode::Eval) | the running statistics | stay | stays | off | no |
+/// | [`EvalWithGradients`](Mode::EvalWithGradients) | the running statistics | stay | stays | off | yes |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// A training pass: the first of SAM's two.
@@ -24,8 +25,11 @@ pub enum Mode {
         /// At least 1.
         one_in: NonZeroU32,
     },
-    /// Inference: a pure function of the input, changing nothing.
+    /// Inference: a pure function of the input, changing nothing. The result is outside of candle's graph.
     Eval,
+    /// The function of [`Eval`](Self::Eval) and its gradients, through which the running statistics are constants: for
+    /// fine-tuning, where batches are small or parts are frozen, and for measures of the loss's shape.
+    EvalWithGradients,
 }
 
 impl Mode {
@@ -52,7 +56,7 @@ impl Mode {
         match self {
             Self::Train => 0.1,
             Self::TrainMoving { one_in } => 1.0 / f64::from(one_in.get()),
-            Self::TrainFrozenStatistics | Self::Eval => 0.0,
+            Self::TrainFrozenStatistics | Self::Eval | Self::EvalWithGradients => 0.0,
         }
     }
 
@@ -63,11 +67,16 @@ impl Mode {
 
     /// Whether batch statistics and dropout are in force.
     pub fn is_training(self) -> bool {
-        self != Self::Eval
+        !matches!(self, Self::Eval | Self::EvalWithGradients)
     }
 
     /// Whether the running mean and variance move.
     pub fn moves_statistics(self) -> bool {
         matches!(self, Self::Train | Self::TrainMoving { .. })
+    }
+
+    /// Whether the result has gradients.
+    pub fn has_gradients(self) -> bool {
+        self != Self::Eval
     }
 }

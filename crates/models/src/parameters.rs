@@ -15,9 +15,12 @@ const BUFFERS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"
 
 /// Whether a named value is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Kind {
     /// An optimizer changes it.
     Trainable,
+    /// Nothing changes it: see [`Parameters::with_frozen`].
+    Frozen,
     /// The model itself changes it: batch normalization's running statistics.
     Buffer,
 }
@@ -53,6 +56,7 @@ pub struct Parameters {
     dtype: DType,
     device: Device,
     store: Arc<Mutex<Store>>,
+    frozen: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
 }
 
 #[derive(Default)]
@@ -72,7 +76,39 @@ impl Parameters {
     /// (`num_batches_tracked` is I64 in any case). Each tensor's first values come from a stream of its own, keyed by
     /// `seed` and its name: they are the same on every machine and device, in whatever order they are made.
     pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
-        Self { seed, dtype, device: device.clone(), store: Arc::default() }
+        Self { seed, dtype, device: device.clone(), store: Arc::default(), frozen: None }
+    }
+
+    /// Another handle to the same values, by which those that `frozen` says yes to by their name are not trained:
+    /// [`trainable`](Self::trainable) leaves them out, and in a network built from this handle's
+    /// [`var_builder`](Self::var_builder) they are constants. A pass then computes no gradient of them, nor of anything that
+    /// only they depend on. Buffers are never frozen: with frozen batch norms, train in
+    /// [`Mode::EvalWithGradients`](crate::Mode::EvalWithGradients), or their running statistics move.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use wrn_sam_models::{Mode, Parameters, WideResNet, WideResNetConfig};
+    ///
+    /// let config = WideResNetConfig::new(10, 1).with_classes(5);
+    /// let all = Parameters::new(17, DType::F32, &Device::Cpu);
+    /// let head = all.with_frozen(|name| !name.starts_with(WideResNet::CLASSIFIER));
+    /// let model = WideResNet::new(&config, head.var_builder())?;
+    /// let images = Tensor::rand(-1f32, 1f32, (2, 3, 32, 32), &Device::Cpu)?;
+    /// let gradients = model.forward(&images, Mode::EvalWithGradients)?.sum_all()?.backward()?;
+    /// assert_eq!(head.trainable().len(), 2); // the classifier's weight and bias
+    /// assert!(head.trainable().iter().all(|var| gradients.get(var).is_some()));
+    /// # Ok::<(), wrn_sam_models::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_frozen(&self, frozen: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self { frozen: Some(Arc::new(frozen)), ..self.clone() }
+    }
+
+    fn kind(&self, name: &str) -> Kind {
+        match Kind::of(name) {
+            Kind::Trainable if self.frozen.as_ref().is_some_and(|frozen| frozen(name)) => Kind::Frozen,
+            kind => kind,
+        }
     }
 
     /// A builder over this store. A name asked for again gives the same value, so two layers can share one.
@@ -88,8 +124,8 @@ impl Parameters {
 
     /// [`trainable`](Self::trainable) with their names, by which an optimizer can save its state.
     pub fn named_trainable(&self) -> Vec<(String, Var)> {
-        let store = self.store();
-        store.entries.iter().filter(|(name, _)| Kind::of(name) == Kind::Trainable).cloned().collect()
+        let named = self.named().into_iter().filter(|(_, kind, _)| *kind == Kind::Trainable);
+        named.map(|(name, _, var)| (name, var)).collect()
     }
 
     /// The weights and biases of normalization layers, which are those beside a `running_mean`: what SAM-ON perturbs.
@@ -97,7 +133,7 @@ impl Parameters {
         let store = self.store();
         let of_norm = |name: &str| {
             let layer = name.rsplit_once('.').map_or(String::new(), |(layer, _)| format!("{layer}."));
-            Kind::of(name) == Kind::Trainable && store.get(&format!("{layer}running_mean")).is_some()
+            self.kind(name) == Kind::Trainable && store.get(&format!("{layer}running_mean")).is_some()
         };
         store.entries.iter().filter(|(name, _)| of_norm(name)).map(|(_, var)| var.clone()).collect()
     }
@@ -113,15 +149,14 @@ impl Parameters {
 
     /// The values that the model itself changes, which SAM is to keep in its second pass and after an error.
     pub fn buffers(&self) -> Vec<Var> {
-        let store = self.store();
-        let buffers = store.entries.iter().filter(|(name, _)| Kind::of(name) == Kind::Buffer);
-        buffers.map(|(_, var)| var.clone()).collect()
+        let buffers = self.named().into_iter().filter(|(_, kind, _)| *kind == Kind::Buffer);
+        buffers.map(|(.., var)| var).collect()
     }
 
     /// Every value with its name and kind, in the order in which the model made them.
     pub fn named(&self) -> Vec<(String, Kind, Var)> {
         let store = self.store();
-        store.entries.iter().map(|(name, var)| (name.clone(), Kind::of(name), var.clone())).collect()
+        store.entries.iter().map(|(name, var)| (name.clone(), self.kind(name), var.clone())).collect()
     }
 
     /// The value of that name.
@@ -161,6 +196,30 @@ impl Parameters {
         state_dict::assign_tensors(&self.named(), state)
     }
 
+    /// Sets the values that `chosen` says yes to by their name from a file, and leaves the others: to take a trained network
+    /// over but for its head, which has other classes. The file's value of a name that is not chosen may have any shape.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device};
+    /// # use wrn_sam_models::{Parameters, WideResNet, WideResNetConfig};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("model.safetensors");
+    /// # let trained = Parameters::new(1, DType::F32, &Device::Cpu);
+    /// # WideResNet::new(&WideResNetConfig::new(10, 1), trained.var_builder())?;
+    /// # trained.save(&path)?;
+    /// let config = WideResNetConfig::from_state_dict(&path)?.with_classes(7);
+    /// let parameters = Parameters::new(17, DType::F32, &Device::Cpu);
+    /// let model = WideResNet::new(&config, parameters.var_builder())?;
+    /// parameters.load_only(&path, |name| !name.starts_with(WideResNet::CLASSIFIER))?;
+    /// # Ok::<(), wrn_sam_models::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), for the chosen values and for names in the file that the model does not have.
+    pub fn load_only(&self, path: impl AsRef<Path>, chosen: impl Fn(&str) -> bool) -> Result<()> {
+        state_dict::load(path.as_ref(), &self.named(), &chosen)
+    }
+
     /// Writes all values to a safetensors file under their names, which are PyTorch's: a reader there is
     /// `model.load_state_dict(safetensors.torch.load_file(path))`. Equal values give equal bytes. The file is whole
     /// under its name, or not there: see [`wrn_sam_files::write`]. [`save_state_dict`](crate::save_state_dict) adds a text.
@@ -186,7 +245,7 @@ impl Parameters {
     /// [`Error::SafeTensors`](crate::Error::SafeTensors) and [`Error::PyTorch`](crate::Error::PyTorch) where it is
     /// damaged or holds no state dict. Otherwise as [`load_state`](Self::load_state). Nothing is changed on an error.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
-        state_dict::load(path.as_ref(), &self.named())
+        state_dict::load(path.as_ref(), &self.named(), &|_| true)
     }
 
     /// Checks that every value is finite and every running variance at least 0. Training that diverged, or a damaged
@@ -196,6 +255,14 @@ impl Parameters {
     /// [`Error::BadValues`](crate::Error::BadValues) names the first tensor with such values.
     pub fn check_values(&self) -> Result<()> {
         state_dict::check_values(&self.named())
+    }
+
+    /// What a network gets: a variable, or a constant that shares a frozen variable's values.
+    fn handed_out(&self, name: &str, var: &Var) -> Tensor {
+        match self.kind(name) {
+            Kind::Frozen => var.as_detached_tensor(),
+            _ => var.as_tensor().clone(),
+        }
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -219,10 +286,10 @@ impl SimpleBackend for Parameters {
                 let (old, old_dtype) = (var.shape(), var.dtype());
                 bail!("{name} is {old_dtype:?} {old:?} already and cannot be {dtype:?} {shape:?} as well");
             }
-            return Ok(var.as_tensor().clone());
+            return Ok(self.handed_out(name, var));
         }
         let var = Var::from_tensor(&init::tensor(self.seed, name, hint, &shape, dtype, device)?)?;
-        let tensor = var.as_tensor().clone();
+        let tensor = self.handed_out(name, &var);
         let at = store.entries.len();
         store.index.insert(name.to_string(), at);
         store.entries.push((name.to_string(), var));
@@ -231,7 +298,7 @@ impl SimpleBackend for Parameters {
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         match self.store().get(name) {
-            Some(var) if var.dtype() == dtype => var.to_device(device),
+            Some(var) if var.dtype() == dtype => self.handed_out(name, var).to_device(device),
             Some(var) => bail!("{name} is {:?}, not {dtype:?}", var.dtype()),
             None => bail!("there is no {name} yet: ask for it with its shape"),
         }

@@ -17,9 +17,8 @@ pub(crate) struct Plain {
 impl Plain {
     /// Runs `x` through the layer.
     pub(crate) fn run(mut self, layer: &impl Layer, x: &Tensor) -> Result<Tensor> {
-        match layer.apply(&mut self, x.clone())? {
-            Output::Images(y) | Output::Features(y) => Ok(y),
-        }
+        let (Output::Images(y) | Output::Features(y)) = layer.apply(&mut self, x.clone())?;
+        Ok(if self.masks.mode.has_gradients() { y } else { y.detach() })
     }
 }
 

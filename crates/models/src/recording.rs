@@ -3,7 +3,11 @@
 //! Every value has a slot for its gradient. Going back, an operation takes its output's gradient out of the slot, and puts
 //! its input's there. What the input's slot holds already, it gives to the backend to be added in passing: so a residual sum
 //! takes no pass over memory of its own, and a buffer is dropped with its last use.
+//!
+//! Only what is needed is computed: the gradients of the parameters that are asked for, and of the values that they, or the
+//! input where its gradient is asked for, lead to.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Storage, Tensor};
@@ -20,11 +24,11 @@ use crate::tape::{Features, Images};
 /// The operations of a pass in their order.
 pub(crate) struct Recording<B: Backend> {
     backend: B,
-    /// Each with the index of its first parameter.
-    operations: Vec<(Operation<B>, usize)>,
+    steps: Vec<Step<B>>,
     /// In the order of their use.
     parameters: Vec<Tensor>,
-    slots: usize,
+    /// For each slot, whether its value depends on anything that tracks gradients.
+    tracked: Vec<bool>,
     input: Dims,
     /// The slot of the output.
     output: usize,
@@ -32,37 +36,57 @@ pub(crate) struct Recording<B: Backend> {
 }
 
 /// The slot of the images that a pass begins with.
-const INPUT: usize = 0;
+pub(crate) const INPUT: usize = 0;
 
-/// What an operation's backward pass needs. `x`, `add` and `y` are values' slots where the values are not needed.
+/// An operation in its place.
+struct Step<B: Backend> {
+    operation: Operation<B>,
+    /// The indices of its parameters.
+    parameters: Range<usize>,
+    /// The slots of its inputs.
+    inputs: Vec<usize>,
+    /// The slot of its result.
+    y: usize,
+}
+
+/// What an operation's backward pass needs. `x` and `add` are values' slots where the values are not needed.
 pub(crate) enum Operation<B: Backend> {
     /// Its parameter is the weight.
-    Convolve { shape: Conv2dShape, filter: Arc<B::Filter>, x: Images<B>, add: Option<usize>, y: usize },
+    Convolve { shape: Conv2dShape, filter: Arc<B::Filter>, x: Images<B>, add: Option<usize> },
     /// Its parameters are weight and bias.
-    Normalize { values: Arc<B::Images>, activated: Arc<B::Activated>, x: usize, y: usize },
+    Normalize { values: Arc<B::Images>, activated: Arc<B::Activated>, x: usize },
     /// It has no parameter.
-    Average { shape: PoolShape, x: usize, y: usize },
+    Average { shape: PoolShape, x: usize },
     /// Its parameters are weight and bias.
-    Linear { shape: LinearShape, weight: Tensor, x: Features<B>, y: usize },
+    Linear { shape: LinearShape, weight: Tensor, x: Features<B> },
 }
 
 impl<B: Backend> Recording<B> {
-    /// Of a pass over images of the given shape.
-    pub(crate) fn new(backend: &B, input: Dims, hands_over_variables: bool) -> Self {
-        let (backend, operations, parameters) = (backend.clone(), Vec::new(), Vec::new());
-        Self { backend, operations, parameters, slots: INPUT, input, output: INPUT, hands_over_variables }
+    /// Of a pass over images of the given shape, whose slot is [`INPUT`]. `tracked` says whether they track gradients.
+    pub(crate) fn new(backend: &B, input: Dims, tracked: bool, hands_over_variables: bool) -> Self {
+        let (backend, steps, parameters, tracked) = (backend.clone(), vec![], vec![], vec![tracked]);
+        Self { backend, steps, parameters, tracked, input, output: INPUT, hands_over_variables }
     }
 
-    /// A slot for a new value.
-    pub(crate) fn slot(&mut self) -> usize {
-        self.slots += 1;
-        self.slots - 1
-    }
-
-    /// Adds an operation, with the parameters whose gradients it gives.
-    pub(crate) fn push(&mut self, parameters: &[&Tensor], operation: Operation<B>) {
-        self.operations.push((operation, self.parameters.len()));
-        self.parameters.extend(parameters.iter().map(|&parameter| parameter.clone()));
+    /// Adds an operation on the values of `inputs`, with the parameters whose gradients it gives, and makes a slot for its
+    /// result. Where nothing tracks gradients, nothing is kept of it.
+    pub(crate) fn record(
+        &mut self,
+        parameters: &[&Tensor],
+        inputs: Vec<usize>,
+        operation: impl FnOnce() -> Operation<B>,
+    ) -> usize {
+        let y = self.tracked.len();
+        let tracked = parameters.iter().any(|parameter| parameter.track_op())
+            || inputs.iter().any(|&input| self.tracked[input]);
+        self.tracked.push(tracked);
+        if tracked {
+            let first = self.parameters.len();
+            self.parameters.extend(parameters.iter().map(|&parameter| parameter.clone()));
+            let parameters = first..self.parameters.len();
+            self.steps.push(Step { operation: operation(), parameters, inputs, y });
+        }
+        y
     }
 
     /// Makes the pass from `x` to `output` a node of candle's graph.
@@ -79,6 +103,20 @@ impl<B: Backend> Recording<B> {
     }
 }
 
+impl<B: Backend> Recording<B> {
+    /// By slot, whether a value's gradient is needed: where the value depends on what needs one, which `needed` says of the
+    /// input and of each parameter.
+    fn needed_values(&self, needed: &[bool]) -> Vec<bool> {
+        let mut values = vec![false; self.tracked.len()];
+        values[INPUT] = needed[0];
+        for Step { parameters, inputs, y, .. } in &self.steps {
+            values[*y] =
+                needed[1..][parameters.clone()].contains(&true) || inputs.iter().any(|&input| values[input]);
+        }
+        values
+    }
+}
+
 impl<B: Backend> Backward for Recording<B> {
     fn name(&self) -> &'static str {
         "recorded-pass"
@@ -86,15 +124,17 @@ impl<B: Backend> Backward for Recording<B> {
 
     fn backward(&self, dy: &Tensor, needed: &[bool]) -> candle_core::Result<Vec<Option<Tensor>>> {
         let backend = &self.backend;
-        let mut gradients = Gradients::new(backend, self.slots, needed[0]);
+        let mut gradients = Gradients::new(backend, self.needed_values(needed), &needed[1..]);
         match dy.rank() {
             4 => gradients.images[self.output] = Some(backend.images(&dy.permute((0, 3, 1, 2))?)?),
             _ => gradients.features[self.output] = Some(backend.features(dy)?),
         }
-        for (operation, parameter) in self.operations.iter().rev() {
-            gradients.through(operation, *parameter)?;
+        for step in self.steps.iter().rev() {
+            if gradients.needed[step.y] {
+                gradients.through(step)?;
+            }
         }
-        let Gradients { mut images, parameters, .. } = gradients;
+        let Gradients { mut images, given: parameters, .. } = gradients;
         let mut results = vec![None; 1 + self.parameters.len()];
         let (indices, parameters): (Vec<_>, Vec<_>) = parameters.into_iter().unzip();
         for (index, gradient) in indices.into_iter().zip(backend.gradients(parameters)?) {
@@ -119,26 +159,30 @@ struct Gradients<'a, B: Backend> {
     images: Vec<Option<B::Images>>,
     /// By slot.
     features: Vec<Option<B::Features>>,
-    /// With the parameters' indices.
-    parameters: Vec<(usize, B::Gradient)>,
-    needs_input: bool,
+    /// Of the parameters, with their indices.
+    given: Vec<(usize, B::Gradient)>,
+    /// By slot, whether the value's gradient is needed.
+    needed: Vec<bool>,
+    /// By index, whether the parameter's gradient is needed.
+    needed_parameters: &'a [bool],
 }
 
 impl<'a, B: Backend> Gradients<'a, B> {
-    fn new(backend: &'a B, slots: usize, needs_input: bool) -> Self {
-        let (mut images, mut features) = (Vec::new(), Vec::new());
-        images.resize_with(slots, || None);
-        features.resize_with(slots, || None);
-        Self { backend, images, features, parameters: Vec::new(), needs_input }
+    fn new(backend: &'a B, needed: Vec<bool>, needed_parameters: &'a [bool]) -> Self {
+        let images = needed.iter().map(|_| None).collect();
+        let features = needed.iter().map(|_| None).collect();
+        Self { backend, images, features, given: Vec::new(), needed, needed_parameters }
     }
 
-    fn needs(&self, slot: usize) -> bool {
-        slot != INPUT || self.needs_input
+    /// Keeps the gradients of an operation's parameters, of which `first` is the first, where they are needed.
+    fn keep<const N: usize>(&mut self, first: usize, gradients: [B::Gradient; N]) {
+        let needed = self.needed_parameters;
+        self.given.extend((first..).zip(gradients).filter(|(index, _)| needed[*index]));
     }
 
     /// Gives a value's gradient, or its part from one of the value's readers.
     fn give(&mut self, slot: usize, gradient: B::Images) -> Result<()> {
-        if !self.needs(slot) {
+        if !self.needed[slot] {
             return Ok(());
         }
         match &mut self.images[slot] {
@@ -151,13 +195,15 @@ impl<'a, B: Backend> Gradients<'a, B> {
     }
 
     /// Goes back through one operation. Where nothing that was computed from its output has a gradient, neither has it.
-    fn through(&mut self, operation: &Operation<B>, parameter: usize) -> Result<()> {
-        let backend = self.backend;
+    fn through(&mut self, Step { operation, parameters, y, .. }: &Step<B>) -> Result<()> {
+        let (backend, first) = (self.backend, parameters.start);
         match operation {
-            Operation::Convolve { shape, filter, x, add, y } => {
+            Operation::Convolve { shape, filter, x, add } => {
                 let Some(dy) = self.images[*y].take() else { return Ok(()) };
-                self.parameters.push((parameter, backend.backward_weight(shape, x.input(), &dy)?));
-                if self.needs(x.slot) {
+                if self.needed_parameters[first] {
+                    self.given.push((first, backend.backward_weight(shape, x.input(), &dy)?));
+                }
+                if self.needed[x.slot] {
                     let sum = self.images[x.slot].take();
                     let dx = backend.backward_input(shape, &dy, filter, sum.as_ref())?;
                     self.images[x.slot] = Some(dx);
@@ -167,23 +213,23 @@ impl<'a, B: Backend> Gradients<'a, B> {
                     None => Ok(()),
                 }
             }
-            Operation::Normalize { values, activated, x, y } => {
+            Operation::Normalize { values, activated, x } => {
                 let Some(mut gradient) = self.images[*y].take() else { return Ok(()) };
                 let sum = self.images[*x].take();
-                let [weight, bias] =
+                let parameters =
                     backend.backward_normalize(values, activated, &mut gradient, sum.as_ref())?;
-                self.parameters.extend([(parameter, weight), (parameter + 1, bias)]);
+                self.keep(first, parameters);
                 self.give(*x, gradient)
             }
-            Operation::Average { shape, x, y } => {
+            Operation::Average { shape, x } => {
                 let Some(dy) = self.features[*y].take() else { return Ok(()) };
                 self.give(*x, backend.backward_pool(shape, &dy)?)
             }
-            Operation::Linear { shape, weight, x, y } => {
+            Operation::Linear { shape, weight, x } => {
                 let Some(dy) = self.features[*y].take() else { return Ok(()) };
-                let (dx, [dw, db]) = backend.backward_linear(shape, &x.values, weight, &dy)?;
-                self.parameters.extend([(parameter, dw), (parameter + 1, db)]);
-                self.features[x.slot] = Some(dx);
+                let (dx, parameters) = backend.backward_linear(shape, &x.values, weight, &dy)?;
+                self.keep(first, parameters);
+                self.features[x.slot] = self.needed[x.slot].then_some(dx);
                 Ok(())
             }
         }

@@ -16,8 +16,11 @@ type Named = [(String, Kind, Var)];
 /// A batch norm's counter, which files of old versions of PyTorch and of other programs lack.
 const COUNTER: &str = "num_batches_tracked";
 
-/// Sets every variable from a state dict, or none: what can fail comes before the first change.
-pub(crate) fn assign(from: &str, named: &Named, found: &BTreeMap<String, Value>) -> Result<()> {
+/// Says yes or no to a value by its name.
+type Chosen<'a> = &'a dyn Fn(&str) -> bool;
+
+/// Sets every chosen variable from a state dict, or none: what can fail comes before the first change.
+fn assign(from: &str, named: &Named, chosen: Chosen, found: &BTreeMap<String, Value>) -> Result<()> {
     let expected: Vec<&str> = named.iter().map(|(name, ..)| name.as_str()).collect();
     let naming = Naming::fitting(&expected, found);
     let mut mismatch = Mismatch::default();
@@ -25,6 +28,7 @@ pub(crate) fn assign(from: &str, named: &Named, found: &BTreeMap<String, Value>)
     for (name, _, var) in named {
         let theirs = naming.theirs(name);
         match found.get(&theirs) {
+            _ if !chosen(name) => {}
             Some(value) if fits(name, value, var) => given.push((var, Some(value))),
             Some(value) => {
                 let show = |dtype: Dtype, shape: &[usize]| format!("{dtype:?} {shape:?}");
@@ -86,13 +90,13 @@ fn set(given: Vec<(&Var, Option<&Value>)>) -> Result<()> {
 /// Sets every variable from tensors in memory.
 pub(crate) fn assign_tensors(named: &Named, state: &HashMap<String, Tensor>) -> Result<()> {
     let found = state.iter().map(|(name, tensor)| (name.clone(), Value::Tensor(tensor))).collect();
-    assign("the state dict", named, &found)
+    assign("the state dict", named, &|_| true, &found)
 }
 
-/// Sets every variable from a file.
-pub(crate) fn load(path: &Path, named: &Named) -> Result<()> {
+/// Sets every chosen variable from a file.
+pub(crate) fn load(path: &Path, named: &Named, chosen: Chosen) -> Result<()> {
     let bytes = weights::read(path)?;
-    assign(&path.display().to_string(), named, &Weights::parse(path, &bytes)?.values)
+    assign(&path.display().to_string(), named, chosen, &Weights::parse(path, &bytes)?.values)
 }
 
 /// Writes a state dict to a safetensors file as [`Parameters::save`](crate::Parameters::save) does, with a text of the

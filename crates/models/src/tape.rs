@@ -1,5 +1,5 @@
-//! A pass over a backend's channels-last images. In training it records what its backward pass needs, and all of it is one
-//! node of candle's graph.
+//! A pass over a backend's channels-last images. Where the mode has gradients it records what its backward pass needs, and
+//! all of it is one node of candle's graph.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::dropout::{Dropout, Masks};
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::pass::{Dims, Layer, Output, Pass, dims_of};
-use crate::recording::{Operation, Recording};
+use crate::recording::{INPUT, Operation, Recording};
 
 /// A pass that is running.
 pub(crate) struct Tape<'a, B: Backend> {
@@ -70,8 +70,8 @@ impl<B: Backend> Images<B> {
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
-    /// Runs `x`, `[N, C, H, W]`, through the layer that `description` describes. The result is a node of candle's graph in a
-    /// training mode, and outside of any graph in evaluation.
+    /// Runs `x`, `[N, C, H, W]`, through the layer that `description` describes. The result is a node of candle's graph where
+    /// the mode has gradients.
     pub(crate) fn run(
         backend: &'a B,
         masks: Masks,
@@ -84,9 +84,9 @@ impl<'a, B: Backend> Tape<'a, B> {
         let filters = backend.filters(&weights)?.into_iter().map(Arc::new);
         let filters = weights.iter().map(|weight| weight.id()).zip(filters).collect();
         let dims = dims_of(x)?;
-        let mut recording = Recording::new(backend, dims, hands_over_variables);
-        let slot = recording.slot();
-        let images = Images { values: Arc::new(backend.images(x)?), activated: None, dims, slot };
+        let has_gradients = masks.mode.has_gradients();
+        let recording = Recording::new(backend, dims, x.track_op(), hands_over_variables);
+        let images = Images { values: Arc::new(backend.images(x)?), activated: None, dims, slot: INPUT };
         let mut tape = Self { backend, masks, filters, recording };
 
         let (output, shape, slot) = match layer.apply(&mut tape, images)? {
@@ -96,17 +96,24 @@ impl<'a, B: Backend> Tape<'a, B> {
             Output::Features(y) => (backend.store_features(&y.values)?, vec![y.rows, y.columns], y.slot),
         };
         let is_images = shape.len() == 4;
-        let y = match masks.mode.is_training() {
+        let y = match has_gradients {
             true => tape.recording.into_node(output, shape, x, slot)?,
             false => autograd::constant(output, shape)?,
         };
         Ok(if is_images { y.permute((0, 3, 1, 2))? } else { y })
     }
 
-    /// Records an operation and the parameters whose gradients it gives, in this order.
-    fn record<const N: usize>(&mut self, parameters: [&Tensor; N], operation: Operation<B>) {
-        if self.masks.mode.is_training() {
-            self.recording.push(&parameters, operation);
+    /// Records an operation on the values of `inputs`, with the parameters whose gradients it gives, in this order. The slot of
+    /// its result.
+    fn record(
+        &mut self,
+        parameters: &[&Tensor],
+        inputs: Vec<usize>,
+        operation: impl FnOnce() -> Operation<B>,
+    ) -> usize {
+        match self.masks.mode.has_gradients() {
+            true => self.recording.record(parameters, inputs, operation),
+            false => INPUT,
         }
     }
 }
@@ -126,11 +133,11 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         let filter = self.filters[&convolution.weight.id()].clone();
         let addend = add.map(|add| add.settled(self.backend)).transpose()?;
         let values = self.backend.convolve(&shape, x.input(), &filter, addend.as_deref())?;
-        let (dims, slot) = (shape.output_dims(), self.recording.slot());
-        let y = Images { values: Arc::new(values), activated: None, dims, slot };
-        let (x, add) = (x.clone(), add.map(|add| add.slot));
-        self.record([&convolution.weight], Operation::Convolve { shape, filter, x, add, y: y.slot });
-        Ok(y)
+        let add = add.map(|add| add.slot);
+        let inputs = std::iter::once(x.slot).chain(add).collect();
+        let operation = || Operation::Convolve { shape, filter, x: x.clone(), add };
+        let slot = self.record(&[&convolution.weight], inputs, operation);
+        Ok(Images { values: Arc::new(values), activated: None, dims: shape.output_dims(), slot })
     }
 
     fn normalize(
@@ -142,37 +149,31 @@ impl<'a, B: Backend> Pass<'a> for Tape<'a, B> {
         let statistics = BatchNorm::statistics(self.masks.mode);
         let (values, rows, mask) =
             (x.settled(self.backend)?, x.dims[..3].iter().product(), self.masks.mask(dropout));
-        let activated = Arc::new(self.backend.normalize(
-            &values,
-            rows,
-            &norm.state(self.masks.mode),
-            statistics,
-            mask,
-        )?);
-        let slot = self.recording.slot();
-        let (dims, applied) = (x.dims, Some(activated.clone()));
-        let y = Images { values: values.clone(), activated: applied, dims, slot };
-        let operation = Operation::Normalize { values, activated, x: x.slot, y: slot };
-        self.record([&norm.weight, &norm.bias], operation);
-        Ok(y)
+        let state = norm.state(self.masks.mode);
+        let activated = Arc::new(self.backend.normalize(&values, rows, &state, statistics, mask)?);
+        let operation = || {
+            let (values, activated) = (values.clone(), activated.clone());
+            Operation::Normalize { values, activated, x: x.slot }
+        };
+        let slot = self.record(&[&norm.weight, &norm.bias], vec![x.slot], operation);
+        Ok(Images { values, activated: Some(activated), dims: x.dims, slot })
     }
 
     fn average(&mut self, _: &'a str, x: &Images<B>) -> Result<Features<B>> {
         let [batch, height, _, channels] = x.dims;
         let shape = PoolShape::new(x.dims, height)?;
         let values = self.backend.pool(&shape, x.input())?;
-        let y = Features { values, rows: batch, columns: channels, slot: self.recording.slot() };
-        self.record([], Operation::Average { shape, x: x.slot, y: y.slot });
-        Ok(y)
+        let slot = self.record(&[], vec![x.slot], || Operation::Average { shape, x: x.slot });
+        Ok(Features { values, rows: batch, columns: channels, slot })
     }
 
     fn linear(&mut self, linear: &'a Linear, x: Features<B>) -> Result<Features<B>> {
         let (rows, columns) = (x.rows, linear.outputs());
         let shape = LinearShape::new(rows, x.columns, columns)?;
         let values = self.backend.linear(&shape, &x.values, &linear.weight, &linear.bias)?;
-        let y = Features { values, rows, columns, slot: self.recording.slot() };
-        let operation = Operation::Linear { shape, weight: linear.weight.clone(), x, y: y.slot };
-        self.record([&linear.weight, &linear.bias], operation);
-        Ok(y)
+        let (slot, weight) = (x.slot, linear.weight.clone());
+        let operation = || Operation::Linear { shape, weight, x };
+        let slot = self.record(&[&linear.weight, &linear.bias], vec![slot], operation);
+        Ok(Features { values, rows, columns, slot })
     }
 }

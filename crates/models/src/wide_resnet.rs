@@ -37,6 +37,9 @@ pub struct WideResNet {
 }
 
 impl WideResNet {
+    /// What the names of the linear classifier's values begin with.
+    pub const CLASSIFIER: &str = "f.8_classification";
+
     /// Builds the network from a builder: [`Parameters::var_builder`](crate::Parameters::var_builder), or any of
     /// candle's own. From a builder over plain tensors, such as a mapped file, the weights are constants.
     ///
@@ -121,6 +124,15 @@ impl WideResNet {
         self.runner.forward(self, images, mode)
     }
 
+    /// What the classifier reads: the last group's channels, normalized, activated and averaged over the pixels,
+    /// [N, 64 width_factor]. For heads of your own, and for comparing images.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn features(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.runner.forward(&Trunk(self), images, mode)
+    }
+
     /// As [`forward`](Self::forward), only in candle's own operations, on any device and in any float dtype that candle
     /// multiplies there (bf16 not on the CPU): the oracle for every faster way.
     ///
@@ -153,6 +165,15 @@ impl WideResNet {
     pub(crate) fn input(&self, batch: usize) -> Dims {
         [batch, IMAGE_SIZE, IMAGE_SIZE, self.config.in_channels]
     }
+
+    /// From the images to the features.
+    fn trunk<'a, P: Pass<'a>>(&'a self, pass: &mut P, images: P::Images) -> Result<P::Features> {
+        let first = pass.convolve(&self.convolution, &images, None)?;
+        drop(images);
+        let last = self.units.iter().try_fold(first, |x, unit| unit.images(pass, x))?;
+        let activated = pass.normalize(&self.normalization, None, &last)?;
+        pass.average(&self.pool, &activated)
+    }
 }
 
 impl Layer for WideResNet {
@@ -175,12 +196,25 @@ impl Layer for WideResNet {
     }
 
     fn apply<'a, P: Pass<'a>>(&'a self, pass: &mut P, images: P::Images) -> Result<OutputOf<'a, P>> {
-        let first = pass.convolve(&self.convolution, &images, None)?;
-        drop(images);
-        let last = self.units.iter().try_fold(first, |x, unit| unit.images(pass, x))?;
-        let activated = pass.normalize(&self.normalization, None, &last)?;
-        let pooled = pass.average(&self.pool, &activated)?;
-        Ok(Output::Features(pass.linear(&self.classification, pooled)?))
+        let features = self.trunk(pass, images)?;
+        Ok(Output::Features(pass.linear(&self.classification, features)?))
+    }
+}
+
+/// A network without its classifier.
+struct Trunk<'n>(&'n WideResNet);
+
+impl Layer for Trunk<'_> {
+    fn parameter(&self) -> &Tensor {
+        self.0.parameter()
+    }
+
+    fn check_input(&self, images: &Tensor) -> Result<()> {
+        self.0.check_input(images)
+    }
+
+    fn apply<'a, P: Pass<'a>>(&'a self, pass: &mut P, images: P::Images) -> Result<OutputOf<'a, P>> {
+        Ok(Output::Features(self.0.trunk(pass, images)?))
     }
 }
 

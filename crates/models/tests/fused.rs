@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use wrn_sam_kernels::Cpu;
 use wrn_sam_models::{BasicUnit, DownsampleUnit, Mode, Parameters, Precision, WideResNet, WideResNetConfig};
 
-const TRAINING: [Mode; 2] = [Mode::Train, Mode::TrainFrozenStatistics];
+const DIFFERENTIABLE: [Mode; 3] = [Mode::Train, Mode::TrainFrozenStatistics, Mode::EvalWithGradients];
 
 /// The CPU, and with the feature `cuda` a GPU where there is one, else a printed reason.
 fn devices() -> Vec<Device> {
@@ -119,7 +119,7 @@ fn compare<M>(
     fused: &dyn Fn(&M, &Tensor, Mode) -> Tensor,
     plain: &dyn Fn(&M, &Tensor, Mode) -> Tensor,
 ) {
-    for mode in TRAINING {
+    for mode in DIFFERENTIABLE {
         let oracle = Built::new(&Device::Cpu, build);
         let expected = oracle.pass(x, false, &|module, x| plain(module, x, mode));
         for device in devices() {
