@@ -375,11 +375,11 @@ on_every_device! {
         let (plain_parameters, plain) = network(&Device::Cpu);
         let (cpu_images, cpu_labels) =
             (images.to_device(&Device::Cpu).unwrap(), labels.to_device(&Device::Cpu).unwrap());
-        for mode in [Mode::Train, Mode::TrainFrozenStatistics, Mode::Eval] {
+        for mode in [Mode::Train, Mode::TrainFrozenStatistics, Mode::EvalWithGradients, Mode::Eval] {
             let logits = model.forward(&images, mode).unwrap();
             let expected = plain.forward_plain(&cpu_images, mode).unwrap();
             assert_close(&format!("logits, {mode:?}"), &logits, &expected, 1e-4);
-            if !mode.is_training() {
+            if !mode.has_gradients() {
                 continue;
             }
             let found = backward(&smooth_cross_entropy(&logits, &labels, 0.1).unwrap().mean_all().unwrap()).unwrap();

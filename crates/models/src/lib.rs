@@ -8,6 +8,7 @@
 //!   ones move. SAM's second pass uses [`Mode::TrainFrozenStatistics`].
 //! - [`Parameters`] holds the values by name: what to train, what to save.
 //! - [`summary`] lists a network's layers and what a batch costs.
+//! - [`WideResNet::save_onnx`] and [`save_pytorch`] write it for other programs.
 //!
 //! # Build, run, save
 //!
@@ -51,6 +52,7 @@ mod conv2d;
 mod description;
 mod dropout;
 mod error;
+mod export;
 mod init;
 mod linear;
 mod mode;
@@ -72,6 +74,7 @@ pub use batch_norm::BatchNorm;
 pub use config::WideResNetConfig;
 pub use conv2d::Conv2d;
 pub use error::{Error, Mismatch, Misshapen, Result};
+pub use export::save_pytorch;
 pub use mode::Mode;
 pub use parameters::{Kind, Parameters};
 pub use state_dict::{read_metadata, save_state_dict};

@@ -56,8 +56,11 @@ pub struct Parameters {
     dtype: DType,
     device: Device,
     store: Arc<Mutex<Store>>,
-    frozen: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    frozen: Option<Arc<Predicate>>,
 }
+
+/// Says yes or no to a value by its name.
+type Predicate = dyn Fn(&str) -> bool + Send + Sync;
 
 #[derive(Default)]
 struct Store {

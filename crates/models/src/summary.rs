@@ -41,6 +41,8 @@ pub struct Summary {
     pub config: WideResNetConfig,
     /// Images in the batch.
     pub batch: usize,
+    /// Height and width of the images.
+    pub size: usize,
     /// The layers in the order of a pass.
     pub layers: Vec<LayerSummary>,
 }
@@ -75,28 +77,32 @@ impl Summary {
     }
 }
 
-/// Lists the layers of the network that `config` describes, without building it, for a batch of `batch` images.
+/// Lists the layers of the network that `config` describes, without building it, for a batch of `batch` images of `size` by
+/// `size` pixels.
 ///
 /// # Errors
-/// [`Error::OutOfRange`](crate::Error::OutOfRange) where the configuration is not valid, or the batch is 0 or above 2^20.
+/// [`Error::OutOfRange`](crate::Error::OutOfRange) where the configuration is not valid, the batch is 0 or above 2^20, or the
+/// size is no multiple of 4 from 4 to 4096.
 ///
 /// ```
 /// use wrn_sam_models::{WideResNetConfig, summary};
 ///
-/// let summary = summary(&WideResNetConfig::default(), 128)?;
+/// let summary = summary(&WideResNetConfig::default(), 128, 32)?;
 /// assert_eq!(summary.parameters(), 46_218_164);
 /// assert!(summary.to_string().contains("46,218,164"));
 /// # Ok::<(), wrn_sam_models::Error>(())
 /// ```
-pub fn summary(config: &WideResNetConfig, batch: usize) -> Result<Summary> {
+pub fn summary(config: &WideResNetConfig, batch: usize, size: usize) -> Result<Summary> {
     config.validate()?;
     let holds = (1..=1 << 20).contains(&batch);
     OutOfRange::check("batch", batch, holds, "between 1 and 1048576")?;
+    let holds = size.is_multiple_of(4) && (4..=4096).contains(&size);
+    OutOfRange::check("size", size, holds, "a multiple of 4 between 4 and 4096")?;
     let vb = VarBuilder::from_backend(Box::new(Meta), DType::F32, Device::Cpu);
     let network = WideResNet::new(config, vb)?;
-    let description = Description::new(&network, network.input(batch), Mode::Eval)?;
+    let description = Description::new(&network, [batch, size, size, config.in_channels], Mode::Eval)?;
     let layers = description.steps.into_iter().map(|(step, output)| layer(&step, output)).collect();
-    Ok(Summary { config: config.clone(), batch, layers })
+    Ok(Summary { config: config.clone(), batch, size, layers })
 }
 
 fn layer(step: &Step, output_shape: Vec<usize>) -> LayerSummary {
@@ -168,8 +174,12 @@ impl fmt::Display for Summary {
         writeln!(f, "WRN-{depth}-{width_factor}, {in_channels} input channels, {classes} classes")?;
         let (count, memory) = (grouped(self.parameters()), mebibytes(self.parameter_bytes()));
         writeln!(f, "parameters: {count} ({memory} in f32, buffers included)")?;
-        let (gflop, batch) = (self.flops() / 1e9, self.batch);
-        writeln!(f, "batch of {batch}: {gflop:.2} GFLOP forward, {:.2} GFLOP for a SAM step,", 6.0 * gflop)?;
+        let (gflop, batch, size) = (self.flops() / 1e9, self.batch, self.size);
+        writeln!(
+            f,
+            "batch of {batch} of {size}x{size}: {gflop:.2} GFLOP forward, {:.2} GFLOP for a SAM step,",
+            6.0 * gflop
+        )?;
         write!(f, "  about {} of activations in f32 for a training pass", mebibytes(self.activation_bytes()))
     }
 }
@@ -208,26 +218,26 @@ mod tests {
             let config = WideResNetConfig::new(depth, width_factor)
                 .with_in_channels(in_channels)
                 .with_classes(classes);
-            let summary = summary(&config, 1).unwrap();
+            let summary = summary(&config, 1, 32).unwrap();
             assert_eq!((summary.parameters(), summary.buffers()), (parameters, buffers), "{config:?}");
         }
     }
 
     #[test]
     fn a_step_of_wrn_34_10_is_ten_teraflop() {
-        let flops = 6.0 * summary(&WideResNetConfig::default(), 128).unwrap().flops();
+        let flops = 6.0 * summary(&WideResNetConfig::default(), 128, 32).unwrap().flops();
         assert!((10.2e12..10.4e12).contains(&flops), "{flops:e}");
     }
 
     #[test]
     fn the_table_is_aligned() {
         let config = WideResNetConfig::new(10, 1);
-        let text = summary(&config, 4).unwrap().to_string();
+        let text = summary(&config, 4, 32).unwrap().to_string();
         let table: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
         assert_eq!(table.len(), 1 + 1 + 3 * 5 + 3);
         assert!(table.iter().all(|line| line.len() == table[0].len()), "{text}");
         assert!(text.contains("f.3_block.block.0.downsample") && text.contains("[4, 64, 8, 8]"), "{text}");
-        let dropping = summary(&config.with_dropout(0.3), 4).unwrap();
+        let dropping = summary(&config.with_dropout(0.3), 4, 32).unwrap();
         assert_eq!(dropping.layers.iter().filter(|layer| layer.kind == "Dropout").count(), 3);
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(grouped(123), "123");
@@ -246,7 +256,9 @@ mod tests {
         config.validate().unwrap();
         let error = WideResNetConfig { width_factor: largest + 1, ..config.clone() }.validate().unwrap_err();
         assert_eq!(error.to_string(), "width_factor = 65537: must be between 1 and 65536");
-        assert!(summary(&config, 1 << 20).unwrap().flops().is_finite());
-        assert!(summary(&config, 0).is_err());
+        assert!(summary(&config, 1 << 20, 32).unwrap().flops().is_finite());
+        for (batch, size) in [(0, 32), (1, 0), (1, 30), (1, 4100)] {
+            assert!(summary(&config, batch, size).is_err());
+        }
     }
 }

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use candle_core::{Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder};
 use wrn_sam_kernels::{Cpu, Precision};
@@ -7,20 +9,23 @@ use crate::config::WideResNetConfig;
 use crate::conv2d::Conv2d;
 use crate::dropout::Position;
 use crate::error::{Error, Result};
+use crate::export::to_onnx;
 use crate::linear::Linear;
 use crate::mode::Mode;
-use crate::pass::{Dims, Layer, Output, OutputOf, Pass};
+use crate::pass::{Layer, Output, OutputOf, Pass};
 use crate::runner::Runner;
 use crate::unit::PreActUnit;
+use crate::weights::METADATA_KEY;
 
-/// Height and width of the input: after two halvings the last group's images are 8x8, the size of the average pool.
-const IMAGE_SIZE: usize = 32;
+/// What height and width are multiples of: the images are halved twice.
+const HALVINGS: usize = 4;
 
-/// A Wide ResNet for 32x32 images (Zagoruyko and Komodakis, <https://arxiv.org/abs/1605.07146>).
+/// A Wide ResNet (Zagoruyko and Komodakis, <https://arxiv.org/abs/1605.07146>).
 ///
-/// It is a 3x3 convolution to 16 channels; three groups of residual units at 32x32, 16x16 and 8x8, each a
-/// [`DownsampleUnit`](crate::DownsampleUnit) followed by [`BasicUnit`](crate::BasicUnit)s; batch normalization, ReLU, the
-/// average over the 8x8 pixels, and a linear classifier.
+/// It is a 3x3 convolution to 16 channels; three groups of residual units at the images' size, its half and its quarter (32x32,
+/// 16x16 and 8x8 for CIFAR), each a [`DownsampleUnit`](crate::DownsampleUnit) followed by [`BasicUnit`](crate::BasicUnit)s;
+/// batch normalization, ReLU, the average over the pixels, and a linear classifier. Images are squares of any size that
+/// halves twice. The values' shapes do not depend on it, so weights of one size run on another.
 ///
 /// Values are named as in PyTorch: `f.0_convolution`, `f.1_block.block.0` to `f.3_block.block.{n-1}`,
 /// `f.4_normalization`, `f.8_classification`. A clone is another handle to the same values, and to the same count of
@@ -108,8 +113,8 @@ impl WideResNet {
         &self.config
     }
 
-    /// Logits [N, classes] of normalized images [N, in_channels, 32, 32], of the parameters' float dtype and on their
-    /// device.
+    /// Logits [N, classes] of normalized images [N, in_channels, S, S], of the parameters' float dtype and on their device.
+    /// S is a multiple of 4, as 32 or 64.
     ///
     /// In f32 on the CPU, and with the feature `cuda` on a GPU, this is the project's own forward and backward pass. It is
     /// one node of candle's graph, and builds no graph in [`Mode::Eval`]. Elsewhere it is
@@ -142,6 +147,19 @@ impl WideResNet {
         self.runner.forward_plain(self, images, mode)
     }
 
+    /// Writes the network in evaluation as an ONNX model (opset 17), for ONNX Runtime and what else reads the format: the input
+    /// `images` [batch, in_channels, height, width], normalized as in training, the output `logits` [batch, classes], all
+    /// f32. The values keep their names. `metadata`, such as what the network was trained on, is put under the key `wrn_sam`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder is missing, full or not writable; an existing file stays.
+    pub fn save_onnx(&self, path: impl AsRef<Path>, metadata: Option<&str>) -> Result<()> {
+        let metadata = metadata.map(|text| (METADATA_KEY, text));
+        let WideResNetConfig { in_channels, classes, .. } = self.config;
+        let bytes = to_onnx(self, in_channels, classes, metadata.as_slice())?;
+        Ok(wrn_sam_files::write(path.as_ref(), |file| file.write_all(&bytes))?)
+    }
+
     /// Sets the seed of the dropout masks and the number of the next training pass. A mask depends only on (seed, pass,
     /// layer), and every training pass that succeeds advances the number by one. So a run that is resumed after k training
     /// passes continues with `seek_dropout(seed, k)`. A new model is at (0, 0).
@@ -161,11 +179,6 @@ impl WideResNet {
         self.units.iter().flat_map(PreActUnit::buffers).chain(self.normalization.buffers()).collect()
     }
 
-    /// The dimensions of a batch of its images.
-    pub(crate) fn input(&self, batch: usize) -> Dims {
-        [batch, IMAGE_SIZE, IMAGE_SIZE, self.config.in_channels]
-    }
-
     /// From the images to the features.
     fn trunk<'a, P: Pass<'a>>(&'a self, pass: &mut P, images: P::Images) -> Result<P::Features> {
         let first = pass.convolve(&self.convolution, &images, None)?;
@@ -183,9 +196,16 @@ impl Layer for WideResNet {
 
     fn check_input(&self, images: &Tensor) -> Result<()> {
         let layer = || "WideResNet".to_string();
-        let (found, [_, height, width, channels]) = (images.dims(), self.input(1));
-        if found.len() != 4 || found[0] == 0 || found[1..] != [channels, height, width] {
-            let expected = format!("[N, {channels}, {height}, {width}] with N at least 1");
+        let channels = self.config.in_channels;
+        let fits = |found: &[usize]| match *found {
+            [batch, c, height, width] => {
+                batch > 0 && c == channels && height > 0 && height == width && height.is_multiple_of(HALVINGS)
+            }
+            _ => false,
+        };
+        let found = images.dims();
+        if !fits(found) {
+            let expected = format!("[N, {channels}, S, S] with N at least 1 and S a multiple of {HALVINGS}");
             return Err(Error::InputShape { layer: layer(), expected, found: found.to_vec() });
         }
         let (expected, found) = (self.parameter().dtype(), images.dtype());

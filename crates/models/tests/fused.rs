@@ -204,6 +204,18 @@ fn networks_agree() {
     }
 }
 
+#[test]
+fn images_of_any_size_that_halves_twice_agree() {
+    for (size, batch) in [(4, 3), (20, 2), (64, 2)] {
+        compare(
+            &noise(&[batch, 3, size, size], 7),
+            &|parameters| WideResNet::new(&small(), parameters.var_builder()).unwrap(),
+            &|model, x, mode| model.forward(x, mode).unwrap(),
+            &|model, x, mode| model.forward_plain(x, mode).unwrap(),
+        );
+    }
+}
+
 /// What is computed in less than f32 is f32's within its rounding; and two passes give the same bits.
 #[test]
 fn lower_precisions_agree() {

@@ -34,7 +34,7 @@ fn write(path: &Path, state: &HashMap<String, Tensor>) {
 fn summary_and_store_agree() {
     for config in [config(10, 1, 10), config(16, 2, 100), config(22, 1, 3).with_in_channels(1)] {
         let (_, parameters) = build(0, &config);
-        let summary = summary(&config, 2).unwrap();
+        let summary = summary(&config, 2, 32).unwrap();
         assert_eq!(summary.parameters(), parameters.parameter_count() as u64);
         let all: usize = parameters.named().iter().map(|(.., var)| var.elem_count()).sum();
         assert_eq!(summary.parameters() + summary.buffers(), all as u64);

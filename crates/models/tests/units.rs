@@ -66,8 +66,8 @@ fn gradients_of_the_basic_unit() {
     let unit = BasicUnit::new(2, 0.0, parameters.var_builder()).unwrap();
     let x = Var::from_tensor(&noise(&[2, 2, 4, 4], 5)).unwrap();
     let variables = variables(&parameters, &x);
-    for mode in [Mode::Train, Mode::TrainFrozenStatistics, Mode::Eval] {
-        unit.forward_plain(&x, Mode::Train).unwrap(); // so that Eval's statistics are not the first ones
+    for mode in [Mode::Train, Mode::TrainFrozenStatistics, Mode::EvalWithGradients] {
+        unit.forward_plain(&x, Mode::Train).unwrap(); // so that evaluation's statistics are not the first ones
         check_gradients(&variables, || unit.forward_plain(&x, mode).unwrap());
     }
 }
@@ -139,7 +139,7 @@ fn no_gradient_flows_into_the_running_statistics() {
     let parameters = Parameters::new(1, DType::F32, &CPU);
     let norm = BatchNorm::new(2, parameters.var_builder()).unwrap();
     let x = noise(&[2, 2, 3, 3], 1).to_dtype(DType::F32).unwrap();
-    for mode in [Mode::Train, Mode::Eval] {
+    for mode in [Mode::Train, Mode::EvalWithGradients] {
         let grads = norm.forward(&x, mode).unwrap().sum_all().unwrap().backward().unwrap();
         for name in ["running_mean", "running_var", "num_batches_tracked"] {
             assert!(grads.get(&parameters.get(name).unwrap()).is_none(), "{name}");
@@ -227,12 +227,20 @@ fn wrong_inputs_are_named() {
     let config = WideResNetConfig::new(10, 1).with_classes(5);
     let parameters = Parameters::new(4, DType::F32, &CPU);
     let model = WideResNet::new(&config, parameters.var_builder()).unwrap();
-    for shape in
-        [&[2, 3, 28, 28][..], &[2, 1, 32, 32], &[3, 32, 32], &[0, 3, 32, 32], &[1, 2, 3, 32, 32], &[]]
-    {
+    for shape in [
+        &[2, 3, 30, 30][..],
+        &[2, 3, 32, 64],
+        &[2, 3, 0, 0],
+        &[2, 1, 32, 32],
+        &[3, 32, 32],
+        &[0, 3, 32, 32],
+        &[1, 2, 3, 32, 32],
+        &[],
+    ] {
         let x = Tensor::zeros(shape, DType::F32, &CPU).unwrap();
         let error = model.forward(&x, Mode::Eval).unwrap_err().to_string();
-        let expected = "WideResNet takes an input of shape [N, 3, 32, 32] with N at least 1, found";
+        let expected =
+            "WideResNet takes an input of shape [N, 3, S, S] with N at least 1 and S a multiple of 4, found";
         assert_eq!(error, format!("{expected} {shape:?}"));
     }
     let x = Tensor::zeros((1, 3, 32, 32), DType::F64, &CPU).unwrap();
