@@ -82,3 +82,4 @@ pub use summary::{LayerSummary, Summary, summary};
 pub use unit::{BasicUnit, DownsampleUnit};
 pub use wide_resnet::WideResNet;
 pub use wrn_sam_kernels::Precision;
+pub use wrn_sam_kernels::conv2d::Conv2dConfig;

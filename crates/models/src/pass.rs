@@ -20,7 +20,7 @@ pub(crate) trait Pass<'a> {
     /// One row of numbers for each image.
     type Features;
 
-    /// `convolution(x) + add`.
+    /// `convolution(x) + add`, for a convolution without bias.
     fn convolve(
         &mut self,
         convolution: &'a Conv2d,

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Module, ModuleT, VarBuilder, VarMap};
 use wrn_sam_models::{
-    BasicUnit, BatchNorm, Conv2d, DownsampleUnit, Error, Mode, Parameters, WideResNet, WideResNetConfig,
+    BasicUnit, BatchNorm, Conv2d, Conv2dConfig, DownsampleUnit, Error, Mode, Parameters, WideResNet,
+    WideResNetConfig,
 };
 
 const CPU: Device = Device::Cpu;
@@ -333,7 +334,33 @@ fn a_convolution_is_candles() {
         let error = (y - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(error < 1e-5, "{error}");
     }
+    for (groups, dilation, stride) in [(2, 1, 1), (4, 2, 1), (1, 3, 2)] {
+        let parameters = Parameters::new(6, DType::F32, &CPU);
+        let (vb, config) = (parameters.var_builder(), Conv2dConfig::new(stride, 2));
+        let config = config.with_groups(groups).with_dilation(dilation);
+        let convolution = Conv2d::from_config(4, 8, 3, config, vb.clone()).unwrap().with_bias(vb).unwrap();
+        let [weight, bias] = ["weight", "bias"].map(|name| parameters.get(name).unwrap());
+        bias.set(&noise(&[8], 3).to_dtype(DType::F32).unwrap()).unwrap();
+        let x = Var::from_tensor(&noise(&[2, 4, 9, 7], 4).to_dtype(DType::F32).unwrap()).unwrap();
+        let expected = x.conv2d(&weight, 2, stride, dilation, groups).unwrap();
+        let expected = expected.broadcast_add(&bias.reshape((1, 8, 1, 1)).unwrap()).unwrap();
+        let y = convolution.forward(&x).unwrap();
+        let [found_gradients, gradients] =
+            [&y, &expected].map(|y| y.sqr().unwrap().sum_all().unwrap().backward().unwrap());
+        let mut pairs = vec![(y, expected)];
+        for var in [&x, &weight, &bias] {
+            pairs.push((found_gradients.get(var).unwrap().clone(), gradients.get(var).unwrap().clone()));
+        }
+        for (found, expected) in pairs {
+            let max = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert_eq!(found.dims(), expected.dims());
+            assert!(max(&(found - &expected).unwrap()) < 1e-5 * max(&expected));
+        }
+    }
     let vb = Parameters::new(6, DType::F32, &CPU).var_builder();
+    let groups = Conv2d::from_config(4, 6, 3, Conv2dConfig::new(1, 1).with_groups(4), vb.pp("g"));
+    let error = groups.unwrap_err().to_string();
+    assert_eq!(error, "groups = 4: must be a divisor of both numbers of channels");
     let error = Conv2d::new(3, 5, 3, 0, vb.pp("a")).unwrap_err().to_string();
     assert_eq!(error, "stride = 0: must be at least 1");
     let error = Conv2d::new(3, 5, 0, 1, vb.pp("b")).unwrap_err().to_string();

@@ -30,7 +30,7 @@ pub(crate) fn to_onnx(
 ) -> Result<Vec<u8>> {
     let mut graph = Graph::default();
     let (Output::Images(last) | Output::Features(last)) = layer.apply(&mut graph, INPUT.to_string())?;
-    graph.node("Identity", OUTPUT, &[&last], vec![]);
+    graph.node("Identity", OUTPUT, &[last], vec![]);
 
     let free = |name| Message::default().with_text(2, name);
     let fixed = |size: usize| Message::default().with_integer(1, size as i64);
@@ -69,9 +69,15 @@ struct Graph {
 
 impl Graph {
     /// Adds an operation. Its result has its own name.
-    fn node(&mut self, operator: &str, name: &str, inputs: &[&str], attributes: Vec<Message>) -> String {
+    fn node(
+        &mut self,
+        operator: &str,
+        name: &str,
+        inputs: &[impl AsRef<str>],
+        attributes: Vec<Message>,
+    ) -> String {
         let node = Message::default()
-            .with_all(inputs, |node, input| node.with_text(1, input))
+            .with_all(inputs, |node, input| node.with_text(1, input.as_ref()))
             .with_text(2, name)
             .with_text(3, name)
             .with_text(4, operator)
@@ -121,15 +127,16 @@ impl<'a> Pass<'a> for Graph {
     type Features = String;
 
     fn convolve(&mut self, convolution: &'a Conv2d, x: &String, add: Option<&String>) -> Result<String> {
-        let Conv2d { name, weight, stride, padding, .. } = convolution;
-        let kernel = weight.dims()[3];
-        let weight = self.value(name, "weight", weight)?;
+        let Conv2d { name, weight, config, .. } = convolution;
         let attributes = vec![
-            integers("kernel_shape", [kernel; 2]),
-            integers("strides", [*stride; 2]),
-            integers("pads", [*padding; 4]),
+            integers("kernel_shape", [weight.dims()[3]; 2]),
+            integers("strides", [config.stride; 2]),
+            integers("pads", [config.padding; 4]),
+            integers("dilations", [config.dilation; 2]),
+            integer("group", config.groups as i64),
         ];
-        let y = self.node("Conv", name, &[x, &weight], attributes);
+        let weight = self.value(name, "weight", weight)?;
+        let y = self.node("Conv", name, &[x.as_str(), &weight], attributes);
         Ok(match add {
             Some(add) => self.node("Add", &format!("{name}.sum"), &[&y, add], vec![]),
             None => y,
@@ -148,7 +155,6 @@ impl<'a> Pass<'a> for Graph {
         for (name, tensor) in values {
             inputs.push(self.value(&norm.name, name, tensor)?);
         }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let epsilon = vec![float("epsilon", state.epsilon)];
         let y = self.node("BatchNormalization", &norm.name, &inputs, epsilon);
         Ok(self.node("Relu", &format!("{}.relu", norm.name), &[&y], vec![]))

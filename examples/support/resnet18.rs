@@ -1,0 +1,96 @@
+//! ResNet-18 (He et al., <https://arxiv.org/abs/1512.03385>) as torchvision has it, built from this workspace's layers. Its
+//! values have torchvision's names, so its weights are read as they are.
+
+use wrn_sam::candle::{Result, Tensor};
+use wrn_sam::candle_nn::{Linear, Module, VarBuilder, linear};
+use wrn_sam::models::{BatchNorm, Conv2d, Mode};
+
+/// Two 3x3 convolutions beside a shortcut, which is projected where the shape changes.
+struct Block {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    conv2: Conv2d,
+    bn2: BatchNorm,
+    downsample: Option<(Conv2d, BatchNorm)>,
+}
+
+impl Block {
+    fn new(inputs: usize, outputs: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
+        let downsample = match (inputs == outputs, stride) {
+            (true, 1) => None,
+            _ => {
+                let vb = vb.pp("downsample");
+                let norm = BatchNorm::new(outputs, vb.pp(1))?;
+                Some((Conv2d::new(inputs, outputs, 1, stride, vb.pp(0))?, norm))
+            }
+        };
+        Ok(Self {
+            conv1: Conv2d::new(inputs, outputs, 3, stride, vb.pp("conv1"))?,
+            bn1: BatchNorm::new(outputs, vb.pp("bn1"))?,
+            conv2: Conv2d::new(outputs, outputs, 3, 1, vb.pp("conv2"))?,
+            bn2: BatchNorm::new(outputs, vb.pp("bn2"))?,
+            downsample,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let y = self.bn1.forward_relu(&self.conv1.forward(x)?, mode)?;
+        let y = self.bn2.forward(&self.conv2.forward(&y)?, mode)?;
+        let shortcut = match &self.downsample {
+            Some((convolution, norm)) => norm.forward(&convolution.forward(x)?, mode)?,
+            None => x.clone(),
+        };
+        (y + shortcut)?.relu()
+    }
+}
+
+/// For images [N, 3, H, W] of any size, normalized as torchvision's weights want them.
+pub struct ResNet18 {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    blocks: Vec<Block>,
+    fc: Linear,
+}
+
+impl ResNet18 {
+    /// The network of a builder's values; `fc` has so many classes.
+    pub fn new(classes: usize, vb: VarBuilder) -> Result<Self> {
+        let mut blocks = Vec::new();
+        for (layer, inputs, outputs) in [(1, 64, 64), (2, 64, 128), (3, 128, 256), (4, 256, 512)] {
+            let vb = vb.pp(format!("layer{layer}"));
+            let stride = if layer == 1 { 1 } else { 2 };
+            blocks.push(Block::new(inputs, outputs, stride, vb.pp(0))?);
+            blocks.push(Block::new(outputs, outputs, 1, vb.pp(1))?);
+        }
+        Ok(Self {
+            conv1: Conv2d::new(3, 64, 7, 2, vb.pp("conv1"))?,
+            bn1: BatchNorm::new(64, vb.pp("bn1"))?,
+            blocks,
+            fc: linear(512, classes, vb.pp("fc"))?,
+        })
+    }
+
+    /// Logits [N, classes].
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.bn1.forward_relu(&self.conv1.forward(images)?, mode)?;
+        let x = self.blocks.iter().try_fold(max_pool(&x)?, |x, block| block.forward(&x, mode))?;
+        self.fc.forward(&x.flatten_from(2)?.contiguous()?.mean(2)?)
+    }
+}
+
+/// The largest of each 3x3 pixels, at every second of them, with padding 1. All values are at least 0, so zeros pad as well as
+/// what is smaller than every number.
+fn max_pool(x: &Tensor) -> Result<Tensor> {
+    largest_of_three(&largest_of_three(x, 2)?, 3)
+}
+
+/// The largest of each three neighbors along a dimension, at every second of them.
+fn largest_of_three(x: &Tensor, dim: usize) -> Result<Tensor> {
+    let padded = x.pad_with_zeros(dim, 1, 1)?.contiguous()?;
+    let every_second = |first: u32| {
+        let last = x.dim(dim)? as u32 - 1;
+        let indices: Vec<u32> = (0..=last / 2).map(|i| first + 2 * i).collect();
+        padded.index_select(&Tensor::new(indices, x.device())?, dim)
+    };
+    every_second(0)?.maximum(&every_second(1)?)?.maximum(&every_second(2)?)
+}
