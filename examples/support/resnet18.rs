@@ -16,20 +16,19 @@ struct Block {
 
 impl Block {
     fn new(inputs: usize, outputs: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let downsample = match (inputs == outputs, stride) {
-            (true, 1) => None,
-            _ => {
-                let vb = vb.pp("downsample");
-                let norm = BatchNorm::new(outputs, vb.pp(1))?;
-                Some((Conv2d::new(inputs, outputs, 1, stride, vb.pp(0))?, norm))
-            }
-        };
+        // In torchvision's order, so that the parameters come in it too.
         Ok(Self {
             conv1: Conv2d::new(inputs, outputs, 3, stride, vb.pp("conv1"))?,
             bn1: BatchNorm::new(outputs, vb.pp("bn1"))?,
             conv2: Conv2d::new(outputs, outputs, 3, 1, vb.pp("conv2"))?,
             bn2: BatchNorm::new(outputs, vb.pp("bn2"))?,
-            downsample,
+            downsample: match (inputs == outputs, stride) {
+                (true, 1) => None,
+                _ => {
+                    let convolution = Conv2d::new(inputs, outputs, 1, stride, vb.pp("downsample").pp(0))?;
+                    Some((convolution, BatchNorm::new(outputs, vb.pp("downsample").pp(1))?))
+                }
+            },
         })
     }
 
@@ -55,6 +54,8 @@ pub struct ResNet18 {
 impl ResNet18 {
     /// The network of a builder's values; `fc` has so many classes.
     pub fn new(classes: usize, vb: VarBuilder) -> Result<Self> {
+        let conv1 = Conv2d::new(3, 64, 7, 2, vb.pp("conv1"))?;
+        let bn1 = BatchNorm::new(64, vb.pp("bn1"))?;
         let mut blocks = Vec::new();
         for (layer, inputs, outputs) in [(1, 64, 64), (2, 64, 128), (3, 128, 256), (4, 256, 512)] {
             let vb = vb.pp(format!("layer{layer}"));
@@ -62,12 +63,7 @@ impl ResNet18 {
             blocks.push(Block::new(inputs, outputs, stride, vb.pp(0))?);
             blocks.push(Block::new(outputs, outputs, 1, vb.pp(1))?);
         }
-        Ok(Self {
-            conv1: Conv2d::new(3, 64, 7, 2, vb.pp("conv1"))?,
-            bn1: BatchNorm::new(64, vb.pp("bn1"))?,
-            blocks,
-            fc: linear(512, classes, vb.pp("fc"))?,
-        })
+        Ok(Self { conv1, bn1, blocks, fc: linear(512, classes, vb.pp("fc"))? })
     }
 
     /// Logits [N, classes].
