@@ -213,7 +213,7 @@ on_every_device! {
         };
         let sam = SamConfig::sam(0.1);
         compare_sam(device, sam, sgd(0.9, 0.0, false));
-        compare_sam(device, sam.with_adaptive(true), sgd(0.9, 0.0, true));
+        compare_sam(device, SamConfig::asam(0.1), sgd(0.9, 0.0, true));
         compare_sam(device, sam.with_p(3.0), sgd(0.9, 0.5, false));
         compare_sam(device, sam.with_p(f64::INFINITY), sgd(0.0, 0.0, false));
     }

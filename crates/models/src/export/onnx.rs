@@ -8,6 +8,7 @@ use crate::conv2d::Conv2d;
 use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::linear::Linear;
+use crate::mode::Mode;
 use crate::pass::{Layer, Output, Pass};
 
 /// The version of ONNX's operators. Any runtime since 2022 knows it.
@@ -144,7 +145,7 @@ impl<'a> Pass<'a> for Graph {
     }
 
     fn normalize(&mut self, norm: &'a BatchNorm, _: Option<&'a Dropout>, x: &String) -> Result<String> {
-        let state = norm.state();
+        let state = norm.state(Mode::Eval);
         let values = [
             ("weight", state.weight),
             ("bias", state.bias),
