@@ -49,7 +49,7 @@ impl<'a, O: Optimizer> Step<'a, O> {
     }
 
     /// The parameters whose first gradients this step reads, where it can do without the others: those that are perturbed,
-    /// in a step that is sure to have a second pass and to follow that pass alone. `None`: it reads all.
+    /// in a step that is sure to have a second pass and to follow only that pass. `None`: it reads all.
     ///
     /// A network that can leave out the other gradients saves their price: with [`Sam::perturbing`] the normalization layers
     /// only (SAM-ON), all gradients of convolutions' weights.
