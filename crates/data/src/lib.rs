@@ -179,6 +179,7 @@ mod batch;
 mod binary;
 #[cfg(feature = "hub")]
 mod candle_datasets;
+mod causes;
 mod checksum;
 mod cifar;
 mod class_names;
@@ -202,13 +203,14 @@ pub use augment::{
     RandomHorizontalFlip,
 };
 pub use batch::{Batch, Mixed};
+pub use causes::with_causes;
 pub use checksum::{FileChecksum, hex};
 pub use cifar::{
     IMAGE_BYTES, IMAGE_CHANNELS, IMAGE_SIZE, MAX_IMAGE_SIZE, TEST_IMAGES, TRAIN_IMAGES, Variant,
 };
 pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
 pub use dataset::Dataset;
-pub use error::{Error, Result, with_causes};
+pub use error::{Error, Result};
 pub use loader::{Batches, Loader, Maker};
 pub use loader_config::LoaderConfig;
 #[cfg(feature = "download")]
