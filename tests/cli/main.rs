@@ -6,6 +6,7 @@ mod folders;
 mod output;
 mod own_data;
 mod programs;
+mod report;
 #[cfg(unix)]
 mod resume_command;
 #[cfg(unix)]

@@ -104,31 +104,26 @@ impl EpochMetrics {
     /// [`Error::Metrics`] for a line of other than ten numbers.
     pub fn from_csv(line: &str) -> Result<Self> {
         let parse = || -> Option<Self> {
-            let (epoch, rest) = line.split_once(',')?;
-            let (rest, best) = rest.rsplit_once(',')?;
-            let numbers = rest.split(',').map(|field| field.parse().ok()).collect::<Option<Vec<f64>>>()?;
-            let [
-                learning_rate,
-                train_loss,
-                train_top1,
-                eval_loss,
-                eval_top1,
-                eval_top5,
-                seconds,
-                images_per_second,
-            ] = numbers.try_into().ok()?;
-            Some(Self {
-                epoch: epoch.parse().ok()?,
-                learning_rate,
-                train_loss,
-                train_top1,
-                eval_loss,
-                eval_top1,
-                eval_top5,
-                seconds,
-                images_per_second,
-                best: ["0", "1"].iter().position(|digit| *digit == best)? == 1,
-            })
+            let mut fields = line.split(',');
+            let epoch = fields.next()?.parse().ok()?;
+            let mut number = || fields.next()?.parse::<f64>().ok();
+            let row = Self {
+                epoch,
+                learning_rate: number()?,
+                train_loss: number()?,
+                train_top1: number()?,
+                eval_loss: number()?,
+                eval_top1: number()?,
+                eval_top5: number()?,
+                seconds: number()?,
+                images_per_second: number()?,
+                best: match fields.next()? {
+                    "0" => false,
+                    "1" => true,
+                    _ => return None,
+                },
+            };
+            fields.next().is_none().then_some(row)
         };
         parse().ok_or_else(|| Error::Metrics {
             what: "row".into(),
@@ -264,7 +259,11 @@ mod tests {
             best: true,
         };
         assert_eq!(row.to_csv(), "7,0.02,2.615300,0.241700,2.557200,0.250400,0.559400,12.346,4051.7,1");
-        assert!(EpochMetrics::from_csv(&row.to_csv().replace("7,1", "7,2")).is_err());
+        for (from, to) in
+            [("7,1", "7,2"), ("7,1", "7"), ("7,1", "7,1,1"), ("7,0.02", "0.7,0.02"), ("12.346", "x")]
+        {
+            assert!(EpochMetrics::from_csv(&row.to_csv().replace(from, to)).is_err(), "{to}");
+        }
     }
 
     #[test]
