@@ -27,14 +27,17 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'_, M, O>
     /// Measures the last weights and the best ones on the test images, and writes the reports; `None` if asked to stop. What a
     /// run has already is only read, unless it was trained further.
     pub(super) fn finish(&mut self, trained: bool) -> Result<Option<Vec<FinalTest>>> {
-        let test_file = self.folder.file(TEST);
+        let (test_file, epoch) = (self.folder.file(TEST), self.progress.rows.len());
         let whole =
             self.folder.file(PAGE).is_file() && (!self.run.card || self.folder.file(card::FOLDER).is_dir());
         if !trained && whole && test_file.is_file() {
-            return metrics::read_test(&test_file).map(Some);
+            let tests = metrics::read_test(&test_file)?;
+            // Those of a shorter run, which was then lengthened, are old.
+            if tests.iter().any(|test| test.weights == "model" && test.epoch == epoch) {
+                return Ok(Some(tests));
+            }
         }
         let last: HashMap<_, _> = self.state()?.into_iter().collect();
-        let epoch = self.progress.rows.len();
         let Some(mut shown) = self.test("model", epoch)? else { return Ok(None) };
         let mut tests = vec![shown.0.clone()];
         if let Some(best) = self.progress.best {

@@ -211,3 +211,22 @@ fn own_images_are_called_by_their_name() {
             == std::fs::read(out.join("model.safetensors")).unwrap()
     );
 }
+
+/// The end of a run is written again where a file of it is missing, or is that of a shorter run.
+#[test]
+fn missing_and_old_reports_are_written_again() {
+    let (_folder, out, _) = crate::support::whole_run();
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    let before = ["test.csv", "confusion.csv", "report.html"].map(read);
+    let old = "weights,epoch,loss,top1,top5\nmodel,1,4.000000,0.010000,0.050000\n";
+    std::fs::write(out.join("test.csv"), old).unwrap();
+    let Outcome::Completed { tests, .. } = trainer(&recipe()).resume(&out).unwrap() else { panic!() };
+    assert_eq!(metrics::read_test(&out.join("test.csv")).unwrap(), tests);
+    std::fs::remove_file(out.join("confusion.csv")).unwrap();
+    std::fs::remove_file(out.join("report.html")).unwrap();
+    let _ = trainer(&recipe()).resume(&out).unwrap();
+    assert!(before == ["test.csv", "confusion.csv", "report.html"].map(read));
+    std::fs::write(out.join("test.csv"), "mine").unwrap();
+    let error = trainer(&recipe()).resume(&out).unwrap_err().to_string();
+    assert!(error.contains("test.csv") && error.contains("another header"), "{error}");
+}
