@@ -32,11 +32,14 @@ impl Provenance {
         let Self { version, network, data, image_size, epoch, recipe, .. } = self;
         // JSON's strings are YAML's too.
         let quoted = |text: &str| json!(text).to_string();
-        let dataset = match data.as_str() {
-            "CIFAR-10" => "datasets:\n- uoft-cs/cifar10\n",
-            "CIFAR-100" => "datasets:\n- uoft-cs/cifar100\n",
-            _ => "",
+        let on_hub = match data.as_str() {
+            "CIFAR-10" => Some("uoft-cs/cifar10"),
+            "CIFAR-100" => Some("uoft-cs/cifar100"),
+            _ => None,
         };
+        let dataset = on_hub.map_or(String::new(), |id| format!("datasets:\n- {id}\n"));
+        let words = data.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        let id = on_hub.map_or_else(|| words.collect::<Vec<_>>().join("-").to_lowercase(), String::from);
         let figures = [("test", self.test_top1), ("validation", self.validation_top1)];
         let figures: Vec<_> = figures.into_iter().filter_map(|(split, top1)| Some((split, top1?))).collect();
         let mut results = String::new();
@@ -45,7 +48,7 @@ impl Provenance {
                 "  - task:\n      type: image-classification\n    dataset:\n      name: {}\n      type: {}\n      split: {split}\n    \
                  metrics:\n    - type: accuracy\n      value: {top1:.4}\n",
                 quoted(data),
-                quoted(&data.to_lowercase()),
+                quoted(&id),
             );
         }
         let index = match results.is_empty() {

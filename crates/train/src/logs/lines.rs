@@ -31,7 +31,7 @@ impl Lines {
         Ok(Self { path: path.into(), file: open().map_err(unwritten(path))? })
     }
 
-    /// Writes an object with the time, in seconds since 1970, before its other keys' values.
+    /// Writes an object, with the time in seconds since 1970 added under the key `time`.
     pub(super) fn write(&mut self, mut object: Value) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         object["time"] = json!(now.as_millis() as f64 / 1e3);

@@ -130,7 +130,9 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'_, M, O>
     fn system(&self) -> Vec<(&'static str, String)> {
         let seconds: f64 = self.progress.rows.iter().map(|row| row.seconds).sum();
         let device = &self.run.device;
-        let on_cpu = format!("{} threads, {:?}", self.cpu.threads(), self.cpu.instruction_set());
+        let threads = self.cpu.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        let on_cpu = format!("{threads} thread{plural}, {:?}", self.cpu.instruction_set());
         vec![
             ("wrn-sam", env!("CARGO_PKG_VERSION").into()),
             ("system", format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH)),

@@ -199,9 +199,14 @@ fn own_images_are_called_by_their_name() {
 
     // The folder for the hub.
     let card = read("hub/README.md");
-    for part in
-        ["\n# WRN-10-1, my leaves\n", "\n  results:\n", "      split: test\n", "kind 99", "SAM, rho 0.1"]
-    {
+    for part in [
+        "\n# WRN-10-1, my leaves\n",
+        "\n  results:\n",
+        "      type: \"my-leaves\"\n",
+        "      split: test\n",
+        "kind 99",
+        "SAM, rho 0.1",
+    ] {
         assert!(card.contains(part), "no {part} in {card}");
     }
     let config: serde_json::Value = serde_json::from_str(&read("hub/config.json")).unwrap();
