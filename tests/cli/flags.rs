@@ -43,7 +43,7 @@ fn wrong_flags_end_with_2() {
     };
     wrong(&["--nonsense"], &["--nonsense"]);
     wrong(&["stray"], &["stray"]);
-    wrong(&["--data", "imagenet"], &["imagenet", "auto, cifar100, cifar10 or synthetic"]);
+    wrong(&["--data", "imagenet"], &["imagenet", "auto, cifar100, cifar10, synthetic or folder:DIR"]);
     wrong(&["--device", "gpu"], &["gpu", "auto, cpu, cuda and cuda:N"]);
     wrong(&["--device", "cuda:x"], &["cuda:x"]);
     wrong(&["--recipe", "quik"], &["quik", "quick, reference or a file"]);
