@@ -49,7 +49,7 @@ fn a_folder_of_pictures_is_trained_on_and_predicted() {
     let folder = folder();
     let [data, moved, out] = ["leaves", "moved", "run"].map(|name| folder.path().join(name));
     pictures(&data, &["train", "val"]);
-    let ended = train(&data, &out, &["--card", "--tensorboard"]).succeeds();
+    let ended = train(&data, &out, &["--card", "--tensorboard", "--image-size", "40"]).succeeds();
     assert!(ended.stdout.contains("data    leaves, pictures in "), "{}", ended.stdout);
     assert!(
         !ended.stdout.to_lowercase().contains("synthetic") && ended.stderr.is_empty(),
@@ -57,7 +57,7 @@ fn a_folder_of_pictures_is_trained_on_and_predicted() {
         ended.stderr
     );
     let recipe = std::fs::read_to_string(out.join("recipe.toml")).expect("recipe.toml");
-    assert!(recipe.contains("data = \"folder\"") && recipe.contains("image_size = 32"), "{recipe}");
+    assert!(recipe.contains("data = \"folder\"") && recipe.contains("image_size = 40"), "{recipe}");
     let source = RunSource::from_run(&out).expect("source.toml").expect("a run");
     assert_eq!((source.location.as_deref(), source.synthetic), (Some(&*data), false));
     let provenance =
@@ -66,6 +66,7 @@ fn a_folder_of_pictures_is_trained_on_and_predicted() {
         (&*provenance.data, provenance.classes),
         ("leaves", ["leaf", "rust", "sky"].map(String::from).to_vec())
     );
+    assert_eq!(provenance.image_size, 40);
     for name in [
         "hub/README.md",
         "hub/config.json",

@@ -39,7 +39,7 @@ use crate::error::Result;
 /// # Ok::<(), wrn_sam_train::Error>(())
 /// ```
 pub trait Classifier {
-    /// Logits `[N, classes]` of normalized images `[N, 3, 32, 32]`.
+    /// Logits `[N, classes]` of normalized images `[N, 3, S, S]`.
     ///
     /// # Errors
     /// Those of the network. What the pass has changed by then is put back by [`step`](crate::step).
