@@ -57,10 +57,39 @@ const RECIPE: &[Key] = &[
     Key("momentum", "M", "Momentum of SGD"),
     Key("dampening", "D", "Dampening of SGD's momentum"),
     Key("nesterov", "true|false", "Nesterov momentum"),
-    Key("weight_decay", "W", "Weight decay of SGD, on every parameter"),
+    Key("weight_decay", "W", "Weight decay of SGD"),
+    Key("decay_norms", "true|false", "Weight decay also for normalization layers and biases"),
+    Key("clip", "C", "Largest norm of the gradient that SGD sees; 0 for no bound"),
+    Key("method", METHOD, "Member of the SAM family; each has its paper's numbers"),
     Key("rho", "RHO", "Radius of SAM's neighborhood; 0: SGD, one pass a step"),
-    Key("adaptive", "true|false", "Measure the neighborhood relative to each weight (ASAM)"),
+    Key("rho_schedule", "constant|proportional", "Radius: constant; or in proportion to the learning rate"),
+    Key("rho_min", "RHO", "Least radius of the proportional schedule"),
+    Key("adaptive", "true|false", "Measure the neighborhood relative to each weight, as davda54/sam does"),
     Key("norm", "P", "Exponent of the norm that measures the neighborhood: above 1, or inf"),
+    Key("perturb", "all|norms", "Parameters that SAM moves in its ascent; norms: SAM-ON"),
+    Key("sam_from_epoch", "N", "First epoch with SAM, counted from 0; SGD before it"),
+    Key("sam_every", "K", "Take SAM's second pass in every K-th step only"),
+    Key("asam_eta", "ETA", "What the method asam adds to each weight's size"),
+    Key("looksam_every", "K", "LookSAM: a second pass in every K-th step"),
+    Key("looksam_alpha", "ALPHA", "LookSAM: share of the last second pass that is used again"),
+    Key("fsam_sigma", "SIGMA", "F-SAM: share of the average gradient that is taken out of the ascent"),
+    Key("fsam_lambda", "LAMBDA", "F-SAM: share of the average that stays each step"),
+    Key("vasso_theta", "THETA", "VaSSO: share that each gradient has in the average"),
+    Key("gsam_alpha", "ALPHA", "GSAM: weight of the gap between the two losses"),
+    Key("wsam_gamma", "GAMMA", "WSAM: weight of the sharpness; 0.5 is SAM"),
+    Key("wsam_decoupled", "true|false", "WSAM: the sharpness goes past momentum and weight decay"),
+    Key("micro_batches", "M", "Parts that each batch is divided into; memory is that of one part"),
+    Key("ascent", "batch|micro", "Ascent over the batch, or over each part by itself (m-sharpness)"),
+    Key(
+        "ema",
+        "DECAY",
+        "Decay of an exponential average of the weights, saved as ema.safetensors; 0 for none",
+    ),
+    Key(
+        "swa_epochs",
+        "N",
+        "Average the weights at the ends of the last N epochs, saved as swa.safetensors; 0 for none",
+    ),
     Key("label_smoothing", "EPS", "Probability taken from the label and spread over the other classes"),
     Key("seed", "SEED", "Seed of initialization, order, augmentation and dropout"),
 ];
@@ -76,6 +105,7 @@ const RUN: &[Key] = &[
     Key("checkpoint_every", "N", "Write a checkpoint after every N epochs; 0: only at the end"),
 ];
 
+const METHOD: &str = "sgd|sam|asam|msam|looksam|fsam|vasso|gsam|wsam";
 const AUGMENT: &str = "basic|cutout|autoaugment|randaugment|trivialaugment";
 
 const HEADINGS: [(&str, &[Key]); 3] = [("Data", DATA), ("Recipe", RECIPE), ("Run", RUN)];

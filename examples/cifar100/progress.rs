@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{FormattedDuration, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use wrn_sam::train::{
-    EpochMetrics, EvalSplit, EvaluateProgress, FinalTest, Observer, Start, StepProgress, Warning,
+    EpochMetrics, EvalSplit, EvaluateProgress, FinalTest, Observer, Perturb, Recipe, Start, StepProgress,
+    Warning,
 };
 
 use crate::support::{say, warn};
@@ -69,6 +70,16 @@ impl Progress {
     }
 }
 
+/// The method in a few words.
+fn method(recipe: &Recipe) -> String {
+    if recipe.sam().climb.rho == 0.0 {
+        return "SGD without SAM".into();
+    }
+    let adaptive = if recipe.adaptive { "adaptive " } else { "" };
+    let over = if recipe.perturb == Perturb::Norms { " over the norms" } else { "" };
+    format!("{adaptive}{} rho {}{over}", recipe.method, recipe.rho)
+}
+
 impl Observer for Progress {
     fn on_start(&mut self, start: &Start<'_>) {
         let Start { recipe, source, loader, folder, .. } = start;
@@ -93,11 +104,7 @@ impl Observer for Progress {
             start.steps,
             recipe.batch_size,
             recipe.learning_rate,
-            match (recipe.rho, recipe.adaptive) {
-                (0.0, _) => "SGD without SAM".into(),
-                (rho, true) => format!("adaptive SAM rho {rho}"),
-                (rho, false) => format!("SAM rho {rho}"),
-            },
+            method(recipe),
             recipe.seed
         ));
         say(format_args!("batches {loader}"));

@@ -30,7 +30,9 @@ fn help_names_every_flag_with_its_default() {
     ] {
         assert!(ended.stdout.contains(text), "no {text} in:\n{}", ended.stdout);
     }
-    for name in ["verify", "throughput", "predict", "loader", "preview", "sam_quadratic"] {
+    for name in
+        ["verify", "throughput", "predict", "loader", "preview", "sam_quadratic", "sharpness", "study"]
+    {
         let ended = Ended::of(example(name).arg("--help")).succeeds();
         assert!(ended.stdout.contains("Usage:"), "{}", ended.stdout);
     }

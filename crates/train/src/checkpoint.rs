@@ -1,7 +1,7 @@
 //! Checkpoints: everything a run needs to continue as if it had never stopped, in one file.
 //!
-//! A checkpoint is a safetensors file. Its tensors are the network's (`model.…`, parameters and buffers) and the
-//! optimizer's (`optimizer.…`); its metadata has one entry, the JSON of a [`Progress`] and a checksum over that and
+//! A checkpoint is a safetensors file. Its tensors are the network's (`model.…`, parameters and buffers), the
+//! optimizer's (`optimizer.…`), and those of an average of the weights (`average.…`); its metadata has one entry, the JSON of a [`Progress`] and a checksum over that and
 //! the tensors. It appears under its name complete or not at all, and one that is damaged later is recognized.
 
 use std::collections::{BTreeMap, HashMap};
@@ -73,6 +73,8 @@ pub struct Checkpoint {
     pub model: HashMap<String, Tensor>,
     /// The optimizer's state by name.
     pub optimizer: HashMap<String, Tensor>,
+    /// The state of the weights' average by name; empty without one.
+    pub average: HashMap<String, Tensor>,
 }
 
 /// The checkpoint to resume from.
@@ -93,18 +95,13 @@ struct Metadata {
     checksum: String,
 }
 
-/// Writes a checkpoint into `folder`, named by its position, and removes all but the newest [`KEPT`] up to it.
+/// Writes a checkpoint of `parts`, each named as in a [`Checkpoint`], into `folder`, named by its position, and removes all but the newest [`KEPT`] up to it.
 ///
 /// # Errors
 /// [`Error::Io`], and [`Error::Candle`] if a tensor cannot be brought to the CPU.
-pub fn write(
-    folder: &Path,
-    progress: &Progress,
-    model: &[(String, Tensor)],
-    optimizer: &[(String, Tensor)],
-) -> Result<PathBuf> {
+pub fn write(folder: &Path, progress: &Progress, parts: &[(&str, Vec<(String, Tensor)>)]) -> Result<PathBuf> {
     let mut tensors = BTreeMap::new();
-    for (part, named) in [("model", model), ("optimizer", optimizer)] {
+    for (part, named) in parts {
         for (name, tensor) in named {
             tensors.insert(format!("{part}.{name}"), tensor.to_device(&Device::Cpu)?.contiguous()?);
         }
@@ -157,17 +154,18 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     }
     let progress = serde_json::from_str(&metadata.progress).map_err(|error| damaged(&error))?;
 
-    let (mut model, mut optimizer) = (HashMap::new(), HashMap::new());
+    let [mut model, mut optimizer, mut average] = [(); 3].map(|()| HashMap::new());
     for (name, view) in views {
         let dtype = view.dtype().try_into()?;
         let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
         match name.split_once('.') {
             Some(("model", name)) => model.insert(name.into(), tensor),
             Some(("optimizer", name)) => optimizer.insert(name.into(), tensor),
+            Some(("average", name)) => average.insert(name.into(), tensor),
             _ => return Err(refused(format!("holds the unknown tensor {name}"))),
         };
     }
-    Ok(Checkpoint { progress, model, optimizer })
+    Ok(Checkpoint { progress, model, optimizer, average })
 }
 
 /// The newest checkpoint in `folder` that verifies; `None` if there is no checkpoint, or no such folder.
@@ -244,8 +242,11 @@ mod tests {
         let weight = Tensor::new(&[1f32, f32::MIN_POSITIVE, -0.0, 1e30], &Device::Cpu).unwrap();
         let count = Tensor::new(5i64, &Device::Cpu).unwrap();
         let momentum = Tensor::new(&[0.5f32; 4], &Device::Cpu).unwrap();
-        let model = [("f.weight".into(), weight), ("f.num_batches_tracked".into(), count)];
-        write(folder, &progress(epoch, step), &model, &[("base.momentum.f.weight".into(), momentum)]).unwrap()
+        let model = vec![("f.weight".into(), weight), ("f.num_batches_tracked".into(), count)];
+        let optimizer = vec![("base.momentum.f.weight".into(), momentum.clone())];
+        let average = vec![("average.f.weight".into(), momentum)];
+        let parts = [("model", model), ("optimizer", optimizer), ("average", average)];
+        write(folder, &progress(epoch, step), &parts).unwrap()
     }
 
     #[test]
@@ -259,6 +260,7 @@ mod tests {
         assert_eq!(bits, [1f32, f32::MIN_POSITIVE, -0.0, 1e30].map(f32::to_bits));
         assert_eq!(read.model["f.num_batches_tracked"].to_scalar::<i64>().unwrap(), 5);
         assert_eq!(read.optimizer["base.momentum.f.weight"].dims(), [4]);
+        assert_eq!(read.average["average.f.weight"].dims(), [4]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use wrn_sam_kernels::OutOfRange;
+
 use crate::checkpoint::Progress;
 use crate::error::{Error, Result};
 use crate::metrics::nine_digits;
@@ -34,7 +36,7 @@ pub(crate) struct Lengthen {
 /// `checkpoint_every`, and, if `progress` allows it, by more epochs.
 ///
 /// # Errors
-/// [`Error::OtherRecipe`]; [`Error::CannotLengthen`].
+/// [`Error::OtherRecipe`]; [`Error::CannotLengthen`]; [`Error::OutOfRange`] where an average of the last epochs has begun.
 pub(crate) fn check(
     path: &Path,
     run: &Run<'_>,
@@ -47,6 +49,9 @@ pub(crate) fn check(
         return Err(Error::OtherRecipe { path: path.into(), differences });
     }
     let Some(progress) = progress.filter(|_| to > from) else { return Ok(Lengthen::default()) };
+    // An average of the last epochs would have earlier ones in it.
+    let averaging = theirs.swa_epochs > 0 && progress.epoch + theirs.swa_epochs > from;
+    OutOfRange::check("epochs", to, !averaging, "what they were: the average of `swa_epochs` has begun")?;
 
     let begun = (progress.step > 0).then_some(progress.learning_rate);
     let rates = progress.rows.iter().map(|row| row.learning_rate).chain(begun);

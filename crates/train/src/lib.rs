@@ -57,7 +57,9 @@ pub use lengthen::Lengthening;
 pub use metrics::{EpochMetrics, EvalSplit, FinalTest};
 pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress, Warning};
 pub use provenance::Provenance;
-pub use recipe::{Augment, DataChoice, Difference, Recipe, ScheduleKind};
+pub use recipe::{
+    Ascent, Augment, DataChoice, Difference, Method, Perturb, Recipe, RhoSchedule, ScheduleKind,
+};
 pub use run_folder::check_new_folder;
 pub use run_source::{InitialWeights, Lengthened, RunSource, SourceFile};
 pub use step::{MicroBatches, StepOutcome, step, step_parts};

@@ -183,7 +183,8 @@ const TEST_HEADER: &str = "weights,epoch,loss,top1,top5";
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct FinalTest {
-    /// The file of weights, without `.safetensors`: `model` for those of the last epoch, `best` for those of the best one.
+    /// The file of weights, without `.safetensors`: `model` for those of the last epoch, `best` for those of the best one,
+    /// `ema` or `swa` for an average of the weights.
     pub weights: String,
     /// The epoch that they are from, from 1.
     pub epoch: usize,

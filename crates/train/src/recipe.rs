@@ -2,6 +2,8 @@
 
 mod choices;
 mod file;
+mod keys;
+mod method;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
@@ -11,12 +13,14 @@ use wrn_sam_data::{
 use wrn_sam_kernels::{OutOfRange, Precision};
 use wrn_sam_losses::check_smoothing;
 use wrn_sam_models::WideResNetConfig;
-use wrn_sam_optim::{CosineWithWarmup, MultiStepLr, SamConfig, Schedule, SgdConfig};
+use wrn_sam_optim::{CosineWithWarmup, MultiStepLr, Schedule, SgdConfig};
 
-pub use choices::{Augment, DataChoice, ScheduleKind};
+pub use choices::{Ascent, Augment, DataChoice, Method, Perturb, RhoSchedule, ScheduleKind};
 pub use file::Difference;
 
-use crate::error::{Error, Result};
+use keys::{keyed, precision_name};
+
+use crate::error::Result;
 use crate::metrics::EvalSplit;
 
 /// The milestones of [`ScheduleKind::Step`], in percent of the epochs.
@@ -104,14 +108,60 @@ pub struct Recipe {
     pub dampening: f64,
     /// Nesterov's momentum; wants `momentum` above 0 and `dampening` 0.
     pub nesterov: bool,
-    /// L2 penalty of SGD, on every parameter: 0 or more.
+    /// L2 penalty of SGD: 0 or more.
     pub weight_decay: f64,
+    /// Whether normalization layers and biases have it too.
+    pub decay_norms: bool,
+    /// Largest norm of what SGD sees, before weight decay: 0 or more; 0 for no bound.
+    pub clip: f64,
+
+    /// The member of the SAM family.
+    pub method: Method,
     /// Radius of SAM's neighborhood: 0 or more; with 0, a step is one of plain SGD, in one pass.
     pub rho: f64,
-    /// Measure the neighborhood relative to each weight (ASAM).
+    /// How the radius moves over the epochs.
+    pub rho_schedule: RhoSchedule,
+    /// The least radius of the proportional schedule: 0 to `rho`.
+    pub rho_min: f64,
+    /// Measure the neighborhood relative to each weight, as davda54/sam does; the method `asam` is another convention.
     pub adaptive: bool,
     /// Exponent of the norm the radius is measured in: above 1; infinity lets every weight move by `rho`.
     pub norm: f64,
+    /// Which parameters SAM moves in its ascent.
+    pub perturb: Perturb,
+    /// The first epoch with SAM, counted from 0; those before are SGD's (late SAM).
+    pub sam_from_epoch: usize,
+    /// Take SAM's second pass in every k-th step only: at least 1. LookSAM has a key of its own.
+    pub sam_every: u64,
+    /// Added to each weight's size by the method `asam`: 0 or more.
+    pub asam_eta: f64,
+    /// LookSAM's k: a second pass in every k-th step; at least 1.
+    pub looksam_every: u64,
+    /// LookSAM's alpha: how much of the last second pass the other steps use again; 0 or more.
+    pub looksam_alpha: f64,
+    /// F-SAM's sigma: how much of the average gradient is taken out of the ascent.
+    pub fsam_sigma: f64,
+    /// F-SAM's lambda: what part of the average stays each step; [0, 1).
+    pub fsam_lambda: f64,
+    /// VaSSO's theta: what part of the average each gradient gets; (0, 1].
+    pub vasso_theta: f64,
+    /// GSAM's alpha: how strongly the gap between the two losses is made small; 0 or more.
+    pub gsam_alpha: f64,
+    /// WSAM's gamma: the weight of the sharpness; [0, 1), where 0.5 is SAM.
+    pub wsam_gamma: f64,
+    /// Whether WSAM's sharpness goes past momentum and weight decay.
+    pub wsam_decoupled: bool,
+    /// Parts that each batch is divided into: 1 to `batch_size`. Memory is that of one part.
+    pub micro_batches: usize,
+    /// Whether all parts share one ascent, or each has its own (m-sharpness).
+    pub ascent: Ascent,
+    /// Decay of an exponential average of the weights, taken after each step: [0, 1); 0 for none. Its test result and
+    /// `ema.safetensors` come at the end of the run.
+    pub ema: f64,
+    /// Average the weights at the ends of the last N epochs (SWA): 0 for none. Its test result and `swa.safetensors` come at
+    /// the end of the run.
+    pub swa_epochs: usize,
+
     /// Probability mass taken from the label and spread over the other classes: [0, 1).
     pub label_smoothing: f64,
 
@@ -168,9 +218,30 @@ impl Recipe {
             dampening: 0.0,
             nesterov: false,
             weight_decay: 5e-4,
+            decay_norms: true,
+            clip: 0.0,
+            method: Method::Sam,
             rho: 0.1,
+            rho_schedule: RhoSchedule::Constant,
+            rho_min: 0.0,
             adaptive: false,
             norm: 2.0,
+            perturb: Perturb::All,
+            sam_from_epoch: 0,
+            sam_every: 1,
+            asam_eta: 0.01,
+            looksam_every: 5,
+            looksam_alpha: 0.7,
+            fsam_sigma: 1.0,
+            fsam_lambda: 0.9,
+            vasso_theta: 0.9,
+            gsam_alpha: 0.4,
+            wsam_gamma: 0.9,
+            wsam_decoupled: true,
+            micro_batches: 1,
+            ascent: Ascent::Batch,
+            ema: 0.0,
+            swa_epochs: 0,
             label_smoothing: 0.1,
             precision: Precision::F32,
             deterministic: false,
@@ -220,7 +291,7 @@ impl Recipe {
         keyed(every_step.augmentation(statistics).validate())?;
         keyed(Mix::new(mixup_alpha, cutmix_alpha).with_p(p).validate())?;
         keyed(self.sgd().validate())?;
-        keyed(self.sam().validate())?;
+        self.check_method()?;
         keyed(check_smoothing(self.label_smoothing))
     }
 
@@ -283,12 +354,6 @@ impl Recipe {
             .with_weight_decay(self.weight_decay)
     }
 
-    /// The ascent around it.
-    pub fn sam(&self) -> SamConfig {
-        let sam = if self.adaptive { SamConfig::adaptive(self.rho) } else { SamConfig::sam(self.rho) };
-        sam.with_p(self.norm)
-    }
-
     /// The schedule of the learning rate.
     pub fn learning_rates(&self) -> Box<dyn Schedule> {
         match self.schedule {
@@ -301,46 +366,4 @@ impl Recipe {
             }
         }
     }
-}
-
-/// A precision in TOML: its name.
-mod precision_name {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use wrn_sam_kernels::Precision;
-
-    pub fn serialize<S: Serializer>(precision: &Precision, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(precision)
-    }
-
-    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Precision, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
-    }
-}
-
-/// A part's error of a value out of range under the recipe's key.
-fn keyed<E: Into<Error>>(checked: std::result::Result<(), E>) -> Result<()> {
-    let Err(error) = checked.map_err(Into::into) else { return Ok(()) };
-    let mut out_of_range = match error {
-        Error::OutOfRange(out_of_range)
-        | Error::Data(wrn_sam_data::Error::OutOfRange(out_of_range))
-        | Error::Models(wrn_sam_models::Error::OutOfRange(out_of_range))
-        | Error::Losses(wrn_sam_losses::Error::OutOfRange(out_of_range))
-        | Error::Optim(wrn_sam_optim::Error::OutOfRange(out_of_range)) => out_of_range,
-        other => return Err(other),
-    };
-    out_of_range.name = match out_of_range.name {
-        "p" => "norm",
-        "smoothing" => "label_smoothing",
-        "crop padding" => "crop_padding",
-        "flip probability" => "flip_probability",
-        "cutout size" => "cutout_size",
-        "cutout probability" => "cutout_probability",
-        "RandAugment's number of operations" => "randaugment_operations",
-        "RandAugment's magnitude" => "randaugment_magnitude",
-        "mixup's alpha" => "mixup_alpha",
-        "CutMix's alpha" => "cutmix_alpha",
-        "mixing probability" => "mix_probability",
-        key => key,
-    };
-    Err(out_of_range.into())
 }

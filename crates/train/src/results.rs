@@ -83,6 +83,11 @@ impl Results {
         }
     }
 
+    /// What is said of weights that are from `epoch` and were measured on the test images only.
+    pub(crate) fn provenance_of(&self, epoch: usize, test_top1: f64) -> Provenance {
+        Provenance { epoch, test_top1: Some(test_top1), validation_top1: None, ..self.provenance.clone() }
+    }
+
     /// What was trained on what, for titles.
     pub(crate) fn subject(&self) -> String {
         self.provenance.subject()

@@ -7,7 +7,7 @@ use candle_nn::{Optimizer, VarBuilder};
 use wrn_sam_data::Dataset;
 use wrn_sam_kernels::{Cpu, OutOfRange};
 use wrn_sam_models::WideResNet;
-use wrn_sam_optim::{OptimizerState, Schedule, Sgd, Variables};
+use wrn_sam_optim::{Group, OptimizerState, Schedule, Sgd, Variables};
 
 use crate::checkpoint;
 use crate::classifier::Classifier;
@@ -47,7 +47,8 @@ use crate::session::Session;
 /// model.safetensors                   the weights after the last epoch, under PyTorch's names
 /// best.safetensors                    those of the epoch with the best top-1 on the images of the recipe's
 ///                                     `validation`, or without such images on the test images, the first of equals
-/// test.csv                            at the end: loss, top-1 and top-5 of both on the test images
+/// ema.safetensors swa.safetensors     at the end: an average of the weights, where the recipe asks for one
+/// test.csv                            at the end: loss, top-1 and top-5 of all of them on the test images
 /// confusion.csv confusion.svg         which class was taken for which, and in classes.csv the accuracy of each class: by the
 /// classes.csv                         best weights if they were chosen on validation images, else by the last
 /// report.html                         all that on one page, with mistakes, recipe and system
@@ -86,6 +87,9 @@ pub struct Setup<'a> {
     pub image_size: usize,
     /// The run's threads on the CPU.
     pub cpu: &'a Cpu,
+    /// The parameters of normalization layers, and biases, which are often spared weight decay. None before the network is
+    /// made.
+    pub norms_and_biases: &'a [Var],
 }
 
 /// A run apart from its network and its optimizer.
@@ -153,7 +157,11 @@ fn wide_resnet(vb: VarBuilder<'static>, setup: &Setup<'_>) -> Result<WideResNet>
 }
 
 fn sgd(parameters: Vec<(String, Var)>, setup: &Setup<'_>) -> Result<Sgd> {
-    Ok(Sgd::named(parameters, setup.recipe.sgd())?.with_cpu(setup.cpu.clone()))
+    let sgd = Sgd::named(parameters, setup.recipe.sgd())?.with_cpu(setup.cpu.clone());
+    if setup.recipe.decay_norms {
+        return Ok(sgd);
+    }
+    Ok(sgd.with_group(setup.norms_and_biases, Group::new().with_weight_decay(0.0))?)
 }
 
 impl<'a, M, O> Trainer<'a, M, O> {

@@ -1,5 +1,7 @@
 //! The choices among named alternatives that a recipe holds.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use wrn_sam_data::{Origin, Source, Variant};
 
@@ -62,4 +64,99 @@ pub enum Augment {
     RandAugment,
     /// TrivialAugment (wide).
     TrivialAugment,
+}
+
+/// A member of the SAM family, or SGD by itself. Each has the papers' numbers, which the recipe's other keys change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Method {
+    /// Plain SGD, in one pass.
+    Sgd,
+    /// [`SamConfig::sam`](wrn_sam_optim::SamConfig::sam).
+    #[default]
+    Sam,
+    /// [`SamConfig::asam`](wrn_sam_optim::SamConfig::asam).
+    Asam,
+    /// [`SamConfig::msam`](wrn_sam_optim::SamConfig::msam): one pass. It wants `momentum` above 0.
+    Msam,
+    /// [`SamConfig::looksam`](wrn_sam_optim::SamConfig::looksam).
+    Looksam,
+    /// [`SamConfig::fsam`](wrn_sam_optim::SamConfig::fsam).
+    Fsam,
+    /// [`SamConfig::vasso`](wrn_sam_optim::SamConfig::vasso).
+    Vasso,
+    /// [`SamConfig::gsam`](wrn_sam_optim::SamConfig::gsam).
+    Gsam,
+    /// [`SamConfig::wsam`](wrn_sam_optim::SamConfig::wsam).
+    Wsam,
+}
+
+impl Method {
+    /// Every method.
+    pub const ALL: [Self; 9] = [
+        Self::Sgd,
+        Self::Sam,
+        Self::Asam,
+        Self::Msam,
+        Self::Looksam,
+        Self::Fsam,
+        Self::Vasso,
+        Self::Gsam,
+        Self::Wsam,
+    ];
+}
+
+/// As its paper calls it.
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sgd => "SGD",
+            Self::Sam => "SAM",
+            Self::Asam => "ASAM",
+            Self::Msam => "MSAM",
+            Self::Looksam => "LookSAM",
+            Self::Fsam => "F-SAM",
+            Self::Vasso => "VaSSO",
+            Self::Gsam => "GSAM",
+            Self::Wsam => "WSAM",
+        })
+    }
+}
+
+/// Which parameters SAM moves in its ascent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Perturb {
+    /// All.
+    #[default]
+    All,
+    /// Those of normalization layers (SAM-ON, <https://arxiv.org/abs/2306.04226>).
+    Norms,
+}
+
+/// How SAM's radius moves over the epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum RhoSchedule {
+    /// It stays.
+    #[default]
+    Constant,
+    /// From `rho` at the recipe's learning rate down to `rho_min` at a rate of 0, as GSAM's
+    /// ([`Proportional`](wrn_sam_optim::Proportional)).
+    Proportional,
+}
+
+/// Over what an ascent is taken where batches are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Ascent {
+    /// Over the batch.
+    #[default]
+    Batch,
+    /// Over each part by itself: m-sharpness.
+    Micro,
 }

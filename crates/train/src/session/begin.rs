@@ -10,14 +10,14 @@ use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::Parameters;
 use wrn_sam_optim::{OptimizerState, Sam, Variables};
 
-use super::Session;
+use super::{Session, average};
 use crate::checkpoint::{Newest, Progress};
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::logs::Logs;
 use crate::observer::{Resumed, Start, Warning};
 use crate::provenance::Provenance;
-use crate::recipe::Recipe;
+use crate::recipe::{Perturb, Recipe};
 use crate::results::Results;
 use crate::run_folder::RunFolder;
 use crate::run_source::{InitialWeights, RunSource};
@@ -63,6 +63,9 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         let mut session = Self::new(trainer, folder, progress)?;
         session.parameters.load_state(&checkpoint.model)?;
         session.sam.load_state(&checkpoint.optimizer)?;
+        if let Some(average) = &mut session.average {
+            average.load_state(&checkpoint.average)?;
+        }
         let state = session.state()?;
         session.folder.write_recipe(&session.run.recipe)?;
         session.write_source()?;
@@ -111,7 +114,8 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         let validation = validation.map(unchanged).transpose()?;
 
         let parameters = Parameters::new(recipe.seed, DType::F32, device);
-        let setup = Setup { recipe, classes: data.classes(), image_size: data.image_size(), cpu: &cpu };
+        let (classes, image_size) = (data.classes(), data.image_size());
+        let setup = Setup { recipe, classes, image_size, cpu: &cpu, norms_and_biases: &[] };
         let model = network(parameters.var_builder(), &setup)?;
         if model.classes() != data.classes() {
             return Err(Error::UnsuitableData {
@@ -120,9 +124,15 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
                 expected: format!("{}", data.classes()),
             });
         }
+        let setup = Setup { norms_and_biases: &parameters.norms_and_biases(), ..setup };
         let optimizer = optimizer(parameters.named_trainable(), &setup)?;
-        let sam =
-            Sam::new(optimizer, recipe.sam())?.with_buffers(parameters.buffers())?.with_cpu(cpu.clone());
+        let sam = Sam::new(optimizer, recipe.sam())?;
+        let sam = match recipe.perturb {
+            Perturb::All => sam,
+            Perturb::Norms => sam.perturbing(&parameters.norms())?,
+        };
+        let sam = sam.with_buffers(parameters.buffers())?.with_cpu(cpu.clone());
+        let average = average::of(recipe, &parameters, &cpu)?;
         let smoothing = recipe.label_smoothing;
         let smoothed =
             move |logits: &Tensor, labels: &Tensor| Ok(smooth_cross_entropy(logits, labels, smoothing)?);
@@ -143,6 +153,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             parameters,
             model,
             sam,
+            average,
             cpu,
             loss,
             guess,

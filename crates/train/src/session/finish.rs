@@ -56,6 +56,10 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'_, M, O>
                 }
             }
         }
+        match self.finish_average()? {
+            Some(None) => return Ok(None),
+            average => tests.extend(average.flatten()),
+        }
         for test in &tests {
             self.record(test)?;
         }
@@ -66,7 +70,7 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'_, M, O>
     }
 
     /// Measures the weights in force, named and of an epoch, on the test images.
-    fn test(&mut self, weights: &str, epoch: usize) -> Result<Option<(FinalTest, Answers)>> {
+    pub(super) fn test(&mut self, weights: &str, epoch: usize) -> Result<Option<(FinalTest, Answers)>> {
         let mut answers = Answers::default();
         let Some(tally) = self.evaluate(EvalSplit::Test, Some(&mut answers))? else { return Ok(None) };
         Ok(Some((FinalTest::new(weights, epoch, &tally), answers)))

@@ -1,5 +1,6 @@
 //! A run under way: the loop over epochs, and what is written as it goes.
 
+mod average;
 mod begin;
 mod finish;
 
@@ -11,7 +12,7 @@ use candle_nn::Optimizer;
 use wrn_sam_data::{Batch, Loader};
 use wrn_sam_kernels::Cpu;
 use wrn_sam_models::Parameters;
-use wrn_sam_optim::{OptimizerState, Sam, Variables};
+use wrn_sam_optim::{OptimizerState, Sam, Variables, WeightAverage};
 
 use crate::answers::Answers;
 use crate::checkpoint::{self, Best, Progress};
@@ -23,7 +24,7 @@ use crate::metrics::{EpochMetrics, EvalSplit};
 use crate::observer::{EvaluateProgress, StepProgress, Warning};
 use crate::results::{Results, State};
 use crate::run_folder::RunFolder;
-use crate::step::step;
+use crate::step::step_parts;
 use crate::tally::{Meter, Tally};
 use crate::trainer::{Loss, Outcome, Run};
 
@@ -33,8 +34,8 @@ const GPU_STEPS: usize = 50;
 /// A loss above this multiple of a guessing network's is worth a warning.
 const DIVERGED: f64 = 10.0;
 
-/// All that a run works with. Only [`Progress`], the parameters and the optimizer change from step to step; these
-/// three are what a checkpoint holds.
+/// All that a run works with. Only [`Progress`], the parameters, the optimizer and the weights' average change from step to
+/// step; these are what a checkpoint holds.
 pub(crate) struct Session<'a, M, O> {
     run: Run<'a>,
     folder: RunFolder,
@@ -48,6 +49,8 @@ pub(crate) struct Session<'a, M, O> {
     parameters: Parameters,
     model: M,
     sam: Sam<O>,
+    /// The average of the weights, where the recipe asks for one.
+    average: Option<WeightAverage>,
     cpu: Cpu,
     loss: Loss<'a>,
     /// The smoothed loss of a network that finds all classes equally likely; `None` for another loss.
@@ -65,6 +68,9 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
                 self.progress.learning_rate = self.run.learning_rate(self.progress.epoch);
             }
             let trained = self.train_epoch()?;
+            if trained {
+                self.average_epoch(self.progress.epoch)?;
+            }
             // Before the evaluation, which may well give plausible figures.
             let state = self.state()?;
             let began = Instant::now();
@@ -109,6 +115,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
     fn train_epoch(&mut self) -> Result<bool> {
         let learning_rate = self.progress.learning_rate;
         self.sam.set_learning_rate(learning_rate);
+        self.sam.set_rho(self.run.recipe.radius(self.progress.epoch, learning_rate))?;
         let (before, began) = (self.progress.seconds, Instant::now());
         let mut told = self.progress.tally;
         for batch in self.train.epoch_from(self.progress.epoch, self.progress.step) {
@@ -122,6 +129,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
                 self.write_checkpoint()?;
             }
             let grad_norm = self.step(batch?).map_err(|error| self.failed(self.progress.step + 1, error))?;
+            self.average_step()?;
             self.progress.step += 1;
             let (step, steps) = (self.progress.step, self.train.batches_per_epoch());
             if self.run.device.is_cuda() && step < steps && !step.is_multiple_of(GPU_STEPS) {
@@ -185,7 +193,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         let Self { run, model, sam, loss, progress, train, meter, .. } = self;
         let taken = progress.epoch * train.batches_per_epoch() + progress.step;
         model.seek_dropout(run.recipe.seed, taken as u64); // both passes of a step drop the same
-        let outcome = step(model, sam, &batch, &*loss)?;
+        let outcome = step_parts(model, sam, &batch, run.recipe.parts(), &*loss)?;
         meter.add(&outcome.loss, &outcome.logits, batch.dominant_labels())?;
         Ok(outcome.grad_norm)
     }
@@ -268,7 +276,9 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
     fn write_checkpoint(&mut self) -> Result<PathBuf> {
         let folder = self.folder.checkpoints();
         std::fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
-        let path = checkpoint::write(&folder, &self.progress, &self.state()?, &self.sam.state()?)?;
+        let average = self.average.as_ref().map_or(Ok(Vec::new()), OptimizerState::state)?;
+        let parts = [("model", self.state()?), ("optimizer", self.sam.state()?), ("average", average)];
+        let path = checkpoint::write(&folder, &self.progress, &parts)?;
         tracing::info!(path = %path.display(), "wrote a checkpoint");
         self.log(|logs| logs.checkpoint(&path))?;
         self.run.observer.on_checkpoint(&path);

@@ -3,6 +3,7 @@
 mod corpus;
 mod divergence;
 mod logs;
+mod methods;
 mod own_parts;
 mod recipe;
 mod resuming;
