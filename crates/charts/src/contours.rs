@@ -157,12 +157,13 @@ impl Contours {
                     continue;
                 }
                 let _ = write!(line, "{pen}{across:.1} {down:.1}");
-                let _ = write!(dots, "<circle cx=\"{across:.1}\" cy=\"{down:.1}\" r=\"2.4\"/>");
+                // A line of no length with round ends, which takes a third of a circle's bytes.
+                let _ = write!(dots, "M{across:.1} {down:.1}h0");
                 pen = 'L';
             }
             page.path(&line, &path.color, "stroke-width=\"2\" stroke-linejoin=\"round\"");
             if path.dots {
-                page.line(format_args!("<g fill=\"{}\">{dots}</g>", path.color));
+                page.path(&dots, &path.color, "stroke-width=\"4.8\" stroke-linecap=\"round\"");
             }
         }
         page.line("</g>");
