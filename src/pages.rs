@@ -3,6 +3,10 @@
 
 #[doc = include_str!("../README.md")]
 pub mod readme {}
+#[doc = include_str!("../crates/analysis/README.md")]
+pub mod analysis {}
+#[doc = include_str!("../crates/charts/README.md")]
+pub mod charts {}
 #[doc = include_str!("../crates/data/README.md")]
 pub mod data {}
 #[doc = include_str!("../crates/files/README.md")]
@@ -24,3 +28,5 @@ pub mod own_data {}
 pub mod own_network {}
 #[doc = include_str!("../docs/book/src/sam.md")]
 pub mod sam {}
+#[doc = include_str!("../docs/book/src/sharpness.md")]
+pub mod sharpness {}

@@ -85,13 +85,15 @@ mod redirected {
         write(&bad, "nothing of use");
         let [bad, picture, drawing] = [&bad, &folder.path().join("preview.png"), folder.path()]
             .map(|path| path.to_str().expect("UTF-8").to_string());
-        let programs: [(&str, &[&str]); 8] = [
+        let programs: [(&str, &[&str]); 10] = [
             ("loader", &["--images", "64", "--epochs", "1", "--batch", "32"]),
             ("loader", &["--data-dir", &bad]),
             ("predict", &[&bad, &bad]),
             ("preview", &[&picture, "--images", "1"]),
             ("preview", &["/nowhere/preview.png", "--images", "1"]),
             ("sam_quadratic", &[&drawing]),
+            ("sharpness", &[&bad]),
+            ("study", &[&bad, "--out", &drawing]),
             ("throughput", &["10", "1", "2", "--steps", "1", "--warmup", "0"]),
             ("verify", &[&bad]),
         ];
