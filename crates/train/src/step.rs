@@ -1,10 +1,10 @@
 //! One step of Sharpness-Aware Minimization: the sentence this project exists for.
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
 use wrn_sam_data::{Batch, Mixed};
-use wrn_sam_kernels::{OutOfRange, backward};
+use wrn_sam_kernels::{OutOfRange, backward, backward_to};
 use wrn_sam_models::Mode;
 use wrn_sam_optim::{AscentOver, Sam};
 
@@ -152,7 +152,8 @@ struct Task<'a, M: ?Sized, L> {
 impl<M: Classifier + ?Sized, L: Fn(&Tensor, &Tensor) -> Result<Tensor>> Task<'_, M, L> {
     fn whole<O: Optimizer>(&self, sam: &mut Sam<O>, batch: &Batch) -> Result<StepOutcome> {
         let step = sam.begin()?; // at w, or ahead along the momentum
-        let (gradients, seen) = self.pass(batch, 0, Mode::Train)?; // updates BN running statistics
+        let asked_for = step.reads_only(); // of SAM-ON the batch norms' only
+        let (gradients, seen) = self.pass_to(asked_for, batch, 0, Mode::Train)?; // updates BN running statistics
         // w -> w + e(w). None: no second pass is needed, and the base optimizer has stepped.
         if let Some(perturbed) = step.climb(&gradients)? {
             drop(gradients); // the second pass needs the memory
@@ -203,10 +204,25 @@ impl<M: Classifier + ?Sized, L: Fn(&Tensor, &Tensor) -> Result<Tensor>> Task<'_,
     /// The gradients of a micro-batch's mean loss, with logits and losses without their graph. Both passes of a micro-batch
     /// drop the same activations: the ascent and the descent are then on one function.
     fn pass(&self, batch: &Batch, place: usize, mode: Mode) -> Result<(GradStore, (Tensor, Tensor))> {
+        self.pass_to(None, batch, place, mode)
+    }
+
+    /// [`pass`](Self::pass) with the gradients of these parameters only, where there are some.
+    fn pass_to(
+        &self,
+        asked_for: Option<Vec<Var>>,
+        batch: &Batch,
+        place: usize,
+        mode: Mode,
+    ) -> Result<(GradStore, (Tensor, Tensor))> {
         self.model.seek_dropout(self.seed, self.pass + ((place as u64) << MICRO_BATCH_BITS));
         let logits = self.model.forward(&batch.images, mode)?;
         let loss = batch_loss(&logits, batch, &self.loss_of)?; // [N]
-        let gradients = backward(&mean(&loss)?)?;
+        let mean = mean(&loss)?;
+        let gradients = match asked_for {
+            Some(variables) => backward_to(&mean, &variables)?,
+            None => backward(&mean)?,
+        };
         Ok((gradients, (logits.detach(), loss.detach())))
     }
 }

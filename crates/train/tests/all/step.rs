@@ -233,6 +233,29 @@ fn without_a_radius_a_step_is_one_pass_of_the_base() {
 }
 
 /// The loader's images are a view of channels-last memory, which changes no bit of what the network answers.
+/// SAM-ON's first pass is taken without the gradients that it does not read; the step is the same to the bit.
+#[test]
+fn a_step_over_the_norms_is_that_with_all_gradients() {
+    let [ours, by_hand] = [true, false].map(|through_step| {
+        let (recipe, parameters, model) = network();
+        leave_zero(&parameters);
+        let mut sam = sam(&recipe, &parameters).perturbing(&parameters.norms()).unwrap();
+        let batch = loader(16).epoch(0).next().unwrap().unwrap();
+        if through_step {
+            step(&model, &mut sam, &batch, smoothed).unwrap();
+        } else {
+            let gradients = |mode| {
+                let loss = smoothed(&model.forward(&batch.images, mode).unwrap(), &batch.labels).unwrap();
+                wrn_sam_kernels::backward(&(&loss / loss.elem_count() as f64).unwrap()).unwrap()
+            };
+            let climbed = sam.begin().unwrap().climb(&gradients(Mode::Train)).unwrap().unwrap();
+            climbed.descend(&gradients(Mode::TrainFrozenStatistics)).unwrap();
+        }
+        weights(&parameters)
+    });
+    assert_eq!(ours, by_hand);
+}
+
 #[test]
 fn the_order_in_memory_changes_nothing() {
     let (_, parameters, model) = network();
