@@ -14,7 +14,9 @@ use wrn_sam::kernels::conv2d::{Conv2dConfig, conv2d};
 use wrn_sam::kernels::{Cpu, backward};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
-use wrn_sam::optim::{AdamW, AdamWConfig, Perturbed, Sam, SamConfig, Sgd, SgdConfig, Variables};
+use wrn_sam::optim::{
+    AdamW, AdamWConfig, AscentOver, Perturbed, Sam, SamConfig, Scale, Sgd, SgdConfig, Variables, When,
+};
 use wrn_sam::train::{Meter, Tally, step};
 
 /// Numbers from -1 to 1, the same on every device.
@@ -213,7 +215,7 @@ on_every_device! {
         };
         let sam = SamConfig::sam(0.1);
         compare_sam(device, sam, sgd(0.9, 0.0, false));
-        compare_sam(device, SamConfig::asam(0.1), sgd(0.9, 0.0, true));
+        compare_sam(device, SamConfig::adaptive(0.1), sgd(0.9, 0.0, true));
         compare_sam(device, sam.with_p(3.0), sgd(0.9, 0.5, false));
         compare_sam(device, sam.with_p(f64::INFINITY), sgd(0.0, 0.0, false));
     }
@@ -221,6 +223,53 @@ on_every_device! {
     fn sam_around_adamw(device: &Device) {
         let adamw = |vars| AdamW::new(vars, AdamWConfig::new(0.01)).unwrap();
         compare_sam(device, SamConfig::sam(0.1), adamw);
+        compare_sam(device, SamConfig::gsam(0.1), adamw);
+    }
+
+    fn members_of_the_family(device: &Device) {
+        let sgd = |vars| Sgd::new(vars, SgdConfig::new(0.05).with_momentum(0.9).with_weight_decay(0.01)).unwrap();
+        let sam = SamConfig::sam(0.1);
+        for config in [
+            SamConfig::usam(0.01),
+            SamConfig::fsam(0.1),
+            SamConfig::vasso(0.1),
+            SamConfig::gsam(0.1),
+            SamConfig::wsam(0.1),
+            sam.with_scale(Scale::Tensor),
+            sam.with_scale(Scale::Adaptive { eta: 0.01, biases: true }).with_p(3.0),
+            sam.with_clip(Some(0.5)),
+            sam.with_when(When::Look { k: 1, alpha: 0.7 }),
+        ] {
+            compare_sam(device, config, sgd);
+        }
+        // Steps with a pass fewer, and micro-batches.
+        for (config, over) in [
+            (SamConfig::msam(0.3), AscentOver::Batch),
+            (sam.with_when(When::Look { k: 2, alpha: 0.7 }), AscentOver::Batch),
+            (SamConfig::aesam(0.1, 4), AscentOver::Batch),
+            (sam.with_clip(Some(0.5)), AscentOver::MicroBatch),
+            (SamConfig::gsam(0.1), AscentOver::MicroBatch),
+        ] {
+            let after = |device: &Device| {
+                let vars = variables(device);
+                let mut sam = Sam::new(sgd(vars.clone()), config).unwrap();
+                for seed in 0..4 {
+                    sam.step_parts(&[0.5, 0.25, 0.25], over, |part, _| {
+                        let terms = vars.iter().enumerate().map(|(index, var)| {
+                            let factors = numbers(100 * seed + 10 * part + index, var.dims()).to_device(device)?;
+                            (var.as_tensor() * factors)?.sum_all()? + var.sqr()?.sum_all()?
+                        });
+                        terms.reduce(|sum, term| sum? + term?).unwrap()
+                    })
+                    .unwrap();
+                }
+                sam.check_gradients().unwrap();
+                vars
+            };
+            for (found, expected) in after(device).iter().zip(after(&Device::Cpu)) {
+                assert_close(&format!("{config:?}"), found, &expected, 1e-4);
+            }
+        }
     }
 
     /// Now or, on a GPU, when it is asked for; and no weight has moved.

@@ -7,8 +7,8 @@ use candle_nn::Optimizer;
 use wrn_sam_data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, Mixed, Statistics};
 use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Kind, Mode, Parameters, WideResNet};
-use wrn_sam_optim::{OptimizerState, Sam, Sgd};
-use wrn_sam_train::{Classifier, Recipe, evaluate, step};
+use wrn_sam_optim::{AscentOver, OptimizerState, Sam, Sgd};
+use wrn_sam_train::{Classifier, MicroBatches, Recipe, evaluate, step, step_parts};
 
 fn network() -> (Recipe, Parameters, WideResNet) {
     let recipe = Recipe::reference().with(|recipe| {
@@ -313,5 +313,99 @@ fn an_evaluation_is_of_the_images_whatever_the_batches() {
             parts.loss(),
             whole.loss()
         );
+    }
+}
+
+/// A network that counts its passes' modes and where dropout was.
+struct Watched(WideResNet, std::cell::RefCell<Vec<(Mode, u64)>>);
+
+impl Classifier for Watched {
+    fn forward(&self, images: &Tensor, mode: Mode) -> wrn_sam_train::Result<Tensor> {
+        self.1.borrow_mut().push((mode, self.0.dropout_position().1));
+        Ok(self.0.forward(images, mode)?)
+    }
+
+    fn classes(&self) -> usize {
+        self.0.config().classes
+    }
+
+    fn buffers(&self) -> Vec<Var> {
+        self.0.buffers()
+    }
+
+    fn dropout_position(&self) -> (u64, u64) {
+        self.0.dropout_position()
+    }
+
+    fn seek_dropout(&self, seed: u64, pass: u64) {
+        self.0.seek_dropout(seed, pass);
+    }
+}
+
+/// Both passes of a micro-batch drop the same; the running statistics move once, towards the mean of the parts; and the next
+/// step begins at the next pass, in however many parts.
+#[test]
+fn a_step_in_micro_batches_is_one_step() {
+    let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\ndropout = 0.2").unwrap();
+    let batch = loader(10).epoch(0).next().unwrap().unwrap();
+    let run = |count: usize, over: AscentOver| {
+        let parameters = Parameters::new(recipe.seed, DType::F32, &Device::Cpu);
+        let model = WideResNet::new(&recipe.network(100), parameters.var_builder()).unwrap();
+        leave_zero(&parameters);
+        model.seek_dropout(3, 7);
+        let (model, mut sam) = (Watched(model, Default::default()), sam(&recipe, &parameters));
+        let micro_batches = MicroBatches { count, over };
+        let outcome = step_parts(&model, &mut sam, &batch, micro_batches, smoothed).unwrap();
+        assert_eq!((outcome.logits.dims(), outcome.loss.dims()), (&[10, 100][..], &[10][..]));
+        assert_eq!((model.dropout_position(), sam.steps()), ((3, 8), 1));
+        let counted = parameters.named().into_iter().find(|(name, ..)| name.ends_with("num_batches_tracked"));
+        assert_eq!(counted.unwrap().2.to_scalar::<i64>().unwrap(), count as i64);
+        (model.1.into_inner(), weights(&parameters))
+    };
+    let (passes, whole) = run(1, AscentOver::MicroBatch);
+    assert_eq!(passes, [(Mode::Train, 7), (Mode::TrainFrozenStatistics, 7)]);
+
+    let (one, two, frozen) = (Mode::part(0, 2), Mode::part(1, 2), Mode::TrainFrozenStatistics);
+    let second = 7 + (1 << 40);
+    let (passes, each) = run(2, AscentOver::MicroBatch);
+    assert_eq!(passes, [(one, 7), (frozen, 7), (two, second), (frozen, second)]);
+    let (passes, all) = run(2, AscentOver::Batch);
+    assert_eq!(passes, [(one, 7), (two, second), (frozen, 7), (frozen, second)]);
+    assert!(each != all && all != whole);
+
+    let (_, parameters, model) = network();
+    let mut sam = sam(&recipe, &parameters);
+    for count in [0, 11] {
+        let parts = MicroBatches { count, over: AscentOver::Batch };
+        let error = step_parts(&model, &mut sam, &batch, parts, smoothed).unwrap_err().to_string();
+        assert_eq!(error, format!("micro_batches = {count}: must be from 1 to the images of a batch"));
+    }
+}
+
+/// Without dropout, and with statistics that a batch of equal halves has in each of them, micro-batches under one ascent are
+/// the batch itself.
+#[test]
+fn micro_batches_under_one_ascent_are_the_batch() {
+    let half = loader(5).epoch(0).next().unwrap().unwrap();
+    let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0).unwrap();
+    let batch = Batch::new(twice(&half.images), twice(&half.labels));
+    let after = |count| {
+        let (recipe, parameters, model) = network();
+        leave_zero(&parameters);
+        let mut sam = sam(&recipe, &parameters);
+        let parts = MicroBatches { count, over: AscentOver::Batch };
+        step_parts(&model, &mut sam, &batch, parts, smoothed).unwrap();
+        let floats = parameters.named().into_iter().filter(|(name, ..)| !name.ends_with("tracked"));
+        floats
+            .map(|(name, _, var)| (name, var.flatten_all().unwrap().to_vec1::<f32>().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    for ((name, whole), (_, parts)) in after(1).into_iter().zip(after(2)) {
+        // The unbiased variance of ten images is not that of five.
+        let tolerance = if name.ends_with("running_var") { 2e-3 } else { 1e-4 };
+        let largest = whole.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        for (whole, part) in whole.iter().zip(&parts) {
+            assert!((whole - part).abs() <= tolerance * largest, "{name}: {whole} and {part}");
+        }
     }
 }
