@@ -1,11 +1,13 @@
 //! Sharpness-Aware Minimization around a base optimizer.
 
 mod ascent;
+mod base;
 mod buffers;
 mod config;
 mod descent;
 mod memory;
 mod parts;
+mod places;
 mod run;
 mod state;
 mod step;
@@ -13,11 +15,10 @@ mod sums;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use candle_nn::Optimizer;
+use wrn_sam_kernels::Cpu;
 use wrn_sam_kernels::optimizer_step::FoundInf;
-use wrn_sam_kernels::{Cpu, OutOfRange};
 
 pub use config::{Along, Climb, Descent, SamConfig, Scale, When};
 pub use parts::Part;
@@ -25,11 +26,10 @@ pub use run::AscentOver;
 pub use step::{Perturbed, Step};
 
 use crate::parameters::Parameters;
-use crate::state::check_not_negative;
 use crate::{Error, Result, Variables};
-use ascent::keep_beside;
 use buffers::Buffers;
 use memory::Memory;
+use places::Place;
 use sums::Sums;
 
 /// Which of a step's two passes a closure given to [`Sam::step`] is called for.
@@ -128,16 +128,6 @@ pub struct Sam<O> {
     found_inf: FoundInf,
 }
 
-/// What is special about a parameter.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    perturbed: bool,
-    /// Its radius, relative to the configuration's.
-    rho_ratio: f64,
-    /// Whether its name says that it is a bias.
-    is_bias: bool,
-}
-
 impl<O: Variables> Sam<O> {
     /// SAM over the variables of `base`, under the names that it has for them.
     ///
@@ -189,13 +179,9 @@ impl<O> Sam<O> {
         config: SamConfig,
     ) -> Result<Self> {
         let count = parameters.vars().len();
-        let place = |index: usize| {
-            let name = parameters.names().map_or("", |names| &names[index]);
-            Place { perturbed: true, rho_ratio: 1.0, is_bias: name.rsplit('.').next() == Some("bias") }
-        };
         let sam = Self {
             old: vec![None; count],
-            places: (0..count).map(place).collect(),
+            places: places::of(&parameters),
             memory: Memory::of(count),
             rewind_to: AtomicU64::new(u64::MAX),
             sums: Sums::default(),
@@ -220,60 +206,12 @@ impl<O> Sam<O> {
 
     fn check_config(&self, config: &SamConfig) -> Result<()> {
         config.validate()?;
-        if let Scale::Adaptive { biases: false, .. } = config.climb.scale
-            && self.parameters.names().is_none()
-        {
-            return Err(Error::Unnamed);
-        }
+        self.check_names(config)?;
         let has_momentum = self.momentum.is_some_and(|momentum| !momentum(&self.base).is_empty());
         if config.climb.along == Along::Momentum && !has_momentum {
             return Err(Error::NoMomentum);
         }
         Ok(())
-    }
-
-    /// Perturbs only these of the parameters, and takes the ascent's norm over them only. All are stepped. With the weights
-    /// and biases of normalization layers it is SAM-ON (Mueller et al., <https://arxiv.org/abs/2306.04226>), whose rho is
-    /// larger: 1 in plain units, 10 in adaptive ones.
-    ///
-    /// # Errors
-    /// [`Error::NoParameters`] for an empty list; [`Error::UnknownParameter`] for a variable that is not a parameter.
-    ///
-    /// ```
-    /// use candle_core::{Device, Var};
-    /// use candle_nn::Optimizer;
-    /// use wrn_sam_optim::{Sam, SamConfig, Sgd, SgdConfig};
-    ///
-    /// let (weight, scale) = (Var::new(&[3f32], &Device::Cpu)?, Var::new(&[4f32], &Device::Cpu)?);
-    /// let sgd = Sgd::new(vec![weight.clone(), scale.clone()], SgdConfig::new(0.1))?;
-    /// let mut sam = Sam::new(sgd, SamConfig::sam(1.0))?.perturbing(&[scale.clone()])?;
-    /// let perturbed = sam.begin()?.climb(&(weight.sqr()? + scale.sqr()?)?.backward()?)?;
-    /// assert_eq!((weight.to_vec1::<f32>()?, scale.to_vec1::<f32>()?), (vec![3.], vec![5.]));
-    /// # Ok::<(), wrn_sam_optim::Error>(())
-    /// ```
-    pub fn perturbing(mut self, subset: &[Var]) -> Result<Self> {
-        let indices = self.parameters.indices(subset)?;
-        for (index, place) in self.places.iter_mut().enumerate() {
-            place.perturbed = indices.contains(&index);
-        }
-        Ok(self)
-    }
-
-    /// Gives these parameters a radius of their own; the norm is still taken over all. Where rho changes later, as by a
-    /// schedule, theirs changes by the same factor. A radius of 0 is not the same as leaving them out of the norm:
-    /// [`perturbing`](Self::perturbing) does that.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] for a radius that is no number of at least 0, or a configuration whose rho is 0;
-    /// [`Error::NoParameters`]; [`Error::UnknownParameter`].
-    pub fn with_rho_of(mut self, subset: &[Var], rho: f64) -> Result<Self> {
-        check_not_negative("rho", rho)?;
-        let whole = self.config.climb.rho;
-        OutOfRange::check("rho", whole, whole > 0.0, "above 0, to give some parameters another")?;
-        for index in self.parameters.indices(subset)? {
-            self.places[index].rho_ratio = rho / whole;
-        }
-        Ok(self)
     }
 
     /// Runs on the threads of `context` rather than on all of the machine's. The base optimizer has a context
@@ -428,42 +366,4 @@ impl<O: Optimizer> Sam<O> {
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         self.base.set_learning_rate(learning_rate);
     }
-
-    /// The base optimizer's step from w, with which the whole step is taken.
-    fn step_base(&mut self, gradients: &GradStore) -> Result<()> {
-        if self.base_is_known {
-            self.found_inf.guard(|| self.base.step(gradients))?;
-        } else {
-            self.step_unknown_base(gradients)?;
-        }
-        Ok(())
-    }
-
-    /// The step of a base that may fail halfway, or step other variables.
-    fn step_unknown_base(&mut self, gradients: &GradStore) -> Result<()> {
-        let parameters = self.parameters.with_gradients(gradients)?;
-        for &(index, var, _) in &parameters {
-            keep_beside(&mut self.old[index], var)?.set(var)?;
-        }
-        let stepped = self.found_inf.guard(|| self.base.step(gradients));
-        let mut gradients_are_zero = true;
-        for &(index, var, gradient) in &parameters {
-            let Some(old) = &self.old[index] else { continue };
-            if stepped.is_err() {
-                var.set(old)?;
-            } else if !self.base_moves {
-                self.base_moves = !equal(var, old)?;
-                gradients_are_zero &= equal(gradient, &gradient.zeros_like()?)?;
-            }
-        }
-        stepped?;
-        if self.base_moves || gradients_are_zero || self.base.learning_rate() == 0.0 {
-            return Ok(());
-        }
-        Err(Error::NothingMoved)
-    }
-}
-
-fn equal(one: &Tensor, other: &Tensor) -> Result<bool> {
-    Ok(one.ne(other)?.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()? == 0)
 }

@@ -82,6 +82,7 @@ impl<O: OptimizerState> OptimizerState for Sam<O> {
         }
         entries.finish()?;
         config.validate()?;
+        self.check_names(&config)?;
         self.base.load_state(&base)?;
         (self.config, self.memory) = (config, memory);
         Ok(())
