@@ -152,12 +152,12 @@ struct Task<'a, M: ?Sized, L> {
 impl<M: Classifier + ?Sized, L: Fn(&Tensor, &Tensor) -> Result<Tensor>> Task<'_, M, L> {
     fn whole<O: Optimizer>(&self, sam: &mut Sam<O>, batch: &Batch) -> Result<StepOutcome> {
         let step = sam.begin()?; // at w, or ahead along the momentum
-        let asked_for = step.reads_only(); // of SAM-ON the batch norms' only
-        let (gradients, seen) = self.pass_to(asked_for, batch, 0, Mode::Train)?; // updates BN running statistics
+        let read = step.reads_only(); // of SAM-ON the batch norms' only
+        let (gradients, seen) = self.pass(batch, 0, Mode::Train, read.as_deref())?; // updates BN running statistics
         // w -> w + e(w). None: no second pass is needed, and the base optimizer has stepped.
         if let Some(perturbed) = step.climb(&gradients)? {
             drop(gradients); // the second pass needs the memory
-            let (gradients, _) = self.pass(batch, 0, Mode::TrainFrozenStatistics)?;
+            let (gradients, _) = self.pass(batch, 0, Mode::TrainFrozenStatistics, None)?;
             perturbed.descend(&gradients)?; // w + e(w) -> w -> base step
         }
         StepOutcome::of(vec![seen], sam.grad_norm())
@@ -170,14 +170,16 @@ impl<M: Classifier + ?Sized, L: Fn(&Tensor, &Tensor) -> Result<Tensor>> Task<'_,
     ) -> Result<StepOutcome> {
         let mut seen = Vec::new();
         let mut step = sam.begin()?;
+        let read = step.reads_only();
         for (place, (batch, share)) in parts.iter().enumerate() {
-            let (gradients, outcome) = self.pass(batch, place, Mode::part(place, parts.len()))?;
+            let (gradients, outcome) =
+                self.pass(batch, place, Mode::part(place, parts.len()), read.as_deref())?;
             step.gather(*share, &gradients)?;
             seen.push(outcome);
         }
         if let Some(mut perturbed) = step.climb_gathered()? {
             for (place, (batch, share)) in parts.iter().enumerate() {
-                let (gradients, _) = self.pass(batch, place, Mode::TrainFrozenStatistics)?;
+                let (gradients, _) = self.pass(batch, place, Mode::TrainFrozenStatistics, None)?;
                 perturbed.gather(*share, &gradients)?;
             }
             perturbed.finish()?;
@@ -188,12 +190,14 @@ impl<M: Classifier + ?Sized, L: Fn(&Tensor, &Tensor) -> Result<Tensor>> Task<'_,
     fn ascent_of_each<O: Optimizer>(&self, sam: &mut Sam<O>, parts: &[(Batch, f64)]) -> Result<StepOutcome> {
         let mut seen = Vec::new();
         let mut step = sam.begin()?;
+        let read = step.reads_only();
         for (place, (batch, share)) in parts.iter().enumerate() {
-            let (gradients, outcome) = self.pass(batch, place, Mode::part(place, parts.len()))?;
+            let (gradients, outcome) =
+                self.pass(batch, place, Mode::part(place, parts.len()), read.as_deref())?;
             seen.push(outcome);
             if let Some(perturbed) = step.part(*share, &gradients)? {
                 drop(gradients);
-                let (gradients, _) = self.pass(batch, place, Mode::TrainFrozenStatistics)?;
+                let (gradients, _) = self.pass(batch, place, Mode::TrainFrozenStatistics, None)?;
                 perturbed.descend(&gradients)?;
             }
         }
@@ -201,26 +205,22 @@ impl<M: Classifier + ?Sized, L: Fn(&Tensor, &Tensor) -> Result<Tensor>> Task<'_,
         StepOutcome::of(seen, sam.grad_norm())
     }
 
-    /// The gradients of a micro-batch's mean loss, with logits and losses without their graph. Both passes of a micro-batch
-    /// drop the same activations: the ascent and the descent are then on one function.
-    fn pass(&self, batch: &Batch, place: usize, mode: Mode) -> Result<(GradStore, (Tensor, Tensor))> {
-        self.pass_to(None, batch, place, mode)
-    }
-
-    /// [`pass`](Self::pass) with the gradients of these parameters only, where there are some.
-    fn pass_to(
+    /// The gradients of a micro-batch's mean loss, of all parameters or of those that are read, with logits and losses
+    /// without their graph. Both passes of a micro-batch drop the same activations: the ascent and the descent are then on one
+    /// function.
+    fn pass(
         &self,
-        asked_for: Option<Vec<Var>>,
         batch: &Batch,
         place: usize,
         mode: Mode,
+        read: Option<&[Var]>,
     ) -> Result<(GradStore, (Tensor, Tensor))> {
         self.model.seek_dropout(self.seed, self.pass + ((place as u64) << MICRO_BATCH_BITS));
         let logits = self.model.forward(&batch.images, mode)?;
         let loss = batch_loss(&logits, batch, &self.loss_of)?; // [N]
         let mean = mean(&loss)?;
-        let gradients = match asked_for {
-            Some(variables) => backward_to(&mean, &variables)?,
+        let gradients = match read {
+            Some(vars) => backward_to(&mean, vars)?,
             None => backward(&mean)?,
         };
         Ok((gradients, (logits.detach(), loss.detach())))

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
-use wrn_sam_kernels::OutOfRange;
+use wrn_sam_kernels::{OutOfRange, backward, backward_to};
 
 use super::ascent::keep_beside;
 use super::config::{Along, When};
@@ -69,8 +69,9 @@ impl<O: Optimizer> Sam<O> {
     /// ```
     pub fn step(&mut self, mut loss: impl FnMut(Pass) -> candle_core::Result<Tensor>) -> Result<Tensor> {
         let step = self.begin()?;
+        let read = step.reads_only();
         let first = loss(Pass::First)?;
-        let gradients = gradients_of(&first)?;
+        let gradients = gradients_of(&first, read.as_deref())?;
         // What a pass keeps for its backward pass is freed before the next one needs memory.
         let value = first.detach();
         drop(first);
@@ -78,7 +79,7 @@ impl<O: Optimizer> Sam<O> {
         drop(gradients);
         if let Some(perturbed) = perturbed {
             let second = loss(Pass::Second)?;
-            let gradients = gradients_of(&second)?;
+            let gradients = gradients_of(&second, None)?;
             drop(second);
             perturbed.descend(&gradients)?;
         }
@@ -111,10 +112,12 @@ impl<O: Optimizer> Sam<O> {
         mut loss: impl FnMut(usize, Pass) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor> {
         let mut step = self.begin()?;
+        let read = step.reads_only();
         let mut mean: Option<Tensor> = None;
         let mut pass = |part: usize, pass: Pass| {
             let loss = loss(part, pass)?;
-            Ok::<_, Error>((gradients_of(&loss)?, loss.detach()))
+            let read = read.as_deref().filter(|_| pass == Pass::First);
+            Ok::<_, Error>((gradients_of(&loss, read)?, loss.detach()))
         };
         for (part, &share) in shares.iter().enumerate() {
             let (gradients, value) = pass(part, Pass::First)?;
@@ -179,9 +182,13 @@ impl<O: Optimizer> Sam<O> {
     }
 }
 
-fn gradients_of(loss: &Tensor) -> Result<GradStore> {
+/// The gradients of all variables, or of those that are read.
+fn gradients_of(loss: &Tensor, read: Option<&[Var]>) -> Result<GradStore> {
     if loss.elem_count() != 1 {
         return Err(Error::LossShape(loss.shape().clone()));
     }
-    Ok(wrn_sam_kernels::backward(loss)?)
+    match read {
+        Some(vars) => Ok(backward_to(loss, vars)?),
+        None => Ok(backward(loss)?),
+    }
 }
