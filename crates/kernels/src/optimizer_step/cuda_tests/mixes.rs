@@ -1,6 +1,6 @@
 //! Dot products, what follows from them, and sums of tensors.
 
-use super::{ONE_BLOCK, Operand, grid, module, tables, tensors, values, vars};
+use super::{ONE_BLOCK, Operand, assert_close, grid, module, tables, tensors, values, vars};
 use crate::Cpu;
 use crate::on_host::{Guarded, Order};
 use crate::optimizer_step::cuda_args::{Combine, Dots, Factors, rule};
