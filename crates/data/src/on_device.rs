@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use candle_core::{DType, Device};
 use wrn_sam_kernels::OutOfRange;
-use wrn_sam_kernels::augment::{Draws, Images, Order};
+use wrn_sam_kernels::augment::{ByteImages, Draws, Order};
 
 use crate::{Augmentation, Batch, Cutout, Result, Split};
 
 /// A split on the device, with what is drawn for its images.
 #[derive(Clone, Debug)]
 pub(crate) struct OnDevice {
-    images: Images,
+    images: ByteImages,
     draws: Draws,
 }
 
@@ -41,7 +41,7 @@ impl OnDevice {
         let values: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             std::array::from_fn(|byte| augmentation.normalize.value(channel, byte as u8))
         });
-        let images = Images::new(split.bytes(), [side, side], split.labels(), &values, device)?;
+        let images = ByteImages::new(split.bytes(), [side, side], split.labels(), &values, device)?;
         Ok(Self { images, draws })
     }
 

@@ -3,8 +3,9 @@
 //!
 //! Every operation lives in a folder of its own beside its plain reference, and comes at two levels:
 //!
-//! - on **tensors** ([`conv2d::conv2d`], [`batch_norm::batch_norm_relu`], [`batch_norm::batch_norm`]): `[N, C, H, W]` in
-//!   and out, differentiable through candle, for any candle program, on a [`Backend`]: the CPU or an NVIDIA GPU;
+//! - on **tensors** ([`conv2d::conv2d`], [`batch_norm::batch_norm_relu`], [`pool::max_pool2d`], [`elementwise::relu`], …):
+//!   `[N, C, H, W]` in and out, differentiable through candle, for any candle program, on a [`Backend`]: the CPU or an
+//!   NVIDIA GPU;
 //! - on **slices** ([`conv2d::forward`], [`batch_norm::backward`], …): channels-last (`[N, H, W, C]`)
 //!   `f32` buffers with explicit backward products, for networks that write their own backward pass and
 //!   join it to candle's graph as one node with [`autograd::node`].
@@ -41,6 +42,24 @@
 //! assert_eq!(gradients.get(&w).unwrap().dims(), [32, 16, 3, 3]);
 //! # Ok::<(), wrn_sam_kernels::Error>(())
 //! ```
+//!
+//! ## What to put between convolutions
+//!
+//! The tensors that these operations give are `[N, C, H, W]` with the channels last in memory. The next of them reads such a
+//! tensor where it is, and its gradient comes back in the same order, without a pass of candle's. candle's own operations go
+//! through a tensor in the order of its dimensions, so from element to element they jump by all channels; what they give has
+//! another order, and the next convolution copies it back. On a CPU that can take longer than the convolution. So
+//!
+//! | in the place of | put |
+//! |---|---|
+//! | `x.relu()` | [`elementwise::relu`] |
+//! | `a + b`, `(a + b)?.relu()` | [`elementwise::add`], [`elementwise::add_relu`] |
+//! | `candle_nn::BatchNorm`, and a ReLU after it | [`batch_norm::batch_norm`], [`batch_norm::batch_norm_relu`] |
+//! | `x.max_pool2d`, `x.avg_pool2d`, `x.mean((2, 3))` | [`pool::max_pool2d`], [`pool::avg_pool2d`], [`pool::global_avg_pool2d`] |
+//! | `y.broadcast_add(bias)` | the bias of [`conv2d::conv2d`] |
+//!
+//! For another operation of candle's, `x.contiguous()` before it costs one copy. And call [`keep_memory`] at the start of the
+//! program.
 //!
 //! # Fused, on slices
 //!
@@ -93,12 +112,14 @@ pub mod cuda;
 #[cfg(any(feature = "cuda", all(test, unix)))]
 mod cuda_args;
 pub mod dropout;
+pub mod elementwise;
 mod error;
 mod gemm;
 #[cfg(any(feature = "cuda", all(test, unix)))]
 mod layout;
 pub mod linear;
 pub mod machine;
+mod memory;
 mod microkernel;
 #[cfg(all(test, unix))]
 #[path = "../tests/on_host/mod.rs"]
@@ -121,6 +142,7 @@ pub use backend::Backend;
 pub use buffer::Buffer;
 pub use cpu::Cpu;
 pub use error::{Error, Result};
+pub use memory::keep_memory;
 pub use out_of_range::OutOfRange;
 pub use precision::Precision;
 pub use simd::InstructionSet;

@@ -3,6 +3,22 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::Cpu;
+use crate::uninit::written;
+
+/// A copy of values, made by all threads.
+pub(crate) fn copied(cpu: &Cpu, from: &[f32]) -> Vec<f32> {
+    const CHUNK: usize = 1 << 15;
+    // SAFETY: every chunk is written.
+    let copy = unsafe {
+        written(from.len(), |to| {
+            for_each(cpu, to.chunks_mut(CHUNK).zip(from.chunks(CHUNK)), |(to, from)| {
+                to.write_copy_of_slice(from);
+            });
+            Ok(())
+        })
+    };
+    copy.expect("copying cannot fail")
+}
 
 /// Runs `task` once for each of `items`, spread over the threads as they become free. Items may
 /// own exclusive borrows, as those of `chunks_mut`.

@@ -99,11 +99,15 @@ pub(crate) fn with_channels_last<T>(
     with_f32(tensor, |data, layout| f(&channels_last(cpu, data, layout)))
 }
 
-/// An `[N, C, H, W]` tensor of `[N, H, W, C]` data.
-pub(crate) fn from_channels_last(
-    data: Vec<f32>,
-    dims: (usize, usize, usize, usize),
-) -> candle_core::Result<Tensor> {
-    let (batch, channels, height, width) = dims;
-    Tensor::from_vec(data, (batch, height, width, channels), &Device::Cpu)?.permute((0, 3, 1, 2))
+/// Calls `f` with the elements of a contiguous `f32` tensor of the CPU.
+pub(crate) fn with_contiguous<T>(
+    tensor: &Tensor,
+    f: impl FnOnce(&[f32]) -> candle_core::Result<T>,
+) -> candle_core::Result<T> {
+    with_f32(tensor, |data, layout| f(contiguous(data, layout)?))
+}
+
+/// An `[N, C, H, W]` tensor of data `[N, H, W, C]`, which are `dims`.
+pub(crate) fn from_channels_last(data: Vec<f32>, dims: [usize; 4]) -> candle_core::Result<Tensor> {
+    Tensor::from_vec(data, &dims, &Device::Cpu)?.permute((0, 3, 1, 2))
 }

@@ -1,7 +1,9 @@
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{ModuleT, VarBuilder};
 use wrn_sam_kernels::Cpu;
-use wrn_sam_kernels::batch_norm::{BatchNormState, BatchStatistics, EPS, batch_norm, batch_norm_relu, track};
+use wrn_sam_kernels::batch_norm::{
+    BatchNormState, BatchStatistics, EPS, accumulated, batch_norm, batch_norm_relu, track,
+};
 
 use crate::compute::{Compute, Placement};
 use crate::error::{Error, Result};
@@ -182,14 +184,6 @@ impl BatchNorm {
 impl ModuleT for BatchNorm {
     fn forward_t(&self, x: &Tensor, train: bool) -> candle_core::Result<Tensor> {
         Ok(self.forward(x, Mode::from_train(train))?)
-    }
-}
-
-/// In the type that sums are taken in: f32 for the half-width ones.
-fn accumulated(x: &Tensor) -> candle_core::Result<Tensor> {
-    match x.dtype() {
-        DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
-        _ => Ok(x.clone()),
     }
 }
 

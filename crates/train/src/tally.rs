@@ -2,11 +2,11 @@
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
-use wrn_sam_kernels::tally::{DeviceTally, Sums};
+use wrn_sam_kernels::tally::{DeviceTally, TallySums};
 
 use crate::error::{Error, Result};
 
-/// Sums over images: exact counts, and the loss in `f64`, so that a mean is that of the images whatever the batches.
+/// TallySums over images: exact counts, and the loss in `f64`, so that a mean is that of the images whatever the batches.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Images counted.
@@ -103,7 +103,7 @@ impl Meter {
     /// # Errors
     /// A GPU that fails.
     pub fn tally(&mut self) -> Result<Tally> {
-        let Sums { images, loss, top1, top5 } = self.on_gpu.take()?;
+        let TallySums { images, loss, top1, top5 } = self.on_gpu.take()?;
         self.tally.images += images;
         self.tally.loss_sum += loss;
         self.tally.top1 += top1;

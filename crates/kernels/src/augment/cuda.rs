@@ -4,7 +4,7 @@ use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Tensor};
 
 use super::cuda_args::Augment;
-use super::{Draws, Images, Order};
+use super::{ByteImages, Draws, Order};
 use crate::Result;
 use crate::cuda::{Grid, Module, cuda_device, launch, module, pointer};
 
@@ -15,9 +15,9 @@ const MODULE: Module = module!("augment");
 // its size and its use).
 unsafe impl DeviceRepr for Augment {}
 
-/// As [`Images::augment`], which has checked everything; the pixels channels last.
+/// As [`ByteImages::augment`], which has checked everything; the pixels channels last.
 pub(super) fn augment(
-    images: &Images,
+    images: &ByteImages,
     order: &Order,
     draws: &Draws,
     epoch: u32,

@@ -80,7 +80,7 @@ fn threshold(p: f64) -> u64 {
 
 /// The images and labels of a data set, where they are augmented.
 #[derive(Clone, Debug)]
-pub struct Images {
+pub struct ByteImages {
     images: Tensor,
     labels: Tensor,
     values: Tensor,
@@ -89,7 +89,7 @@ pub struct Images {
     dims: [usize; 3],
 }
 
-impl Images {
+impl ByteImages {
     /// Brings `labels.len()` images of `height` by `width` pixels to `device`: their bytes, `[N, C, H, W]`, a label each,
     /// and for each channel what each byte becomes.
     ///
@@ -225,7 +225,7 @@ impl Images {
     }
 }
 
-/// An epoch's order, beside the [`Images`] that made it.
+/// An epoch's order, beside the [`ByteImages`] that made it.
 #[derive(Clone, Debug)]
 pub struct Order {
     images: Tensor,

@@ -5,6 +5,7 @@
 //! gradients are hundreds of megabytes. So:
 //!
 //! - [`node`] makes one graph node with any number of inputs out of an output and a [`Backward`];
+//! - where one node takes the tensor of another, on the CPU, the gradient goes from one to the other without candle;
 //! - [`backward`] is `loss.backward()`, except that nodes made by [`node`] hand the gradients of variables
 //!   over as they are. Plain `loss.backward()` gives the same gradients, more slowly;
 //! - [`backward_to`] computes the gradients of some variables only, and spares the work for the others.
@@ -13,6 +14,7 @@ mod node;
 #[cfg(test)]
 mod tests;
 mod tie;
+mod value;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -20,6 +22,7 @@ use std::collections::HashSet;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, TensorId, Var};
 
+pub(crate) use node::images;
 pub use node::{constant, node};
 
 /// The backward pass of a [`node`].

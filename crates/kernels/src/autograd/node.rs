@@ -1,12 +1,13 @@
 //! The node proper.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::backend::BackendStorage;
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Shape, Storage, Tensor};
 
-use super::tie::{Gradients, lock, passed_on, tie_all, tracked};
+use super::tie::{Edge, Gradients, edges, lock, tie_all};
+use super::value::{Value, expose};
 use super::{Backward, CALL, needs};
 
 /// Makes one node of candle's graph out of the `output` of a computation, the `inputs` it was computed from and its
@@ -42,25 +43,60 @@ pub fn node(
     inputs: &[&Tensor],
     backward: impl Backward,
 ) -> candle_core::Result<Tensor> {
-    let shape = shape.into();
+    graph(output, shape.into(), inputs, backward, false)
+}
+
+/// As [`node`], for images: `output` is `[N, H, W, C]`, which are `dims`, and so is the gradient that `backward` is given.
+/// The tensor is `[N, C, H, W]`, with its channels last in memory.
+///
+/// # Errors
+/// As [`node`].
+pub(crate) fn images(
+    output: Vec<f32>,
+    dims: [usize; 4],
+    inputs: &[&Tensor],
+    backward: impl Backward,
+) -> candle_core::Result<Tensor> {
+    let output = Storage::Cpu(CpuStorage::F32(output));
+    graph(output, Shape::from(&dims), inputs, backward, true)
+}
+
+fn graph(
+    output: Storage,
+    shape: Shape,
+    inputs: &[&Tensor],
+    backward: impl Backward,
+    channels_last: bool,
+) -> candle_core::Result<Tensor> {
     check_output(&output, &shape)?;
     if !inputs.iter().any(|input| input.track_op()) {
-        return constant(output, shape);
+        let tensor = constant(output, shape)?;
+        return if channels_last { tensor.permute((0, 3, 1, 2)) } else { Ok(tensor) };
     }
     let gradients = Gradients::default();
-    let tracked = tracked(inputs, backward.hands_over_variables());
-    let (input, only) = match tracked[..] {
-        [(index, input)] => (input.clone(), Some(index)),
-        _ => (tie_all(tracked, &gradients)?, None),
+    let mut edges = edges(inputs, backward.hands_over_variables());
+    let (input, only) = match edges.len() {
+        1 => (edges[0].to.clone(), edges.pop()),
+        _ => (tie_all(edges, &gradients)?, None),
     };
-    input.apply_op1(Node {
+    let node = |output, value| Node {
         name: backward.name(),
         only,
         inputs: inputs.iter().map(|&input| input.clone()).collect(),
-        output: Mutex::new(Some((output, shape))),
+        output: Mutex::new(Some(output)),
+        value,
         backward: Box::new(backward),
         gradients,
-    })
+    };
+    match output {
+        Storage::Cpu(output) => {
+            let value = Value::new(channels_last);
+            let token = (Storage::Cpu(CpuStorage::F32(vec![0.0])), Shape::from(1));
+            let token = input.apply_op1(node(token, Some((value.clone(), shape.clone(), output.dtype()))))?;
+            expose(token, value, output, shape)
+        }
+        output => input.apply_op1(node((output, shape), None)),
+    }
 }
 
 /// A tensor of a storage, outside of any graph.
@@ -90,10 +126,13 @@ fn check_output(output: &Storage, shape: &Shape) -> candle_core::Result<()> {
 /// The node proper: its output was computed beforehand.
 struct Node {
     name: &'static str,
-    /// The index of the only input that tracks gradients; without it the node's input is a token.
-    only: Option<usize>,
+    /// The edge to the only input that tracks gradients; without it the node's input is a tie's token.
+    only: Option<Edge>,
     inputs: Vec<Tensor>,
+    /// The result, or the token where the node has a value.
     output: Mutex<Option<(Storage, Shape)>>,
+    /// Where the gradients arrive, and what they are of.
+    value: Option<(Arc<Value>, Shape, DType)>,
     backward: Box<dyn Backward>,
     gradients: Gradients,
 }
@@ -126,8 +165,15 @@ impl CustomOp1 for Node {
                 self.name
             );
         }
+        let sum = match &self.value {
+            None => grad_output.clone(),
+            Some((value, shape, dtype)) => match value.take(grad_output)? {
+                Some(sum) => sum,
+                None => Tensor::zeros(shape, *dtype, grad_output.device())?,
+            },
+        };
         let needed: Vec<bool> = self.inputs.iter().map(needs).collect();
-        let mut gradients = backward.backward(grad_output, &needed)?;
+        let mut gradients = backward.backward(&sum, &needed)?;
         if gradients.len() != self.inputs.len() {
             candle_core::bail!(
                 "{}: {} gradients for {} inputs",
@@ -149,8 +195,8 @@ impl CustomOp1 for Node {
             }
             Ok(())
         })?;
-        if let Some(only) = self.only {
-            return passed_on(gradients[only].take(), input);
+        if let Some(only) = &self.only {
+            return only.pass_on(gradients[only.index].take());
         }
         *lock(&self.gradients) = gradients;
         Ok(Some(input.detach()))

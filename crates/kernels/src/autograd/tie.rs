@@ -8,63 +8,82 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Layout, Shape, Tensor};
 
+use super::value::{Exposed, Value};
+
 /// The gradients on their way from the node to its inputs.
 pub(super) type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-/// The inputs that candle is to walk to, with their indices. Where variables are only handed over, one of them stands for
-/// all.
-pub(super) fn tracked<'a>(inputs: &[&'a Tensor], only_handed_over: bool) -> Vec<(usize, &'a Tensor)> {
+/// An input of a node that tracks gradients.
+pub(super) struct Edge {
+    /// Which of the inputs it is.
+    pub index: usize,
+    /// What candle walks to: the input, or its token.
+    pub to: Tensor,
+    /// Where the gradient goes, where the input is a node's tensor.
+    pub value: Option<Arc<Value>>,
+}
+
+impl Edge {
+    /// What candle is given for the input, whose gradient this is. It asks for one of everything that it walks to but
+    /// variables.
+    pub fn pass_on(&self, gradient: Option<Tensor>) -> candle_core::Result<Option<Tensor>> {
+        match (&self.value, gradient) {
+            (Some(value), gradient) => value.deliver(gradient).map(Some),
+            (None, None) if !self.to.is_variable() => self.to.zeros_like().map(Some),
+            (None, gradient) => Ok(gradient),
+        }
+    }
+}
+
+/// The edges to inputs that candle is to walk to. Where variables are only handed over, one of them stands for all.
+pub(super) fn edges(inputs: &[&Tensor], only_handed_over: bool) -> Vec<Edge> {
     let indexed = inputs.iter().copied().enumerate().filter(|(_, input)| input.track_op());
     let (variables, mut tracked): (Vec<_>, Vec<_>) =
         indexed.partition(|(_, input)| only_handed_over && input.is_variable());
     tracked.extend(variables.first());
-    tracked
+    let edge = |(index, input): (usize, &Tensor)| match Exposed::of(input) {
+        Some(exposed) => Edge { index, to: exposed.token.clone(), value: Some(exposed.value.clone()) },
+        None => Edge { index, to: input.clone(), value: None },
+    };
+    tracked.into_iter().map(edge).collect()
 }
 
 /// Ties inputs into one token.
-pub(super) fn tie_all(inputs: Vec<(usize, &Tensor)>, gradients: &Gradients) -> candle_core::Result<Tensor> {
-    let ties = inputs.chunks(3).map(|inputs| {
-        let indices = inputs.iter().map(|(index, _)| *index).collect();
-        let inputs: Vec<_> = inputs.iter().map(|(_, input)| *input).collect();
-        tie(&inputs, Some((gradients.clone(), indices)))
-    });
-    let mut tokens = ties.collect::<candle_core::Result<Vec<_>>>()?;
+pub(super) fn tie_all(edges: Vec<Edge>, gradients: &Gradients) -> candle_core::Result<Tensor> {
+    let (mut edges, mut tokens) = (edges.into_iter().peekable(), Vec::new());
+    while edges.peek().is_some() {
+        let three: Vec<_> = edges.by_ref().take(3).collect();
+        let tensors: Vec<_> = three.iter().map(|edge| edge.to.clone()).collect();
+        tokens.push(tie(&tensors, Some((gradients.clone(), three)))?);
+    }
     while tokens.len() > 1 {
-        let ties = tokens.chunks(3).map(|tokens| tie(&tokens.iter().collect::<Vec<_>>(), None));
-        tokens = ties.collect::<candle_core::Result<Vec<_>>>()?;
+        tokens = tokens.chunks(3).map(|tokens| tie(tokens, None)).collect::<candle_core::Result<_>>()?;
     }
     tokens.pop().ok_or_else(|| candle_core::Error::Msg("a node without inputs".into()))
 }
 
-fn tie(tensors: &[&Tensor], inputs: Option<(Gradients, Vec<usize>)>) -> candle_core::Result<Tensor> {
+fn tie(tensors: &[Tensor], inputs: Option<(Gradients, Vec<Edge>)>) -> candle_core::Result<Tensor> {
     // What is missing of three is the first once more, which gets its gradient once.
-    let at = |i: usize| tensors.get(i).copied().unwrap_or(tensors[0]);
+    let at = |i: usize| tensors.get(i).unwrap_or(&tensors[0]);
     at(0).apply_op3(at(1), at(2), Tie { tied: tensors.len(), inputs })
 }
 
 /// Ties up to three inputs, or three tokens, into a token.
 struct Tie {
     tied: usize,
-    /// For inputs: where their gradients will be, and their indices there.
-    inputs: Option<(Gradients, Vec<usize>)>,
+    /// For inputs: where their gradients will be.
+    inputs: Option<(Gradients, Vec<Edge>)>,
 }
 
 impl Tie {
     /// What is passed on to the `i`-th of the three: to a token the one of this tie, whose value means nothing.
-    fn gradient(&self, i: usize, tensor: &Tensor, token: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let Some((gradients, indices)) = &self.inputs else {
+    fn gradient(&self, i: usize, token: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Some((gradients, edges)) = &self.inputs else {
             return Ok((i < self.tied).then(|| token.clone()));
         };
-        let Some(&index) = indices.get(i) else { return Ok(None) };
-        passed_on(lock(gradients).get_mut(index).and_then(Option::take), tensor)
-    }
-}
-
-/// A gradient as candle wants it, which asks for one of everything that it walks to but variables.
-pub(super) fn passed_on(gradient: Option<Tensor>, to: &Tensor) -> candle_core::Result<Option<Tensor>> {
-    match gradient {
-        None if !to.is_variable() => to.zeros_like().map(Some),
-        gradient => Ok(gradient),
+        let Some(edge) = edges.get(i) else { return Ok(None) };
+        let gradient = lock(gradients).get_mut(edge.index).and_then(Option::take);
+        edge.pass_on(gradient)
     }
 }
 
@@ -100,13 +119,13 @@ impl CustomOp3 for Tie {
 
     fn bwd(
         &self,
-        first: &Tensor,
-        second: &Tensor,
-        third: &Tensor,
+        _first: &Tensor,
+        _second: &Tensor,
+        _third: &Tensor,
         _result: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok((self.gradient(0, first, grad)?, self.gradient(1, second, grad)?, self.gradient(2, third, grad)?))
+        Ok((self.gradient(0, grad)?, self.gradient(1, grad)?, self.gradient(2, grad)?))
     }
 }
 

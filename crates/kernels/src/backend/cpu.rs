@@ -6,10 +6,11 @@ use super::{Backend, Input};
 use crate::batch_norm::{self, BatchNormState, BatchStatistics, Forward, Saved};
 use crate::conv2d::{self, Activation, Conv2dShape};
 use crate::dropout::Mask;
+use crate::elementwise;
 use crate::linear::{self, LinearShape};
-use crate::pool::{self, PoolShape};
+use crate::pool::{self, MaxPoolShape, PoolShape};
 use crate::tensor::{contiguous, cpu_f32, with_f32};
-use crate::uninit::{Uninit, written};
+use crate::uninit::{Uninit, as_uninit, written};
 use crate::{Buffer, Cpu, Result};
 
 /// A batch norm and ReLU as its reader applies it: `relu(x * scale + shift)`.
@@ -166,7 +167,11 @@ impl Backend for Cpu {
         let mut y = self.buffer(shape.output_len());
         let (x, activation) = x.parts();
         let add = add.map(|add| &**add);
-        read(filter, |w| conv2d::forward(self, shape, x, activation, w, add, &mut y))?;
+        read(filter, |w| {
+            // SAFETY: only sums are written to it.
+            let y = unsafe { as_uninit(&mut y) };
+            conv2d::forward_to(self, shape, x, activation, w, add, y)
+        })?;
         Ok(y)
     }
 
@@ -238,6 +243,22 @@ impl Backend for Cpu {
         relu: bool,
     ) -> Result<Tensor> {
         batch_norm::tensors::on_cpu(self, x, norm, statistics, relu)
+    }
+
+    fn elementwise(&self, a: &Tensor, b: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        elementwise::tensors::on_cpu(self, a, b, relu)
+    }
+
+    fn avg_pool2d(&self, x: &Tensor, shape: &PoolShape) -> Result<Tensor> {
+        pool::tensors::avg_on_cpu(self, x, shape)
+    }
+
+    fn global_avg_pool2d(&self, x: &Tensor) -> Result<Tensor> {
+        pool::tensors::global_on_cpu(self, x)
+    }
+
+    fn max_pool2d(&self, x: &Tensor, shape: &MaxPoolShape) -> Result<Tensor> {
+        pool::tensors::max_on_cpu(self, x, shape)
     }
 }
 

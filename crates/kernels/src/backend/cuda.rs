@@ -11,7 +11,7 @@ use crate::autograd;
 use crate::batch_norm::cuda::{self as batch_norm, Activated};
 use crate::batch_norm::{BatchNormState, BatchStatistics};
 use crate::conv2d::Conv2dShape;
-use crate::conv2d::cuda::{Operands, Product};
+use crate::conv2d::cuda::{ConvolutionProduct, Operands};
 use crate::cuda::{Block, Cuda, Images};
 use crate::cuda_args::pitch;
 use crate::dropout::Mask;
@@ -87,7 +87,14 @@ impl<'a> Input<'a, Cuda> {
 
 impl Cuda {
     /// Runs one of a convolution's products.
-    fn product(&self, product: Product, shape: &Conv2dShape, x: u64, w: u64, y: u64) -> Result<()> {
+    fn product(
+        &self,
+        product: ConvolutionProduct,
+        shape: &Conv2dShape,
+        x: u64,
+        w: u64,
+        y: u64,
+    ) -> Result<()> {
         if shape.groups != 1 {
             let (operation, expected) = ("a convolution on a GPU", "one group of channels");
             return Err(Error::Unsupported {
@@ -265,7 +272,13 @@ impl Backend for Cuda {
         filter.check(shape)?;
         x.check("x", inputs, shape.in_channels)?;
         let y = self.new_images("a convolution", outputs, shape.out_channels)?;
-        self.product(Product::Forward, shape, self.settled(x)?, filter.address, y.block.address())?;
+        self.product(
+            ConvolutionProduct::Forward,
+            shape,
+            self.settled(x)?,
+            filter.address,
+            y.block.address(),
+        )?;
         let Some(add) = add else { return Ok(y) };
         add.check("add", outputs, shape.out_channels)?;
         self.settled(add)?;
@@ -284,7 +297,7 @@ impl Backend for Cuda {
         dy.check("dy", outputs, shape.out_channels)?;
         let dx = self.new_images("a convolution", inputs, shape.in_channels)?;
         let to = dx.block.address();
-        self.product(Product::BackwardInput, shape, to, filter.address, self.settled(dy)?)?;
+        self.product(ConvolutionProduct::BackwardInput, shape, to, filter.address, self.settled(dy)?)?;
         if let Some(add) = add {
             add.check("add", inputs, shape.in_channels)?;
             self.settled(add)?;
@@ -300,7 +313,7 @@ impl Backend for Cuda {
         dy.check("dy", outputs, shape.out_channels)?;
         let block = self.block("a convolution", padded(shape).weight_len(), self.element())?;
         let to = block.address();
-        self.product(Product::BackwardWeight, shape, self.settled(x)?, to, self.settled(dy)?)?;
+        self.product(ConvolutionProduct::BackwardWeight, shape, self.settled(x)?, to, self.settled(dy)?)?;
         Ok(Gradient { block, skipped: 0, dims: shape.weight_dims().to_vec(), filter: true })
     }
 

@@ -22,7 +22,7 @@ use crate::batch_norm::{self, BatchNormState, BatchStatistics};
 use crate::conv2d::{self, Conv2dShape};
 use crate::dropout::Mask;
 use crate::linear::LinearShape;
-use crate::pool::PoolShape;
+use crate::pool::{MaxPoolShape, PoolShape};
 
 /// What a convolution or pool reads: images as they are, or as a batch norm and ReLU (and dropout) made of them.
 pub enum Input<'a, B: Backend> {
@@ -171,6 +171,35 @@ pub trait Backend: Clone + Send + Sync + sealed::Sealed + 'static {
         }
         let found = format!("{:?}", x.device().location());
         let (operation, expected) = ("batch_norm without a ReLU", "tensors on the CPU");
+        Err(crate::Error::Unsupported { operation, expected, found })
+    }
+
+    /// The operations of [`elementwise`](crate::elementwise): the sum of one or two tensors, and its ReLU.
+    #[doc(hidden)]
+    fn elementwise(&self, a: &Tensor, b: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        let sum = b.map_or(Ok(a.clone()), |b| a.add(b))?;
+        // Not candle's ReLU, which makes a NaN 0.
+        Ok(if relu { sum.lt(0f32)?.where_cond(&sum.zeros_like()?, &sum)? } else { sum })
+    }
+
+    /// The operation behind [`avg_pool2d`](crate::pool::avg_pool2d).
+    #[doc(hidden)]
+    fn avg_pool2d(&self, x: &Tensor, shape: &PoolShape) -> Result<Tensor> {
+        Ok(x.avg_pool2d(shape.window)?)
+    }
+
+    /// The operation behind [`global_avg_pool2d`](crate::pool::global_avg_pool2d).
+    #[doc(hidden)]
+    fn global_avg_pool2d(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.mean((2, 3))?)
+    }
+
+    /// The operation behind [`max_pool2d`](crate::pool::max_pool2d).
+    #[doc(hidden)]
+    fn max_pool2d(&self, x: &Tensor, _: &MaxPoolShape) -> Result<Tensor> {
+        // The gradient of candle's is that of an average: divided by the window's pixels.
+        let (operation, expected) = ("max_pool2d", "tensors on the CPU");
+        let found = format!("{:?}", x.device().location());
         Err(crate::Error::Unsupported { operation, expected, found })
     }
 }

@@ -5,6 +5,7 @@ use crate::Cpu;
 use crate::conv2d::Activation;
 use crate::parallel::for_each;
 use crate::simd::{Algorithm, F32x16, LANES, load, store};
+use crate::uninit::Uninit;
 
 /// Elements of one task.
 const TASK: usize = 1 << 15;
@@ -32,7 +33,7 @@ pub(super) fn statistics(cpu: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]
     }
 }
 
-pub(super) fn apply(cpu: &Cpu, x: &[f32], activation: Activation, relu: bool, y: &mut [f32]) {
+pub(super) fn apply(cpu: &Cpu, x: &[f32], activation: Activation, relu: bool, y: &mut Uninit) {
     let len = task_len(activation.scale.len());
     for_each(cpu, x.chunks(len).zip(y.chunks_mut(len)), |(x, y)| {
         let set = cpu.instruction_set();
@@ -219,7 +220,7 @@ fn block<V: F32x16, const N: usize>(
 struct Apply<'a, const RELU: bool> {
     x: &'a [f32],
     activation: Activation<'a>,
-    y: &'a mut [f32],
+    y: &'a mut Uninit,
 }
 
 impl<const RELU: bool> Algorithm for Apply<'_, RELU> {

@@ -44,6 +44,7 @@ use candle_core::{DType, Tensor, Var};
 
 use crate::conv2d::{Activation, check_len};
 use crate::span::{self, Cost};
+use crate::uninit::{Uninit, as_uninit};
 use crate::{Cpu, Error, Result};
 
 /// What is added to the variance unless the caller says otherwise, as in PyTorch.
@@ -144,8 +145,11 @@ pub fn track(
     Ok(())
 }
 
-/// In the type that sums are taken in: f32 for the half-width ones.
-fn accumulated(x: &Tensor) -> candle_core::Result<Tensor> {
+/// `x` in the type that sums are taken in: f32 for float16 and bfloat16, its own for others.
+///
+/// # Errors
+/// candle's, where the conversion fails.
+pub fn accumulated(x: &Tensor) -> candle_core::Result<Tensor> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
         _ => Ok(x.clone()),
@@ -194,7 +198,8 @@ pub fn statistics(cpu: &Cpu, x: &[f32], mean: &mut [f32], var: &mut [f32]) -> Re
 /// [`Error::Shape`] where a slice's length does not fit `x` and the number of channels,
 /// `activation.scale.len()`.
 pub fn apply(cpu: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
-    pass(cpu, x, activation, true, y)
+    // SAFETY: only values are written.
+    pass(cpu, x, activation, true, unsafe { as_uninit(y) })
 }
 
 /// `y = x * scale + shift`: as [`apply`], without the ReLU.
@@ -202,10 +207,12 @@ pub fn apply(cpu: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) -> Res
 /// # Errors
 /// As [`apply`].
 pub fn affine(cpu: &Cpu, x: &[f32], activation: Activation, y: &mut [f32]) -> Result<()> {
-    pass(cpu, x, activation, false, y)
+    // SAFETY: only values are written.
+    pass(cpu, x, activation, false, unsafe { as_uninit(y) })
 }
 
-fn pass(cpu: &Cpu, x: &[f32], activation: Activation, relu: bool, y: &mut [f32]) -> Result<()> {
+/// [`apply`] or [`affine`], to memory that need not be initialized. Every element is written.
+fn pass(cpu: &Cpu, x: &[f32], activation: Activation, relu: bool, y: &mut Uninit) -> Result<()> {
     let channels = activation.scale.len();
     check_rows("x", channels, x.len())?;
     activation.check(channels)?;

@@ -1,13 +1,15 @@
 //! Batch norm on candle's tensors, with and without a ReLU, as an operation of its graph.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 use super::{
-    BatchNormState, BatchStatistics, Forward, Saved, affine, apply, backward, scale_shift, statistics, track,
+    BatchNormState, BatchStatistics, Forward, Saved, backward, pass, scale_shift, statistics, track,
 };
 use crate::autograd::{self, constant, node};
 use crate::conv2d::Activation;
-use crate::tensor::{channels_last, contiguous, cpu_f32, from_channels_last, with_f32};
+use crate::parallel::copied;
+use crate::tensor::{cpu_f32, from_channels_last, with_channels_last};
+use crate::uninit::written;
 use crate::{Backend, Cpu, Error, Result};
 
 /// `relu(batch_norm(x))` of images `x`, `[N, C, H, W]`, on a backend's device and in its precision.
@@ -133,91 +135,54 @@ pub(crate) fn on_cpu(
         cpu_f32("batch_norm", tensor)?;
     }
     let (batch, channels, height, width) = x.dims4()?;
-    let (mean, var) = match of {
-        BatchStatistics::Batch { moves } => {
-            let (mut mean, mut var) = (vec![0f32; channels], vec![0f32; channels]);
-            with_f32(x, |x, layout| {
-                Ok(statistics(cpu, &channels_last(cpu, x, layout), &mut mean, &mut var)?)
-            })?;
-            let vector = |values: &[f32]| Tensor::from_slice(values, channels, x.device());
+    let dims = [batch, height, width, channels];
+    let (weight, bias) = (norm.weight.to_vec1::<f32>()?, norm.bias.to_vec1::<f32>()?);
+    let (mut mean, mut var) = (norm.running_mean.to_vec1::<f32>()?, norm.running_var.to_vec1::<f32>()?);
+    let (y, scale, shift) = with_channels_last(cpu, x, |x| {
+        if let BatchStatistics::Batch { moves } = of {
+            statistics(cpu, x, &mut mean, &mut var)?;
+            let vector = |values: &[f32]| Tensor::from_slice(values, channels, norm.weight.device());
             track(norm, &vector(&mean)?, &vector(&var)?, batch * height * width, moves)?;
-            (mean, var)
         }
-        BatchStatistics::Running => (norm.running_mean.to_vec1()?, norm.running_var.to_vec1()?),
-    };
-    let (weight, bias) = (norm.weight.contiguous()?, norm.bias.contiguous()?);
+        let (scale, shift) = scale_shift(&weight, &bias, &mean, &var, norm.epsilon);
+        let activation = Activation { scale: &scale, shift: &shift };
+        // SAFETY: the pass writes every element.
+        let y = unsafe { written(x.len(), |y| pass(cpu, x, activation, relu, y)) }?;
+        Ok((y, scale, shift))
+    })?;
     let saved = Saved::new(&mean, &var, norm.epsilon);
-    let operation = BatchNorm { cpu: cpu.clone(), saved, var, epsilon: norm.epsilon, of, relu };
-    Ok(x.apply_op3(&weight, &bias, operation)?.permute((0, 3, 1, 2))?)
+    let backward = BatchNormBackward { cpu: cpu.clone(), x: x.detach(), scale, shift, saved, of, relu };
+    Ok(autograd::images(y, dims, &[x, norm.weight, norm.bias], backward)?)
 }
 
-/// `[N, C, H, W]`, weight and bias to `[N, H, W, C]`.
-struct BatchNorm {
+struct BatchNormBackward {
     cpu: Cpu,
+    x: Tensor,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
     saved: Saved,
-    var: Vec<f32>,
-    epsilon: f64,
     of: BatchStatistics,
     relu: bool,
 }
 
-impl BatchNorm {
-    fn scale_shift(&self, weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        scale_shift(weight, bias, &self.saved.mean, &self.var, self.epsilon)
-    }
-}
-
-impl CustomOp3 for BatchNorm {
+impl autograd::Backward for BatchNormBackward {
     fn name(&self) -> &'static str {
         "batch_norm"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (weight, bias) =
-            (contiguous(weight.as_slice()?, weight_layout)?, contiguous(bias.as_slice()?, bias_layout)?);
-        let (scale, shift) = self.scale_shift(weight, bias);
-        let activation = Activation { scale: &scale, shift: &shift };
-        let mut y = vec![0f32; x_layout.shape().elem_count()];
-        let x = channels_last(&self.cpu, x.as_slice()?, x_layout);
-        let pass = if self.relu { apply } else { affine };
-        pass(&self.cpu, &x, activation, &mut y)?;
-        let (batch, channels, height, width) = x_layout.shape().dims4()?;
-        Ok((CpuStorage::F32(y), (batch, height, width, channels).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (scale, shift) = self.scale_shift(&weight.to_vec1::<f32>()?, &bias.to_vec1::<f32>()?);
-        let mut dx = with_f32(&dy.contiguous()?, |dy, layout| Ok(contiguous(dy, layout)?.to_vec()))?;
-        let (mut dgamma, mut dbeta) = (vec![0f32; scale.len()], vec![0f32; scale.len()]);
-        with_f32(x, |data, layout| {
-            let forward = Forward {
-                x: &channels_last(&self.cpu, data, layout),
-                activation: Activation { scale: &scale, shift: &shift },
-                saved: &self.saved,
-                statistics: self.of,
-                relu: self.relu,
-            };
-            Ok(backward(&self.cpu, forward, &mut dx, None, &mut dgamma, &mut dbeta)?)
+    fn backward(&self, dy: &Tensor, needed: &[bool]) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let Self { cpu, x, scale, shift, saved, of, relu } = self;
+        let (batch, channels, height, width) = x.dims4()?;
+        let mut dx = with_channels_last(cpu, &dy.permute((0, 3, 1, 2))?, |dy| Ok(copied(cpu, dy)))?;
+        let (mut dgamma, mut dbeta) = (vec![0f32; channels], vec![0f32; channels]);
+        with_channels_last(cpu, x, |x| {
+            let activation = Activation { scale, shift };
+            let forward = Forward { x, activation, saved, statistics: *of, relu: *relu };
+            Ok(backward(cpu, forward, &mut dx, None, &mut dgamma, &mut dbeta)?)
         })?;
-        let vector = |values, of: &Tensor| {
-            of.track_op().then(|| Tensor::from_vec(values, of.dims(), of.device())).transpose()
-        };
-        let dx = x.track_op().then(|| from_channels_last(dx, x.dims4()?)).transpose()?;
-        Ok((dx, vector(dgamma, weight)?, vector(dbeta, bias)?))
+        let vector = |values| Tensor::from_vec(values, channels, x.device());
+        let dx = from_channels_last(dx, [batch, height, width, channels])?;
+        let gradients = [dx, vector(dgamma)?, vector(dbeta)?].into_iter().zip(needed);
+        Ok(gradients.map(|(gradient, needed)| needed.then_some(gradient)).collect())
     }
 }

@@ -52,7 +52,7 @@ pub(crate) enum Choice {
 
 /// One of a convolution's products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Product {
+pub(crate) enum ConvolutionProduct {
     /// y of x and w.
     Forward,
     /// dx of dy and w.
@@ -72,7 +72,7 @@ pub(crate) struct Operands {
 /// The plans of one precision on one device.
 pub(crate) struct Convolutions {
     /// Dropped before the handle.
-    plans: HashMap<(Product, Conv2dShape), Plan>,
+    plans: HashMap<(ConvolutionProduct, Conv2dShape), Plan>,
     handle: Handle,
     precision: Precision,
     choice: Choice,
@@ -106,7 +106,7 @@ impl Convolutions {
     /// The operands are on the device, as long as the shape says, in the precision's type, aligned to 16 bytes and disjoint.
     pub(crate) unsafe fn run(
         &mut self,
-        product: Product,
+        product: ConvolutionProduct,
         shape: &Conv2dShape,
         operands: Operands,
     ) -> Result<()> {
@@ -130,7 +130,7 @@ impl Convolutions {
     /// As [`run`](Self::run).
     unsafe fn search(
         &mut self,
-        product: Product,
+        product: ConvolutionProduct,
         shape: &Conv2dShape,
         operands: Operands,
     ) -> std::result::Result<Plan, Failure> {
@@ -266,7 +266,7 @@ unsafe fn execute(
 /// The operation graph of one product.
 fn graph(
     handle: &Handle,
-    product: Product,
+    product: ConvolutionProduct,
     shape: &Conv2dShape,
     precision: Precision,
 ) -> std::result::Result<Descriptor, Failure> {
@@ -305,7 +305,7 @@ fn graph(
         .with(Attribute::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, &twice(shape.stride))?
         .finalize()?;
     let (kind, names) = match product {
-        Product::Forward => (
+        ConvolutionProduct::Forward => (
             DescriptorType::CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
             [
                 Attribute::CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
@@ -316,7 +316,7 @@ fn graph(
                 Attribute::CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA,
             ],
         ),
-        Product::BackwardInput => (
+        ConvolutionProduct::BackwardInput => (
             DescriptorType::CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
             [
                 Attribute::CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
@@ -327,7 +327,7 @@ fn graph(
                 Attribute::CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA,
             ],
         ),
-        Product::BackwardWeight => (
+        ConvolutionProduct::BackwardWeight => (
             DescriptorType::CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
             [
                 Attribute::CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,

@@ -1,12 +1,12 @@
 //! Convolution on candle's tensors, as an operation of its graph.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 use super::{Conv2dConfig, Conv2dShape, backward_input_to, backward_weight_to, bias, forward_to};
 use crate::autograd::{self, constant, node};
 use crate::backend::Input;
-use crate::tensor::{channels_last, contiguous, cpu_f32, from_channels_last, with_channels_last, with_f32};
-use crate::uninit::written;
+use crate::tensor::{cpu_f32, from_channels_last, with_channels_last, with_contiguous};
+use crate::uninit::{Uninit, written};
 use crate::{Backend, Cpu, Error, Result};
 
 /// Convolution of images `x`, `[N, C, H, W]`, with kernels `w`, `[O, C / groups, kernel, kernel]`, plus `bias`, `[O]`,
@@ -52,10 +52,10 @@ pub fn conv2d<B: Backend>(
         let (expected, found) = (format!("[{}]", shape.out_channels), format!("{:?}", bias.dims()));
         return Err(Error::Shape { what: "bias", expected, found });
     }
-    Ok(backend.conv2d(x, w, bias, &shape)?.permute((0, 3, 1, 2))?)
+    backend.conv2d(x, w, bias, &shape)
 }
 
-/// [`conv2d()`] by a backend's products, `[N, out_height, out_width, O]`.
+/// [`conv2d()`] by a backend's products.
 pub(crate) fn by_products<B: Backend>(
     backend: &B,
     x: &Tensor,
@@ -70,10 +70,8 @@ pub(crate) fn by_products<B: Backend>(
     let dims = shape.output_dims();
     let backward = Products { backend: backend.clone(), shape: *shape, images, filter };
     let y = node(backend.store_images(&y, dims)?, dims.to_vec(), &[x, w], backward)?;
-    Ok(match bias {
-        Some(bias) => y.broadcast_add(bias)?,
-        None => y,
-    })
+    let y = bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
+    Ok(y.permute((0, 3, 1, 2))?)
 }
 
 struct Products<B: Backend> {
@@ -102,7 +100,7 @@ impl<B: Backend> autograd::Backward for Products<B> {
     }
 }
 
-/// [`conv2d()`] on the CPU, `[N, out_height, out_width, O]`. Tensors are read where they are.
+/// [`conv2d()`] on the CPU. Tensors are read where they are.
 pub(crate) fn on_cpu(
     cpu: &Cpu,
     x: &Tensor,
@@ -110,131 +108,67 @@ pub(crate) fn on_cpu(
     bias: Option<&Tensor>,
     shape: &Conv2dShape,
 ) -> Result<Tensor> {
-    for tensor in [x, w].into_iter().chain(bias) {
-        cpu_f32("conv2d", tensor)?;
+    let inputs: Vec<_> = [x, w].into_iter().chain(bias).collect();
+    inputs.iter().try_for_each(|tensor| cpu_f32("conv2d", tensor))?;
+    let weight = w.contiguous()?;
+    let mut y = with_channels_last(cpu, x, |x| {
+        with_contiguous(&weight, |w| {
+            // SAFETY: a convolution writes its whole output.
+            Ok(unsafe { written(shape.output_len(), |y| forward_to(cpu, shape, x, None, w, None, y)) }?)
+        })
+    })?;
+    if let Some(bias) = bias {
+        with_contiguous(&bias.contiguous()?, |bias| {
+            bias::add(cpu, bias, &mut y);
+            Ok(())
+        })?;
     }
-    let operation = Conv2d { cpu: cpu.clone(), shape: *shape };
-    let w = w.contiguous()?;
-    Ok(match bias {
-        None => x.apply_op2(&w, operation)?,
-        Some(bias) => x.apply_op3(&w, &bias.contiguous()?, operation)?,
-    })
+    let backward = Conv2dBackward { cpu: cpu.clone(), shape: *shape, x: x.detach(), w: weight.detach() };
+    Ok(autograd::images(y, shape.output_dims(), &inputs, backward)?)
 }
 
-/// `[N, C, H, W]`, `[O, C / groups, kernel, kernel]` and perhaps `[O]` to `[N, out_height, out_width, O]`.
-struct Conv2d {
+struct Conv2dBackward {
     cpu: Cpu,
     shape: Conv2dShape,
+    x: Tensor,
+    /// Contiguous.
+    w: Tensor,
 }
 
-impl Conv2d {
-    fn forward(
-        &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (w, w_layout): (&CpuStorage, &Layout),
-    ) -> candle_core::Result<Vec<f32>> {
-        let Self { cpu, shape } = self;
-        let x = channels_last(cpu, x.as_slice()?, x_layout);
-        let w = contiguous(w.as_slice()?, w_layout)?;
-        // SAFETY: a convolution writes its whole output.
-        Ok(unsafe { written(shape.output_len(), |y| forward_to(cpu, shape, &x, None, w, None, y)) }?)
-    }
-
-    fn backward(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        dy: &[f32],
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let Self { cpu, shape } = self;
-        let dx = || {
-            let dx = with_f32(w, |w, layout| {
-                let w = contiguous(w, layout)?;
-                // SAFETY: a gradient is written wholly.
-                Ok(unsafe {
-                    written(shape.input_len(), |dx| backward_input_to(cpu, shape, dy, w, None, dx))
-                }?)
-            })?;
-            from_channels_last(dx, x.dims4()?)
-        };
-        let dw = || {
-            let dw = with_channels_last(cpu, x, |x| {
-                // SAFETY: a gradient is written wholly.
-                Ok(unsafe {
-                    written(shape.weight_len(), |dw| backward_weight_to(cpu, shape, x, None, dy, dw))
-                }?)
-            })?;
-            Tensor::from_vec(dw, w.dims(), w.device())
-        };
-        Ok((autograd::needs(x).then(dx).transpose()?, autograd::needs(w).then(dw).transpose()?))
-    }
-
-    fn output(&self, y: Vec<f32>) -> (CpuStorage, Shape) {
-        (CpuStorage::F32(y), Shape::from(&self.shape.output_dims()))
-    }
-}
-
-impl CustomOp2 for Conv2d {
+impl autograd::Backward for Conv2dBackward {
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok(self.output(self.forward((x, x_layout), (w, w_layout))?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        with_channels_last(&self.cpu, &dy.permute((0, 3, 1, 2))?, |dy| self.backward(x, w, dy))
-    }
-}
-
-impl CustomOp3 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let mut y = self.forward((x, x_layout), (w, w_layout))?;
-        bias::add(&self.cpu, contiguous(b.as_slice()?, b_layout)?, &mut y);
-        Ok(self.output(y))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        with_channels_last(&self.cpu, &dy.permute((0, 3, 1, 2))?, |dy| {
-            let (dx, dw) = self.backward(x, w, dy)?;
-            let db = || {
-                let mut db = vec![0.0; self.shape.out_channels];
-                bias::backward(&self.cpu, dy, &mut db);
-                Tensor::from_vec(db, self.shape.out_channels, b.device())
+    fn backward(&self, dy: &Tensor, needed: &[bool]) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let Self { cpu, shape, x, w } = self;
+        with_channels_last(cpu, &dy.permute((0, 3, 1, 2))?, |dy| {
+            let dx = || {
+                let dx = with_contiguous(w, |w| {
+                    let write = |dx: &mut Uninit| backward_input_to(cpu, shape, dy, w, None, dx);
+                    // SAFETY: a gradient is written wholly.
+                    Ok(unsafe { written(shape.input_len(), write) }?)
+                })?;
+                from_channels_last(dx, shape.input_dims())
             };
-            Ok((dx, dw, autograd::needs(b).then(db).transpose()?))
+            let dw = || {
+                let dw = with_channels_last(cpu, x, |x| {
+                    let write = |dw: &mut Uninit| backward_weight_to(cpu, shape, x, None, dy, dw);
+                    // SAFETY: a gradient is written wholly.
+                    Ok(unsafe { written(shape.weight_len(), write) }?)
+                })?;
+                Tensor::from_vec(dw, w.dims(), w.device())
+            };
+            let db = || {
+                let mut db = vec![0.0; shape.out_channels];
+                bias::backward(cpu, dy, &mut db);
+                Tensor::from_vec(db, shape.out_channels, w.device())
+            };
+            let mut gradients = vec![needed[0].then(dx).transpose()?, needed[1].then(dw).transpose()?];
+            if let Some(&needed) = needed.get(2) {
+                gradients.push(needed.then(db).transpose()?);
+            }
+            Ok(gradients)
         })
     }
 }

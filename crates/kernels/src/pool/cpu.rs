@@ -80,3 +80,55 @@ impl Algorithm for Forward<'_> {
         }
     }
 }
+
+/// The mean over the pixels of each image: `[N, pixels, channels]` to `[N, channels]`.
+pub(super) fn global_mean(cpu: &Cpu, x: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
+    let mut y = vec![0.0; x.len() / pixels];
+    for_each(cpu, x.chunks(pixels * channels).zip(y.chunks_mut(channels)), |(x, y)| {
+        cpu.instruction_set().dispatch(GlobalMean { x, y });
+    });
+    y
+}
+
+/// The gradient of [`global_mean`]: every pixel's share of its image's.
+pub(super) fn spread_mean(cpu: &Cpu, dy: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
+    let share = 1. / pixels as f32;
+    let mut dx = vec![0.0; dy.len() * pixels];
+    for_each(cpu, dx.chunks_mut(pixels * channels).zip(dy.chunks(channels)), |(dx, dy)| {
+        for dx in dx.chunks_exact_mut(channels) {
+            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * share);
+        }
+    });
+    dx
+}
+
+/// The mean of the rows of `x`, which have the length of `y`.
+struct GlobalMean<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Algorithm for GlobalMean<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: F32x16>(self) {
+        /// Rows that are summed by themselves, for the accuracy of the whole.
+        const BLOCK: usize = 64;
+        let Self { x, y } = self;
+        let channels = y.len();
+        let share = V::splat(channels as f32 / x.len() as f32);
+        for channel in (0..channels).step_by(LANES) {
+            let lanes = LANES.min(channels - channel);
+            let mut sum = V::zero();
+            for block in x.chunks(BLOCK * channels) {
+                let mut part = V::zero();
+                for row in block.chunks_exact(channels) {
+                    part = part + load(row, channel, lanes);
+                }
+                sum = sum + part;
+            }
+            store(sum * share, y, channel, lanes);
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! Average pooling over square windows that tile the image, on channels-last data.
+//! Pooling: averages over square windows that tile the image, on slices of channels-last data and on tensors; averages over
+//! whole images and maxima over any windows, on tensors.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -7,8 +8,13 @@ pub(crate) mod cuda;
 mod cuda_args;
 #[cfg(all(test, unix))]
 mod cuda_tests;
+mod max;
 #[doc(hidden)]
 pub mod plain;
+pub(crate) mod tensors;
+
+pub use max::MaxPoolShape;
+pub use tensors::{avg_pool2d, global_avg_pool2d, max_pool2d};
 
 use crate::conv2d::{Activation, check_len};
 use crate::span::{self, Cost};

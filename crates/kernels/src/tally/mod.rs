@@ -11,7 +11,7 @@ use candle_core::Tensor;
 
 use crate::{Error, Result};
 
-/// Sums over images that are kept on an NVIDIA GPU until [`take`](Self::take) asks for them.
+/// TallySums over images that are kept on an NVIDIA GPU until [`take`](Self::take) asks for them.
 #[derive(Debug, Default)]
 pub struct DeviceTally {
     /// `[4]` in `f64` on the GPU: images, their losses, those whose label was the likeliest class, and those whose label
@@ -21,7 +21,7 @@ pub struct DeviceTally {
 
 /// What a [`DeviceTally`] held.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sums {
+pub struct TallySums {
     /// Images.
     pub images: u64,
     /// The sum of their losses, in `f64`.
@@ -64,9 +64,9 @@ impl DeviceTally {
     ///
     /// # Errors
     /// If the GPU cannot be asked.
-    pub fn take(&mut self) -> Result<Sums> {
-        let Some(sums) = self.sums.take() else { return Ok(Sums::default()) };
+    pub fn take(&mut self) -> Result<TallySums> {
+        let Some(sums) = self.sums.take() else { return Ok(TallySums::default()) };
         let sums = sums.to_vec1::<f64>()?;
-        Ok(Sums { images: sums[0] as u64, loss: sums[1], top1: sums[2] as u64, top5: sums[3] as u64 })
+        Ok(TallySums { images: sums[0] as u64, loss: sums[1], top1: sums[2] as u64, top5: sums[3] as u64 })
     }
 }

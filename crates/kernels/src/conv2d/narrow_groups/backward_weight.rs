@@ -36,7 +36,7 @@ pub(in crate::conv2d) fn backward_weight(
     for (part, sums) in partial.chunks_mut(blocks * taps * group * LANES).enumerate() {
         let lines = lines * part / parts..lines * (part + 1) / parts;
         for (i, sums) in sums.chunks_mut(BLOCKS * taps * group * LANES).enumerate() {
-            tasks.push(Correlate { shape, x, dy, lines: lines.clone(), first_block: i * BLOCKS, sums });
+            tasks.push(CorrelateLines { shape, x, dy, lines: lines.clone(), first_block: i * BLOCKS, sums });
         }
     }
     for_each(cpu, tasks, |task| task.run(cpu, group));
@@ -51,7 +51,7 @@ pub(in crate::conv2d) fn backward_weight(
 }
 
 /// The weight gradient of some blocks of channels, summed over some output lines of all images.
-struct Correlate<'a> {
+struct CorrelateLines<'a> {
     shape: &'a Conv2dShape,
     x: &'a [f32],
     dy: &'a [f32],
@@ -62,35 +62,35 @@ struct Correlate<'a> {
     sums: &'a mut [f32],
 }
 
-impl Correlate<'_> {
+impl CorrelateLines<'_> {
     fn run(self, cpu: &Cpu, group: usize) {
         let set = cpu.instruction_set();
         // SAFETY: the operands' lengths are the shape's, which the caller has checked; the sums are whole blocks of it.
         unsafe {
             match group {
-                1 => set.dispatch_unchecked(Groups::<1>(self)),
-                2 => set.dispatch_unchecked(Groups::<2>(self)),
-                4 => set.dispatch_unchecked(Groups::<4>(self)),
-                8 => set.dispatch_unchecked(Groups::<8>(self)),
+                1 => set.dispatch_unchecked(CorrelateGroups::<1>(self)),
+                2 => set.dispatch_unchecked(CorrelateGroups::<2>(self)),
+                4 => set.dispatch_unchecked(CorrelateGroups::<4>(self)),
+                8 => set.dispatch_unchecked(CorrelateGroups::<8>(self)),
                 group => unreachable!("groups of {group} channels take another way"),
             }
         }
     }
 }
 
-/// [`Correlate`] for groups of `GROUP` channels.
+/// [`CorrelateLines`] for groups of `GROUP` channels.
 ///
 /// # Safety
 /// `x` and `dy` have the shape's lengths, the lines are its output's, and the sums are those of whole blocks of its
 /// channels.
-struct Groups<'a, const GROUP: usize>(Correlate<'a>);
+struct CorrelateGroups<'a, const GROUP: usize>(CorrelateLines<'a>);
 
-impl<const GROUP: usize> UncheckedAlgorithm for Groups<'_, GROUP> {
+impl<const GROUP: usize> UncheckedAlgorithm for CorrelateGroups<'_, GROUP> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run_unchecked<V: F32x16>(self) {
-        let Correlate { shape, x, dy, lines, first_block, sums } = self.0;
+        let CorrelateLines { shape, x, dy, lines, first_block, sums } = self.0;
         let Conv2dShape { height, width, in_channels: channels, kernel, stride, padding, dilation, .. } =
             *shape;
         let (out_height, out_width) = (shape.out_height(), shape.out_width());
@@ -104,24 +104,17 @@ impl<const GROUP: usize> UncheckedAlgorithm for Groups<'_, GROUP> {
                     weight: a * kernel + b,
                 };
                 for (block, sums) in sums.chunks_exact_mut(kernel * kernel * GROUP * LANES).enumerate() {
-                    let line = Line {
-                        x,
-                        dy: &dy[out_line * out_width * channels..][..out_width * channels],
-                        width,
-                        channels,
-                        step: stride,
-                        block: first_block + block,
-                    };
-                    let mut b = 0;
-                    // SAFETY: a line of each, and sums of every tap.
+                    let dy = &dy[out_line * out_width * channels..][..out_width * channels];
+                    let block = first_block + block;
+                    let lanes = LANES.min(channels - block * LANES);
+                    let line = LineProducts { x, dy, width, channels, step: stride, block, lanes };
+                    // SAFETY: a line of each, and sums of every tap. A constant where it matters, so that whole vectors get
+                    // their own straight code.
                     unsafe {
-                        while b + 3 <= kernel {
-                            line.add::<V, GROUP, 3>([tap(b), tap(b + 1), tap(b + 2)], sums);
-                            b += 3;
-                        }
-                        while b < kernel {
-                            line.add::<V, GROUP, 1>([tap(b)], sums);
-                            b += 1;
+                        if lanes == LANES {
+                            LineProducts { lanes: LANES, ..line }.add_all::<V, GROUP>(kernel, tap, sums);
+                        } else {
+                            line.add_all::<V, GROUP>(kernel, tap, sums);
                         }
                     }
                 }
@@ -131,16 +124,44 @@ impl<const GROUP: usize> UncheckedAlgorithm for Groups<'_, GROUP> {
 }
 
 /// A line of `dy`, and the images that its products are with.
-struct Line<'a> {
+struct LineProducts<'a> {
     x: &'a [f32],
     dy: &'a [f32],
     width: usize,
     channels: usize,
     step: usize,
     block: usize,
+    /// Channels of the block.
+    lanes: usize,
 }
 
-impl Line<'_> {
+impl LineProducts<'_> {
+    /// Adds a line's products for all taps of one line of the kernel, three at a time.
+    ///
+    /// # Safety
+    /// As [`add`](Self::add).
+    #[inline(always)]
+    unsafe fn add_all<V: F32x16, const GROUP: usize>(
+        &self,
+        kernel: usize,
+        tap: impl Fn(usize) -> Tap,
+        sums: &mut [f32],
+    ) {
+        let mut b = 0;
+        while b < kernel {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if b + 3 <= kernel {
+                    self.add::<V, GROUP, 3>([tap(b), tap(b + 1), tap(b + 2)], sums);
+                    b += 3;
+                } else {
+                    self.add::<V, GROUP, 1>([tap(b)], sums);
+                    b += 1;
+                }
+            }
+        }
+    }
+
     /// Adds a line's products for `N` neighboring taps of one line to their sums, `[tap][k][16]`.
     ///
     /// # Safety
@@ -189,7 +210,7 @@ impl Line<'_> {
         at: usize,
         products: &mut [V; N],
     ) {
-        let lanes = LANES.min(self.channels - self.block * LANES);
+        let lanes = self.lanes;
         // SAFETY: `lanes` channels of a pixel of each.
         unsafe {
             let dy = self.dy.as_ptr().add(at * self.channels + self.block * LANES);

@@ -1,10 +1,9 @@
 //! One line of a result.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::Cpu;
-use crate::simd::{F32x16, LANES, UncheckedAlgorithm};
+use crate::simd::{F32x16, LANES, UncheckedAlgorithm, load};
 use crate::uninit::Uninit;
 
 /// What a result is summed from: a tap of the kernel on a line of the images.
@@ -58,10 +57,10 @@ impl ConvolveLine<'_> {
         // SAFETY: the lines, weights and what is added are as long as the results need (asserted above).
         unsafe {
             match self.group {
-                1 => cpu.instruction_set().dispatch_unchecked(Groups::<1>(self)),
-                2 => cpu.instruction_set().dispatch_unchecked(Groups::<2>(self)),
-                4 => cpu.instruction_set().dispatch_unchecked(Groups::<4>(self)),
-                8 => cpu.instruction_set().dispatch_unchecked(Groups::<8>(self)),
+                1 => cpu.instruction_set().dispatch_unchecked(ConvolveGroups::<1>(self)),
+                2 => cpu.instruction_set().dispatch_unchecked(ConvolveGroups::<2>(self)),
+                4 => cpu.instruction_set().dispatch_unchecked(ConvolveGroups::<4>(self)),
+                8 => cpu.instruction_set().dispatch_unchecked(ConvolveGroups::<8>(self)),
                 group => unreachable!("groups of {group} channels take another way"),
             }
         }
@@ -73,9 +72,9 @@ impl ConvolveLine<'_> {
 /// # Safety
 /// Every tap's line is `width` pixels of `from`; the weights are those of all channels, taps and `k`; `add` has the length
 /// of `to`, which is whole pixels.
-struct Groups<'a, const GROUP: usize>(ConvolveLine<'a>);
+struct ConvolveGroups<'a, const GROUP: usize>(ConvolveLine<'a>);
 
-impl<const GROUP: usize> UncheckedAlgorithm for Groups<'_, GROUP> {
+impl<const GROUP: usize> UncheckedAlgorithm for ConvolveGroups<'_, GROUP> {
     type Output = ();
 
     #[inline(always)]
@@ -84,22 +83,42 @@ impl<const GROUP: usize> UncheckedAlgorithm for Groups<'_, GROUP> {
         let count = (line.to.len() / line.channels).saturating_sub(line.first).div_ceil(line.every);
         let whole = whole(&line, count);
         for block in 0..line.channels.div_ceil(LANES) {
-            // SAFETY: the caller's promise; every tap of the results in `whole` is inside the line.
+            // SAFETY: the caller's promise. A constant where it matters, so that whole vectors get their own straight code.
             unsafe {
-                let mut at = 0;
-                while at < count {
-                    // As many results at once as registers hold sums of.
-                    let left = if whole.contains(&at) { whole.end - at } else { 1 };
-                    at += match (V::NARROW_TILE.0, left) {
-                        (16, 8..) => sums::<V, GROUP, 8>(&mut line, block, at),
-                        (6.., 4..) => sums::<V, GROUP, 4>(&mut line, block, at),
-                        (_, 2..) => sums::<V, GROUP, 2>(&mut line, block, at),
-                        _ if whole.contains(&at) => sums::<V, GROUP, 1>(&mut line, block, at),
-                        _ => edge::<V, GROUP>(&mut line, block, at),
-                    };
+                match LANES.min(line.channels - block * LANES) {
+                    LANES => self::block::<V, GROUP>(&mut line, block, LANES, count, whole.clone()),
+                    lanes => self::block::<V, GROUP>(&mut line, block, lanes, count, whole.clone()),
                 }
             }
         }
+    }
+}
+
+/// All results of a block of `lanes` channels.
+///
+/// # Safety
+/// As [`ConvolveGroups`]; every tap of the results in `whole` is inside the line.
+#[inline(always)]
+unsafe fn block<V: F32x16, const GROUP: usize>(
+    line: &mut ConvolveLine,
+    block: usize,
+    lanes: usize,
+    count: usize,
+    whole: Range<usize>,
+) {
+    let mut at = 0;
+    while at < count {
+        // As many results at once as registers hold sums of; those with taps beyond the edges go alone.
+        let left = if whole.contains(&at) { whole.end - at } else { 1 };
+        // SAFETY: the caller's promise.
+        at += unsafe {
+            match (V::NARROW_TILE.0, left) {
+                (16, 8..) => sums::<V, GROUP, 8>(line, block, lanes, at),
+                (6.., 4..) => sums::<V, GROUP, 4>(line, block, lanes, at),
+                (_, 2..) => sums::<V, GROUP, 2>(line, block, lanes, at),
+                _ => sums::<V, GROUP, 1>(line, block, lanes, at),
+            }
+        };
     }
 }
 
@@ -122,19 +141,23 @@ impl Tap {
     }
 }
 
-/// Writes `N` neighboring results from result `at` on, for one block of channels; gives their number.
+/// Writes `N` neighboring results from result `at` on, for one block of channels; gives their number. A single one leaves
+/// out its taps beyond the edges.
 ///
 /// # Safety
-/// As [`Groups`]; every tap of the results is inside the line.
+/// As [`ConvolveGroups`]; every tap of the results is inside the line, unless there is one result.
 #[inline(always)]
 unsafe fn sums<V: F32x16, const GROUP: usize, const N: usize>(
     line: &mut ConvolveLine,
     block: usize,
+    lanes: usize,
     at: usize,
 ) -> usize {
-    let lanes = LANES.min(line.channels - block * LANES);
     let mut sums = [V::zero(); N];
     for tap in line.taps {
+        if N == 1 && !tap.columns(line.width, line.step).contains(&at) {
+            continue;
+        }
         // SAFETY: the tap of result `at`, and those of the results after it, `step` columns apart.
         unsafe {
             let column = (tap.column + (at * line.step) as isize) as usize;
@@ -152,38 +175,9 @@ unsafe fn sums<V: F32x16, const GROUP: usize, const N: usize>(
     }
     for (i, sum) in sums.into_iter().enumerate() {
         // SAFETY: a result of the line.
-        unsafe { put(line, block, at + i, sum) };
+        unsafe { put(line, block, lanes, at + i, sum) };
     }
     N
-}
-
-/// Writes result `at`, some of whose taps are beyond the edges; gives 1.
-///
-/// # Safety
-/// As [`Groups`].
-#[inline(always)]
-unsafe fn edge<V: F32x16, const GROUP: usize>(line: &mut ConvolveLine, block: usize, at: usize) -> usize {
-    let lanes = LANES.min(line.channels - block * LANES);
-    let mut sum = V::zero();
-    for tap in line.taps {
-        if !tap.columns(line.width, line.step).contains(&at) {
-            continue;
-        }
-        // SAFETY: the tap is inside the line.
-        unsafe {
-            let column = (tap.column + (at * line.step) as isize) as usize;
-            let from = line.from.as_ptr().add(tap.line + column * line.channels + block * LANES);
-            let weights = line.weights.as_ptr();
-            let weights = weights.add((block * line.kernel_taps + tap.weight) * GROUP * LANES);
-            for k in 0..GROUP {
-                let weight = V::load(weights.add(k * LANES));
-                sum = load_of_groups::<V, GROUP>(from, k, lanes).mul_add(weight, sum);
-            }
-        }
-    }
-    // SAFETY: a result of the line.
-    unsafe { put(line, block, at, sum) };
-    1
 }
 
 /// For each group of the first `lanes` lanes its element `k`, in all of its lanes.
@@ -211,27 +205,16 @@ pub(super) unsafe fn load_of_groups<V: F32x16, const GROUP: usize>(
 /// Writes a sum, plus what is added to it, to result `at`.
 ///
 /// # Safety
-/// `block` and `at` are of the line; `add` has its length.
+/// `block`, its `lanes` and `at` are of the line.
 #[inline(always)]
-unsafe fn put<V: F32x16>(line: &mut ConvolveLine, block: usize, at: usize, sum: V) {
-    let lanes = LANES.min(line.channels - block * LANES);
+unsafe fn put<V: F32x16>(line: &mut ConvolveLine, block: usize, lanes: usize, at: usize, mut sum: V) {
     let place = (line.first + at * line.every) * line.channels + block * LANES;
-    // SAFETY: `lanes` elements of the line and of what is added.
+    if let Some(add) = line.add {
+        sum = sum + load(add, place, lanes);
+    }
+    // SAFETY: `lanes` elements of the line.
     unsafe {
         let to = line.to.as_mut_ptr().cast::<f32>().add(place);
-        if lanes == LANES {
-            let mut sum = sum;
-            if let Some(add) = line.add {
-                sum = sum + V::load(add.as_ptr().add(place));
-            }
-            sum.store(to);
-        } else {
-            let mut sum = sum;
-            if let Some(add) = line.add {
-                sum = sum + V::load_partial(add.as_ptr().add(place), lanes);
-            }
-            sum.store_partial(to, lanes);
-        }
+        if lanes == LANES { sum.store(to) } else { sum.store_partial(to, lanes) }
     }
-    const { assert!(size_of::<MaybeUninit<f32>>() == size_of::<f32>()) }
 }
