@@ -108,7 +108,7 @@ unsafe fn block<V: F32x16, const GROUP: usize>(
 ) {
     let mut at = 0;
     while at < count {
-        // As many results at once as registers hold sums of; those with taps beyond the edges go alone.
+        // As many results at once as registers hold sums of; those with taps beyond the edges go one by one.
         let left = if whole.contains(&at) { whole.end - at } else { 1 };
         // SAFETY: the caller's promise.
         at += unsafe {
