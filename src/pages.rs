@@ -22,6 +22,8 @@ pub mod optim {}
 #[doc = include_str!("../crates/train/README.md")]
 pub mod train {}
 
+#[doc = include_str!("../docs/book/src/family.md")]
+pub mod family {}
 #[doc = include_str!("../docs/book/src/own-data.md")]
 pub mod own_data {}
 #[doc = include_str!("../docs/book/src/own-network.md")]

@@ -157,7 +157,7 @@ pub fn perturb_all(cpu: &Cpu, ascent: &Ascent, parameters: &[(Slope<'_>, &Var)])
         }
         #[cfg(feature = "cuda")]
         Scale::OnGpu { ascent: numbers, found_inf } => {
-            let gradients = parameters.iter().map(|(slope, old)| slope.operand(Some(old)));
+            let gradients = parameters.iter().map(|&(slope, old)| slope.operand(Some(old)));
             let gradients = gradients.collect::<Result<Vec<_>>>()?;
             let parameters: Vec<_> = parameters
                 .iter()
