@@ -10,7 +10,7 @@ use crate::pass::{Dims, check_images};
 
 /// A convolution with a square kernel.
 ///
-/// Input [N, I, H, W]; parameters `weight` [O, I / groups, kernel, kernel] and, where it has one, `bias` [O]; output
+/// Input [N, I, H, W]; parameters `weight` [O, I / groups, kernel, kernel] and, where it has one, `bias` `[O]`; output
 /// [N, O, H', W'] with `H' = (H + 2 padding - dilation (kernel - 1) - 1) / stride + 1`, rounded down, and W' likewise.
 ///
 /// ```
