@@ -1,5 +1,5 @@
 //! Times one SAM step (two forward and backward passes, ascent, restore, SGD) on random images and prints one JSON line:
-//! `cargo run --release --example throughput -- 16 2 128`.
+//! `cargo run --release --example throughput -- 16 2 128`. Under `mpirun` (feature `mpi`) the ranks share each step's images.
 
 #[path = "support/profile.rs"]
 mod profile;
@@ -8,19 +8,21 @@ mod support;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde::Serialize;
 use wrn_sam::candle::{DType, Device, Tensor};
+use wrn_sam::collective::{Collective, Precision as Exchange, Traffic, from_environment};
 use wrn_sam::data::{
     Augmentation, Batch, Dataset, IMAGE_CHANNELS, IMAGE_SIZE, Loader, LoaderConfig, Statistics,
 };
 use wrn_sam::kernels::{Cpu, Precision};
 use wrn_sam::losses::smooth_cross_entropy;
 use wrn_sam::models::{Mode, Parameters, WideResNet, WideResNetConfig};
-use wrn_sam::optim::{Pass, Sam, SamConfig, Sgd, SgdConfig};
-use wrn_sam::train::step;
+use wrn_sam::optim::{AscentOver, Pass, Sam, SamConfig, Sgd, SgdConfig};
+use wrn_sam::train::{MicroBatch, step, step_micro_batches};
 
 use profile::Profile;
 use support::{AnyError, DeviceChoice, WrongFlags, check_precision, peak_bytes_on};
@@ -57,6 +59,9 @@ struct Args {
     /// The network from stock candle operations instead (their threads are those of RAYON_NUM_THREADS)
     #[arg(long)]
     plain: bool,
+    /// With several ranks, send gradients rounded to bfloat16
+    #[arg(long)]
+    exchange_bf16: bool,
     /// A forward pass in evaluation mode instead of a SAM step
     #[arg(long)]
     forward: bool,
@@ -88,6 +93,31 @@ struct Line {
     peak_bytes: Option<u64>,
     #[serde(flatten)]
     data: Option<DataTime>,
+    #[serde(flatten)]
+    exchange: Option<ExchangeTime>,
+}
+
+/// What several ranks send each other, of rank 0.
+#[derive(Serialize)]
+struct ExchangeTime {
+    ranks: usize,
+    /// Bytes that a rank sends, and receives, in a step.
+    bytes_per_step: u64,
+    messages_per_step: f64,
+    /// From the begin of each sum to its end: the messages, and the wait for a slower rank.
+    exchange_seconds_per_step: f64,
+}
+
+impl ExchangeTime {
+    fn between(before: &Traffic, after: &Traffic, ranks: usize, steps: u32) -> Self {
+        let mean = |total: u64| total as f64 / f64::from(steps);
+        Self {
+            ranks,
+            bytes_per_step: (after.bytes_sent - before.bytes_sent) / u64::from(steps),
+            messages_per_step: mean(after.messages - before.messages),
+            exchange_seconds_per_step: (after.seconds - before.seconds) / f64::from(steps),
+        }
+    }
 }
 
 /// The time from asking for a batch until it is there, the beginning of an epoch included: means over all steps timed.
@@ -107,7 +137,13 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let device = args.device.device()?;
     network(args).validate().map_err(WrongFlags::from_error)?;
     check_precision(args.precision, &device)?;
-    let mut work = work(args, &device)?;
+    let ranks = from_environment()?;
+    if !args.batch.is_multiple_of(ranks.world() as u32) {
+        return Err(
+            WrongFlags(format!("{} images cannot be shared by {} ranks", args.batch, ranks.world())).into()
+        );
+    }
+    let mut work = work(args, &device, &ranks)?;
     let profile = Profile::default();
     if args.profile {
         tracing::subscriber::set_global_default(profile.clone())?;
@@ -116,15 +152,21 @@ fn run(args: &Args) -> Result<(), AnyError> {
         work()?;
     }
     profile.clear();
+    let sent_before = ranks.traffic()?;
     let (mut times, mut waited) = (Vec::new(), Duration::ZERO);
     for _ in 0..args.steps {
         device.synchronize()?;
+        ranks.barrier()?;
         let began = Instant::now();
         waited += work()?;
         device.synchronize()?;
         times.push(began.elapsed().as_secs_f64());
     }
     let total: f64 = times.iter().sum();
+    let sent = ranks.traffic()?;
+    if ranks.rank() != 0 {
+        return Ok(());
+    }
     if args.profile {
         let total = Duration::from_secs_f64(total);
         writeln!(std::io::stdout(), "{}", profile.table(&context(args), args.steps, total))?;
@@ -148,6 +190,8 @@ fn run(args: &Args) -> Result<(), AnyError> {
             data_seconds_per_step: waited.as_secs_f64() / f64::from(args.steps),
             data_share: waited.as_secs_f64() / total,
         }),
+        exchange: (ranks.world() > 1)
+            .then(|| ExchangeTime::between(&sent_before, &sent, ranks.world(), args.steps)),
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&line)?)?;
     Ok(())
@@ -165,7 +209,7 @@ fn context(args: &Args) -> Cpu {
 /// What is timed, to be done again and again; it tells how long it waited for its batch.
 type Work = Box<dyn FnMut() -> Result<Duration, AnyError>>;
 
-fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
+fn work(args: &Args, device: &Device, ranks: &Arc<dyn Collective>) -> Result<Work, AnyError> {
     let parameters = Parameters::new(17, DType::F32, device);
     let mut model = WideResNet::new(&network(args), parameters.var_builder())?;
     if args.threads != 0 {
@@ -176,7 +220,7 @@ fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
     if let Some(var) = parameters.get("f.8_classification.weight") {
         var.set(&var.randn_like(0.0, 0.05)?)?;
     }
-    let mut next_batch = batches(args, device)?;
+    let mut next_batch = batches(args, device, ranks.world())?;
     let batch = next_batch()?;
 
     let forward = if args.plain { WideResNet::forward_plain } else { WideResNet::forward };
@@ -188,6 +232,21 @@ fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
     }
     let config = SgdConfig::new(0.01).with_momentum(0.9).with_weight_decay(5e-4);
     let mut sam = Sam::new(Sgd::named(parameters.named_trainable(), config)?, SamConfig::sam(0.1))?;
+    if !args.plain && ranks.world() > 1 {
+        let model = model.with_handed_over_gradients();
+        let exchange = if args.exchange_bf16 { Exchange::Bf16 } else { Exchange::Exact };
+        let (mut sam, share) = (sam.with_ranks(ranks.clone(), exchange), 1.0 / ranks.world() as f64);
+        let mut number = ranks.rank() as u64;
+        return Ok(Box::new(move || {
+            let began = Instant::now();
+            let own = [MicroBatch::new(next_batch()?, share, number)];
+            let waited = began.elapsed();
+            number += 1;
+            let loss = |logits: &Tensor, labels: &Tensor| smooth_cross_entropy(logits, labels, 0.1);
+            step_micro_batches(&model, &mut sam, &own, AscentOver::MicroBatch, loss)?;
+            Ok(waited)
+        }));
+    }
     if !args.plain {
         let model = model.with_handed_over_gradients(); // as a training has it
         return Ok(Box::new(move || {
@@ -209,8 +268,12 @@ fn work(args: &Args, device: &Device) -> Result<Work, AnyError> {
 }
 
 /// What gives a batch after the other: always the same random one, or, with `--loader`, those of a training's loader.
-fn batches(args: &Args, device: &Device) -> Result<Box<dyn FnMut() -> Result<Batch, AnyError>>, AnyError> {
-    let batch_size = args.batch as usize;
+fn batches(
+    args: &Args,
+    device: &Device,
+    ranks: usize,
+) -> Result<Box<dyn FnMut() -> Result<Batch, AnyError>>, AnyError> {
+    let batch_size = args.batch as usize / ranks;
     if !args.loader {
         let shape = (batch_size, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE);
         let labels: Vec<u32> = (0..batch_size).map(|image| (image % LABELS) as u32).collect();

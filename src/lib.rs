@@ -50,6 +50,7 @@ pub use candle_core as candle;
 pub use candle_nn;
 pub use wrn_sam_analysis as analysis;
 pub use wrn_sam_charts as charts;
+pub use wrn_sam_collective as collective;
 pub use wrn_sam_data as data;
 pub use wrn_sam_files as files;
 pub use wrn_sam_kernels as kernels;

@@ -8,7 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may import from this workspace. Only `train` joins data, models, losses and optimizers.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
+    ("wrn-sam-collective", &[]),
     ("wrn-sam-analysis", &["wrn-sam-kernels"]),
     ("wrn-sam-charts", &[]),
     ("wrn-sam-data", &["wrn-sam-files", "wrn-sam-kernels"]),
@@ -16,10 +17,11 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("wrn-sam-kernels", &[]),
     ("wrn-sam-losses", &["wrn-sam-kernels"]),
     ("wrn-sam-models", &["wrn-sam-files", "wrn-sam-kernels"]),
-    ("wrn-sam-optim", &["wrn-sam-kernels"]),
+    ("wrn-sam-optim", &["wrn-sam-collective", "wrn-sam-kernels"]),
     (
         "wrn-sam-train",
         &[
+            "wrn-sam-collective",
             "wrn-sam-charts",
             "wrn-sam-data",
             "wrn-sam-files",
@@ -32,6 +34,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     (
         "wrn-sam",
         &[
+            "wrn-sam-collective",
             "wrn-sam-analysis",
             "wrn-sam-charts",
             "wrn-sam-data",

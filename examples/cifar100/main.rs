@@ -18,8 +18,12 @@ mod signals;
 mod support;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use wrn_sam::candle::Device;
+use wrn_sam::collective::{Collective, from_environment};
+use wrn_sam::data::Dataset;
 use wrn_sam::train::{Control, Error, Lengthening, Outcome, Recipe, Trainer, check_new_folder};
 
 use args::{Args, RunFlags};
@@ -27,18 +31,22 @@ use progress::Progress;
 use support::{AnyError, WrongFlags, check_precision, device_name, say};
 
 fn main() -> ExitCode {
-    support::end(run(&Args::parse()))
+    let args = Args::parse();
+    match from_environment() {
+        // The ranks leave each other after the last of them has said how it ended.
+        Ok(ranks) => support::end(run(&args, &ranks)),
+        Err(error) => support::end(Err(error.into())),
+    }
 }
 
-fn run(args: &Args) -> Result<(), AnyError> {
+fn run(args: &Args, ranks: &Arc<dyn Collective>) -> Result<(), AnyError> {
     let control = Control::default();
     #[cfg(unix)]
     signals::checkpoint_on_usr1(&control)?;
-    let device = args.run.device.device()?;
-    let recipe = args.recipe(if device.is_cpu() { Recipe::quick() } else { Recipe::reference() })?;
-    check_precision(recipe.precision, &device)?;
-    check_files(&args.run)?;
-    let data = data::find(&recipe, args)?;
+    let is_first = ranks.rank() == 0;
+    // The trainer tells the other ranks of its errors; of those before it, this does.
+    let prepared = prepare(args, is_first).inspect_err(|error| ranks.fail(&error.to_string()));
+    let (device, recipe, data) = prepared?;
     let mark = if data.source.is_synthetic() { " ON SYNTHETIC IMAGES" } else { "" };
 
     let split = recipe.eval_split();
@@ -49,6 +57,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let progress = Progress::new(device_name(&device));
     let mut trainer =
         Trainer::new(recipe, data).with_device(device.clone()).with_observer(progress).with_control(control);
+    trainer = trainer.with_ranks(ranks.clone());
     trainer = trainer.with_tensorboard(args.run.tensorboard).with_card(args.run.card);
     if let Some(weights) = &args.run.init {
         trainer = trainer.with_initial_weights(weights);
@@ -70,6 +79,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         }
     };
     match outcome {
+        _ if !is_first => Ok(()),
         Outcome::Completed { metrics, .. } => {
             let best = metrics.iter().map(|row| row.eval_top1).fold(0.0, f64::max);
             let out = out.display();
@@ -83,6 +93,18 @@ fn run(args: &Args) -> Result<(), AnyError> {
             Err(format!("interrupted; wrote {checkpoint}. Go on with:\n{command}").into())
         }
     }
+}
+
+/// What is trained, on what and where. Of several ranks only the first makes the run's folder.
+fn prepare(args: &Args, is_first: bool) -> Result<(Device, Recipe, Dataset), AnyError> {
+    let device = args.run.device.device()?;
+    let recipe = args.recipe(if device.is_cpu() { Recipe::quick() } else { Recipe::reference() })?;
+    check_precision(recipe.precision, &device)?;
+    if is_first {
+        check_files(&args.run)?;
+    }
+    let data = data::find(&recipe, args)?;
+    Ok((device, recipe, data))
 }
 
 /// Checks the files and folders that flags name, before any data are read.

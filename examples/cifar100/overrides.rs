@@ -47,6 +47,7 @@ const RECIPE: &[Key] = &[
     Key("epochs", "N", "Passes over the training images"),
     Key("patience", "N", "End after N epochs without a better one on the images of --validation; 0: never"),
     Key("batch_size", "N", "Images per step"),
+    Key("exchange", "f32|bf16", "How gradients travel between processes"),
     Key("learning_rate", "RATE", "Learning rate that the schedule starts from"),
     Key(
         "schedule",
@@ -78,7 +79,7 @@ const RECIPE: &[Key] = &[
     Key("gsam_alpha", "ALPHA", "GSAM: weight of the gap between the two losses"),
     Key("wsam_gamma", "GAMMA", "WSAM: weight of the sharpness; 0.5 is SAM"),
     Key("wsam_decoupled", "true|false", "WSAM: the sharpness goes past momentum and weight decay"),
-    Key("micro_batches", "M", "Parts that each batch is divided into; memory is that of one part"),
+    Key("micro_batches", "M", "Parts that each batch is divided into: a power of two; processes share them"),
     Key("ascent", "batch|micro", "Ascent over the batch, or over each part by itself (m-sharpness)"),
     Key(
         "ema",

@@ -211,7 +211,7 @@ pub use cifar::{
 pub use class_names::{CIFAR10_NAMES, COARSE_NAMES, FINE_NAMES};
 pub use dataset::Dataset;
 pub use error::{Error, Result};
-pub use loader::{Batches, Loader, Maker};
+pub use loader::{Batches, Loader, Maker, Share};
 pub use loader_config::LoaderConfig;
 #[cfg(feature = "download")]
 pub use source::download;

@@ -160,11 +160,24 @@ impl Loader {
     /// The batches of epoch `epoch` from number `first_batch` (counted from 0) on, the same as at the end of
     /// [`epoch`](Self::epoch). Nothing is made of those before it.
     pub fn epoch_from(&self, epoch: usize, first_batch: usize) -> Batches {
+        self.numbered(epoch, (first_batch..self.batches_per_epoch()).collect())
+    }
+
+    /// The batches of epoch `epoch` that are `share`'s, from step `first_step` on: micro-batches of a rank, the same as
+    /// those of [`epoch`](Self::epoch). Nothing is made of the others.
+    pub fn epoch_share(&self, epoch: usize, first_step: usize, share: &Share) -> Batches {
+        let batches = self.batches_per_epoch();
+        let steps = first_step..share.steps(batches);
+        self.numbered(epoch, steps.flat_map(|step| share.batches_of_step(step, batches)).collect())
+    }
+
+    /// The batches of an epoch with these numbers.
+    fn numbered(&self, epoch: usize, numbers: Vec<usize>) -> Batches {
         match self.maker() {
-            Maker::Threads => self.batches(epoch, first_batch, self.config.threads, Self::batch),
+            Maker::Threads => self.batches(epoch, numbers, self.config.threads, Self::batch),
             Maker::Kernel => {
                 let sent = OnceLock::new();
-                self.batches(epoch, first_batch, 0, move |loader, epoch, order, index| {
+                self.batches(epoch, numbers, 0, move |loader, epoch, order, index| {
                     let on_device = get_or_try_init(&loader.on_device, || {
                         OnDevice::new(&loader.split, &loader.augmentation, loader.config.seed, &loader.device)
                     })?;
@@ -175,19 +188,23 @@ impl Loader {
         }
     }
 
-    /// An epoch's batches from number `first_batch` on, each made by `make` from the epoch, its order and the batch's number.
+    /// An epoch's batches with these numbers, each made by `make` from the epoch, its order and the batch's number.
     fn batches(
         &self,
         epoch: usize,
-        first_batch: usize,
+        numbers: Vec<usize>,
         threads: usize,
         make: impl Fn(&Self, usize, &[usize], usize) -> Result<Batch> + Send + Sync + 'static,
     ) -> Batches {
-        let end = self.batches_per_epoch();
-        let (loader, order) = (self.clone(), self.order(epoch));
-        let make = move |index| make(&loader, epoch, &order, index);
-        let made = Prefetch::new(first_batch.min(end)..end, threads, make);
-        Batches { made, device: self.device.clone() }
+        let (loader, order) = (self.clone(), Arc::<[usize]>::from(self.order(epoch)));
+        let hashed = numbers.iter().map(|&index| share::sum_of_hashes(&order[self.positions(index)]));
+        let hashes = hashed.collect::<Vec<_>>().into_iter();
+        // Numbered as the batches are, so that a panic names its own: from a rank's first batch on where ranks share them.
+        let first = numbers.first().copied().unwrap_or(0);
+        let range = first..first + numbers.len();
+        let make = move |index: usize| make(&loader, epoch, &order, numbers[index - first]);
+        let made = Prefetch::new(range, threads, make);
+        Batches { made, device: self.device.clone(), hashes, fingerprint: 0 }
     }
 
     /// The images of an epoch in its order.
@@ -277,6 +294,16 @@ fn get_or_try_init<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> R
 pub struct Batches {
     made: Prefetch<Batch>,
     device: Device,
+    /// Of each batch still to come, the sum of its images' hashes.
+    hashes: std::vec::IntoIter<u64>,
+    fingerprint: u64,
+}
+
+impl Batches {
+    /// A number for the images handed over so far: see [`Loader::fingerprint`].
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
 }
 
 impl Iterator for Batches {
@@ -284,8 +311,9 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Result<Batch>> {
         let batch = self.made.next()?.and_then(|batch| batch.to_device(&self.device));
-        if batch.is_err() {
-            self.made.stop();
+        match batch {
+            Ok(_) => self.fingerprint = self.fingerprint.wrapping_add(self.hashes.next().unwrap_or(0)),
+            Err(_) => self.made.stop(),
         }
         Some(batch)
     }
@@ -305,5 +333,8 @@ impl fmt::Debug for Batches {
     }
 }
 
+mod share;
 #[cfg(test)]
 mod tests;
+
+pub use share::Share;

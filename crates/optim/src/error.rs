@@ -22,6 +22,9 @@ pub enum Error {
     /// A kernel reported an error.
     #[error(transparent)]
     Kernels(#[from] wrn_sam_kernels::Error),
+    /// The ranks that step together do not, or one of them has failed.
+    #[error(transparent)]
+    Collective(#[from] wrn_sam_collective::Error),
     /// A hyper-parameter is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] wrn_sam_kernels::OutOfRange),

@@ -106,7 +106,7 @@ pub fn write(folder: &Path, progress: &Progress, parts: &[(&str, Vec<(String, Te
             tensors.insert(format!("{part}.{name}"), tensor.to_device(&Device::Cpu)?.contiguous()?);
         }
     }
-    let path = folder.join(file_name(progress.epoch, progress.step));
+    let path = path(folder, progress);
     let unwritable = |error: String| Error::Checkpoint { path: path.clone(), reason: error };
 
     let progress = serde_json::to_string(progress).map_err(|error| unwritable(error.to_string()))?;
@@ -130,13 +130,17 @@ pub fn write(folder: &Path, progress: &Progress, parts: &[(&str, Vec<(String, Te
 /// # Errors
 /// [`Error::Checkpoint`] for a file that is cut short, damaged, or no checkpoint; [`Error::Io`].
 pub fn read(path: &Path) -> Result<Checkpoint> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    parse(path, &std::fs::read(path).map_err(Error::io("read", path))?)
+}
+
+/// As [`read`], of the bytes of the file `path`.
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
     let refused = |reason: String| Error::Checkpoint { path: path.into(), reason };
     let damaged = |error: &dyn std::fmt::Display| {
         refused(format!("cut short or damaged, {} bytes long ({error})", bytes.len()))
     };
 
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(&error))?;
     let entries = header.metadata().as_ref();
     let metadata = entries.and_then(|entries| entries.get(METADATA)).ok_or_else(|| {
         let other = entries.and_then(|entries| entries.keys().find_map(|key| key.strip_prefix(FORMAT)));
@@ -146,7 +150,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
         })
     })?;
     let metadata: Metadata = serde_json::from_str(metadata).map_err(|error| damaged(&error))?;
-    let views = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error))?;
+    let views = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
     let views: BTreeMap<_, _> = views.tensors().into_iter().collect();
     let checksum = fingerprint::of_tensors(&metadata.progress, &views);
     if checksum != metadata.checksum {
@@ -189,6 +193,11 @@ pub fn newest(folder: &Path) -> Result<Option<Newest>> {
     } else {
         Err(Error::NoUsableCheckpoint { folder: folder.into(), failures: skipped })
     }
+}
+
+/// The file in `folder` that a checkpoint of this progress is written to.
+pub(crate) fn path(folder: &Path, progress: &Progress) -> PathBuf {
+    folder.join(file_name(progress.epoch, progress.step))
 }
 
 /// The name of a checkpoint after `epoch` epochs and `step` steps of the next.

@@ -205,6 +205,48 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// A rank was started with another program, recipe or data set than rank 0. Nothing was trained.
+    #[error("rank {rank} has {found}, and rank 0 has {expected}: start all ranks alike")]
+    OtherRank {
+        /// The rank.
+        rank: usize,
+        /// What it has.
+        found: String,
+        /// What rank 0 has.
+        expected: String,
+    },
+
+    /// The ranks no longer have the same weights, buffers and optimizer state. No checkpoint was written.
+    #[error(
+        "rank {} has other weights, buffers or optimizer state than most ranks after {step}: its processor or memory \
+         may be faulty, or its machine computes differently. Resume from the last checkpoint without it",
+        ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Drifted {
+        /// The ranks that differ.
+        ranks: Vec<usize>,
+        /// Where in the run.
+        step: String,
+    },
+
+    /// The ranks did not take each image of an epoch once.
+    #[error(
+        "the ranks did not take every image of epoch {epoch} once (fingerprint {found:016x}, expected \
+         {expected:016x}): a fault of this program, please report it"
+    )]
+    ImagesNotOnce {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The fingerprint of the images taken.
+        found: u64,
+        /// The fingerprint of the epoch's images.
+        expected: u64,
+    },
+
+    /// The ranks of a run cannot reach each other, or one of them has stopped.
+    #[error(transparent)]
+    Collective(#[from] wrn_sam_collective::Error),
+
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::{Device, Tensor};
 use md5::{Digest, Md5};
 use safetensors::View;
 use wrn_sam_data::{Dataset, hex};
@@ -24,6 +25,18 @@ pub(crate) fn of_images(data: &Dataset) -> String {
 pub(crate) fn of_file(path: &Path) -> Result<String> {
     let mut hash = Md5::new();
     hash.update(std::fs::read(path).map_err(Error::io("read", path))?);
+    Ok(hex(&hash.finalize()))
+}
+
+/// A text and lists of named tensors, in their order.
+pub(crate) fn of_named(text: &str, lists: &[(&str, Vec<(String, Tensor)>)]) -> Result<String> {
+    let mut hash = Md5::new();
+    hash.update(text);
+    for (name, tensor) in lists.iter().flat_map(|(_, list)| list) {
+        hash.update(format!("\n{name} {:?} {:?} ", tensor.dtype(), tensor.dims()));
+        let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
+        hash.update(View::data(&tensor));
+    }
     Ok(hex(&hash.finalize()))
 }
 

@@ -35,6 +35,7 @@ mod fingerprint;
 mod lengthen;
 mod logs;
 pub mod metrics;
+mod micro_batches;
 mod observer;
 mod page;
 mod provenance;
@@ -46,6 +47,7 @@ mod run_source;
 mod session;
 mod step;
 mod tally;
+mod together;
 mod trainer;
 
 pub use classifier::Classifier;
@@ -55,10 +57,11 @@ pub use error::{Error, Result};
 pub use evaluate::evaluate;
 pub use lengthen::Lengthening;
 pub use metrics::{EpochMetrics, EvalSplit, FinalTest};
+pub use micro_batches::{MicroBatch, step_micro_batches};
 pub use observer::{EvaluateProgress, Observer, Resumed, Start, StepProgress, Warning};
 pub use provenance::Provenance;
 pub use recipe::{
-    Ascent, Augment, DataChoice, Difference, Method, Perturb, Recipe, RhoSchedule, ScheduleKind,
+    Ascent, Augment, DataChoice, Difference, Exchange, Method, Perturb, Recipe, RhoSchedule, ScheduleKind,
 };
 pub use run_folder::check_new_folder;
 pub use run_source::{InitialWeights, Lengthened, RunSource, SourceFile};

@@ -180,7 +180,7 @@ pub fn read(path: &Path) -> Result<Vec<EpochMetrics>> {
 const TEST_HEADER: &str = "weights,epoch,loss,top1,top5";
 
 /// What some weights do on the test images at the end of a run: a row of test.csv.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FinalTest {
     /// The file of weights, without `.safetensors`: `model` for those of the last epoch, `best` for those of the best one,

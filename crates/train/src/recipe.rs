@@ -15,7 +15,7 @@ use wrn_sam_losses::check_smoothing;
 use wrn_sam_models::WideResNetConfig;
 use wrn_sam_optim::{CosineWithWarmup, MultiStepLr, Schedule, SgdConfig};
 
-pub use choices::{Ascent, Augment, DataChoice, Method, Perturb, RhoSchedule, ScheduleKind};
+pub use choices::{Ascent, Augment, DataChoice, Exchange, Method, Perturb, RhoSchedule, ScheduleKind};
 pub use file::Difference;
 
 use keys::{keyed, precision_name};
@@ -96,6 +96,8 @@ pub struct Recipe {
     pub patience: usize,
     /// Images per step: 1 to 65,536. Evaluation takes the same number at a time.
     pub batch_size: usize,
+    /// How gradients travel between ranks.
+    pub exchange: Exchange,
     /// Learning rate the schedule starts from: above 0.
     pub learning_rate: f64,
     /// How the learning rate moves.
@@ -151,7 +153,8 @@ pub struct Recipe {
     pub wsam_gamma: f64,
     /// Whether WSAM's sharpness goes past momentum and weight decay.
     pub wsam_decoupled: bool,
-    /// Parts that each batch is divided into: 1 to `batch_size`. Memory is that of one part.
+    /// Parts that each batch is divided into: a power of two that divides `batch_size`. Memory is that of one part. Several
+    /// ranks share them; a new run on several ranks that is given 1 has one for each rank.
     pub micro_batches: usize,
     /// Whether all parts share one ascent, or each has its own (m-sharpness).
     pub ascent: Ascent,
@@ -211,6 +214,7 @@ impl Recipe {
             epochs: 200,
             patience: 0,
             batch_size: 128,
+            exchange: Exchange::F32,
             learning_rate: 0.1,
             schedule: ScheduleKind::Step,
             warmup_epochs: 0,

@@ -31,8 +31,8 @@ pub fn check_new_folder(path: &Path) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
-    /// Holds the lock; the system releases it however the process ends.
-    _lock: File,
+    /// Holds the lock; the system releases it however the process ends. None on a rank that does not write.
+    lock: Option<File>,
 }
 
 const LOCK: &str = ".lock";
@@ -70,9 +70,14 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// The folder of a run whose files another rank writes. Nothing is written to it, and it need not be there.
+    pub(crate) fn of_another_rank(path: &Path) -> Self {
+        Self { path: path.into(), lock: None }
+    }
+
     fn lock(path: &Path) -> Result<Self> {
         match wrn_sam_files::try_lock(path.join(LOCK))? {
-            Some(lock) => Ok(Self { path: path.into(), _lock: lock }),
+            Some(lock) => Ok(Self { path: path.into(), lock: Some(lock) }),
             None => Err(Error::FolderInUse { path: path.into() }),
         }
     }
@@ -130,7 +135,9 @@ impl RunFolder {
 impl Drop for RunFolder {
     fn drop(&mut self) {
         // While the lock is held: whoever waits for the file then sees that it is gone, and makes another.
-        let _ = std::fs::remove_file(self.path.join(LOCK));
+        if self.lock.is_some() {
+            let _ = std::fs::remove_file(self.path.join(LOCK));
+        }
     }
 }
 

@@ -241,7 +241,7 @@ impl StepOutcome {
 
 /// The loss of each image `[N]`: of a mixed batch, that by its own labels with the weight λ and that by the
 /// labels mixed in with the weight 1 - λ, as in the papers of mixup and CutMix.
-fn batch_loss(
+pub(crate) fn batch_loss(
     logits: &Tensor,
     batch: &Batch,
     loss: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
@@ -254,6 +254,6 @@ fn batch_loss(
 
 /// The losses' mean for [`backward`], which takes the gradient of a tensor's sum: each loss divided by their number. To add
 /// them up would only cost a GPU more kernels.
-fn mean(loss: &Tensor) -> Result<Tensor> {
+pub(crate) fn mean(loss: &Tensor) -> Result<Tensor> {
     Ok((loss / loss.elem_count() as f64)?)
 }

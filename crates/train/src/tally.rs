@@ -52,6 +52,29 @@ impl Tally {
         Ok(())
     }
 
+    /// Adds what was counted elsewhere.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.images += other.images;
+        self.loss_sum += other.loss_sum;
+        self.top1 += other.top1;
+        self.top5 += other.top5;
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let numbers = [self.images, self.loss_sum.to_bits(), self.top1, self.top5];
+        for (to, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            to.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; 32]) -> Self {
+        let (numbers, _) = bytes.as_chunks();
+        let [images, loss_sum, top1, top5] = std::array::from_fn(|at| u64::from_le_bytes(numbers[at]));
+        Self { images, loss_sum: f64::from_bits(loss_sum), top1, top5 }
+    }
+
     /// What was added since `earlier`, a tally of the first of these images.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -162,6 +185,15 @@ mod tests {
 
         let error = tally.add(&loss, &logits, &Tensor::new(&[1u32, 6, 1], &device).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "metrics of a batch: found `label 6`, expected a class below 6");
+    }
+
+    #[test]
+    fn a_tally_comes_back_from_its_bytes() {
+        let tally = Tally { images: 3, loss_sum: -0.1, top1: u64::MAX, top5: 1 << 40 };
+        assert_eq!(Tally::from_bytes(&tally.to_bytes()), tally);
+        let mut sum = Tally { images: 1, loss_sum: 0.5, top1: 0, top5: 1 };
+        sum.join(&Tally { images: 2, loss_sum: 1.0, top1: 1, top5: 2 });
+        assert_eq!(sum, Tally { images: 3, loss_sum: 1.5, top1: 1, top5: 3 });
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! A run: its parts, how it begins and how it is resumed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use candle_nn::{Optimizer, VarBuilder};
+use wrn_sam_collective::Collective;
 use wrn_sam_data::Dataset;
 use wrn_sam_kernels::{Cpu, OutOfRange};
 use wrn_sam_models::WideResNet;
@@ -19,6 +21,7 @@ use crate::observer::Observer;
 use crate::recipe::{DataChoice, Recipe};
 use crate::run_folder::RunFolder;
 use crate::session::Session;
+use crate::together::Together;
 
 /// Trains a network by a recipe and leaves all results in a folder.
 ///
@@ -105,6 +108,7 @@ pub(crate) struct Run<'a> {
     pub(crate) schedule: Option<Box<dyn Schedule + 'a>>,
     pub(crate) initial_weights: Option<PathBuf>,
     pub(crate) lengthening: Lengthening,
+    pub(crate) together: Together,
     pub(crate) tensorboard: bool,
     pub(crate) card: bool,
 }
@@ -141,6 +145,7 @@ impl<'a> Trainer<'a> {
             schedule: None,
             initial_weights: None,
             lengthening: Lengthening::default(),
+            together: Together::default(),
             tensorboard: false,
             card: false,
         };
@@ -235,6 +240,19 @@ impl<'a, M, O> Trainer<'a, M, O> {
         self
     }
 
+    /// Trains together with other ranks: processes that each make this call, with the same recipe and data, and then the same
+    /// [`run`](Self::run) or [`resume`](Self::resume). Each step's micro-batches are shared between them, and so is the
+    /// evaluation. Rank 0 writes all files and tells its observer; the others read only the data, and the file of
+    /// [`with_initial_weights`](Self::with_initial_weights), which must be there for each of them.
+    ///
+    /// On the CPU, weights, metrics (but the times) and checkpoints do not depend on the number of ranks, and a run can be
+    /// resumed with another. An error on one rank ends the run on all. A request to one rank's
+    /// [`Control`] is followed by all after the same step.
+    pub fn with_ranks(mut self, ranks: Arc<dyn Collective>) -> Self {
+        self.run.together = Together::new(ranks);
+        self
+    }
+
     /// Also writes TensorBoard's event files, into the run's folder `tensorboard`.
     pub fn with_tensorboard(mut self, tensorboard: bool) -> Self {
         self.run.tensorboard = tensorboard;
@@ -262,9 +280,18 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Trainer<'_, M, O>
     /// Before training: [`Error::OutOfRange`], [`Error::UnsuitableData`], [`Error::FolderNotEmpty`], [`Error::Io`].
     /// While training: [`Error::Step`] where a gradient, the loss or a weight is no longer finite, and [`Error::Io`]; the
     /// run can then be resumed from its newest checkpoint.
-    pub fn run(mut self, out: &Path) -> Result<Outcome> {
+    ///
+    /// On several ranks also [`Error::OtherRank`] and [`Error::Collective`] before training, and [`Error::Collective`] where
+    /// another rank fails.
+    pub fn run(self, out: &Path) -> Result<Outcome> {
+        let together = self.run.together.clone();
+        together.fail(self.begin(out))
+    }
+
+    fn begin(mut self, out: &Path) -> Result<Outcome> {
+        self.run.together.settle(&mut self.run.recipe);
         self.run.settle()?;
-        let folder = RunFolder::create(out)?;
+        let folder = self.run.folder(out, RunFolder::create)?;
         Session::begin(self, folder)?.train()
     }
 
@@ -280,18 +307,27 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Trainer<'_, M, O>
     /// [`Error::NotARun`], [`Error::OtherRecipe`], [`Error::CannotLengthen`], [`Error::OtherData`],
     /// [`Error::NoUsableCheckpoint`], [`Error::CheckpointsMissing`], with every file as it was; those of
     /// [`run`](Self::run).
-    pub fn resume(mut self, out: &Path) -> Result<Outcome> {
+    pub fn resume(self, out: &Path) -> Result<Outcome> {
+        let together = self.run.together.clone();
+        together.fail(self.go_on(out))
+    }
+
+    fn go_on(mut self, out: &Path) -> Result<Outcome> {
         self.run.settle()?;
-        let folder = RunFolder::open(out)?;
-        let newest = checkpoint::newest(&folder.checkpoints())?;
-        if let Some(theirs) = folder.recipe()? {
+        let folder = self.run.folder(out, RunFolder::open)?;
+        let writes = self.run.together.writes();
+        let newest = if writes { checkpoint::newest(&folder.checkpoints())? } else { None };
+        let newest = self.run.together.share_newest(newest)?;
+        if writes && let Some(theirs) = folder.recipe()? {
             let progress = newest.as_ref().map(|newest| &newest.checkpoint.progress);
             lengthen::check(&folder.file("recipe.toml"), &self.run, &theirs, progress)?;
         }
         let session = match newest {
             Some(newest) => Session::restore(self, folder, newest)?,
             None => {
-                folder.check_untrained()?;
+                if writes {
+                    folder.check_untrained()?;
+                }
                 Session::begin(self, folder)?
             }
         };
@@ -300,6 +336,15 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Trainer<'_, M, O>
 }
 
 impl Run<'_> {
+    /// The run's folder, by `open` on the rank that writes to it. Only that rank tells its observer how the run goes.
+    fn folder(&mut self, out: &Path, open: impl FnOnce(&Path) -> Result<RunFolder>) -> Result<RunFolder> {
+        if self.together.writes() {
+            return open(out);
+        }
+        self.observer = Box::new(());
+        Ok(RunFolder::of_another_rank(out))
+    }
+
     /// Checks recipe and data, and writes into the recipe what the data are.
     fn settle(&mut self) -> Result<()> {
         self.recipe.validate()?;

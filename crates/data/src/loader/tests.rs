@@ -27,10 +27,15 @@ fn copies(loader: &Loader) -> usize {
 fn fails_in_its_place(fault: fn() -> Result<Batch>, expected: &str) {
     for threads in [1, 3] {
         let loader = loader(threads);
-        let mut epoch = loader.batches(0, 0, threads, move |loader, epoch, order, index| match index {
-            5 => fault(),
-            _ => loader.batch(epoch, order, index),
-        });
+        let mut epoch = loader.batches(
+            0,
+            (0..loader.batches_per_epoch()).collect(),
+            threads,
+            move |loader, epoch, order, index| match index {
+                5 => fault(),
+                _ => loader.batch(epoch, order, index),
+            },
+        );
         for (made, unharmed) in epoch.by_ref().take(5).zip(loader.epoch(0)) {
             assert_eq!(values(made), values(unharmed));
         }

@@ -4,7 +4,9 @@ use std::sync::OnceLock;
 
 use md5::{Digest, Md5};
 use proptest::prelude::*;
-use wrn_sam_data::{Augmentation, Batch, Dataset, IMAGE_BYTES, Loader, LoaderConfig, Split, Statistics};
+use wrn_sam_data::{
+    Augmentation, Batch, Dataset, IMAGE_BYTES, Loader, LoaderConfig, Share, Split, Statistics,
+};
 
 /// Images that say which they are in their first two bytes.
 fn numbered(len: usize) -> Split {
@@ -170,4 +172,53 @@ fn the_references_batches_stay_what_they_were() {
     }
     let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "5cc29571be69bb8cbe808d4ca6bec04e");
+}
+
+/// Whatever the number of ranks, their micro-batches are those of the whole epoch, each with one of them.
+#[test]
+fn ranks_share_an_epoch_without_gaps_or_overlaps() {
+    let loader = reference(2, 5); // 13 micro-batches, the last of 11 images
+    let whole = bits(loader.epoch(3));
+    for (micro_batches, world) in [(1, 1), (4, 1), (4, 2), (4, 4), (8, 4), (16, 2)] {
+        for first_step in [0, 2] {
+            let shares: Vec<Share> =
+                (0..world).map(|rank| Share::of_rank(micro_batches, rank, world).unwrap()).collect();
+            let mut own: Vec<_> =
+                shares.iter().map(|share| loader.epoch_share(3, first_step, share)).collect();
+            let mut taken = Vec::new();
+            for step in first_step..shares[0].steps(13) {
+                for (share, own) in shares.iter().zip(&mut own) {
+                    let count = share.batches_of_step(step, 13).len();
+                    taken.extend(bits(own.by_ref().take(count)));
+                }
+            }
+            assert!(own.iter_mut().all(|own| own.next().is_none()));
+            let first = (first_step * micro_batches).min(13);
+            assert!(taken == whole[first..], "{micro_batches} micro-batches, {world} ranks");
+            let sum = own.iter().map(|own| own.fingerprint()).fold(0, u64::wrapping_add);
+            assert_eq!(sum, loader.fingerprint(3, first));
+        }
+    }
+}
+
+#[test]
+fn an_image_that_is_missing_or_seen_twice_changes_the_fingerprint() {
+    let loader = reference(0, 5);
+    let all = loader.fingerprint(0, 0);
+    assert_eq!(all, loader.fingerprint(1, 0), "every epoch has each image once");
+    let mut epoch = loader.epoch(0);
+    epoch.by_ref().take(12).for_each(drop);
+    assert_ne!(epoch.fingerprint(), all);
+    let twice = epoch.fingerprint().wrapping_mul(2);
+    assert_ne!(twice, all);
+    epoch.next();
+    assert_eq!(epoch.fingerprint(), all);
+    assert_eq!(loader.fingerprint(0, 13), 0);
+}
+
+#[test]
+fn a_share_that_cannot_be_is_refused() {
+    for (micro_batches, rank, world) in [(0, 0, 1), (4, 0, 3), (4, 4, 4), (4, 0, 0), (2, 0, 4)] {
+        assert!(Share::of_rank(micro_batches, rank, world).is_err(), "{micro_batches} {rank} {world}");
+    }
 }

@@ -5,18 +5,21 @@ use std::collections::HashSet;
 use candle_core::Var;
 use wrn_sam_kernels::optimizer_step::{FoundInf, copy_all};
 
+use super::pool::Pool;
 use crate::Result;
 
 /// The buffers, and their copies in memory that every step uses again.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
-    vars: Vec<Var>,
+    pub(super) vars: Vec<Var>,
     /// What they held before the step.
-    before: Vec<Var>,
+    pub(super) before: Vec<Var>,
     /// What they held after the step's first pass.
     after_first: Vec<Var>,
     /// Whether a step is under way, so that `before` is to be put back if it fails.
     stepping: bool,
+    /// What the micro-batches of the step have made of them.
+    pub(super) pool: Pool,
 }
 
 impl Buffers {
@@ -38,6 +41,7 @@ impl Buffers {
     /// Remembers them at the beginning of a step. On a GPU nothing is copied once a gradient was not finite, so that the
     /// copies stay those from before that step.
     pub(super) fn begin(&mut self, found_inf: &FoundInf) -> Result<()> {
+        self.pool.clear();
         copy_all(&pairs(&self.vars, &self.before), found_inf)?;
         self.stepping = true;
         Ok(())

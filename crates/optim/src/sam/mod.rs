@@ -8,6 +8,8 @@ mod descent;
 mod memory;
 mod parts;
 mod places;
+mod pool;
+mod ranks;
 mod run;
 mod state;
 mod step;
@@ -30,6 +32,7 @@ use crate::{Error, Result, Variables};
 use buffers::Buffers;
 use memory::Memory;
 use places::Place;
+use ranks::Together;
 use sums::Sums;
 
 /// Which of a step's two passes a closure given to [`Sam::step`] is called for.
@@ -116,6 +119,7 @@ pub struct Sam<O> {
     /// The step that a GPU's note says to go back to; `u64::MAX` for none.
     rewind_to: AtomicU64,
     sums: Sums,
+    together: Together,
     /// Where what the base sees is made, where it is no gradient as it came.
     scratch: Vec<Option<Var>>,
     /// The base's momentum, if it shows one.
@@ -185,6 +189,7 @@ impl<O> Sam<O> {
             memory: Memory::of(count),
             rewind_to: AtomicU64::new(u64::MAX),
             sums: Sums::default(),
+            together: Together::default(),
             scratch: vec![None; count],
             momentum,
             descent_norm: None,

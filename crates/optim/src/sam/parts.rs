@@ -7,6 +7,7 @@ use wrn_sam_kernels::OutOfRange;
 use wrn_sam_kernels::optimizer_step::Combination;
 
 use super::config::{Descent, When};
+use super::ranks::Total;
 use super::step::Batches;
 use super::{Pass, Perturbed, Sam, Step};
 use crate::{Error, Result};
@@ -79,20 +80,36 @@ impl<'a, O: Optimizer> Step<'a, O> {
     /// [`Error::MicroBatches`] without a part; the base optimizer's. Nothing has changed then.
     pub fn finish(self) -> Result<()> {
         self.guard.0.sums.check_whole()?;
-        if self.batches != Batches::Parts {
+        // A rank may have no micro-batch in a step.
+        let several = self.guard.0.together.are_several();
+        if self.batches != Batches::Parts && !(several && self.batches == Batches::None) {
             return Err(Error::MicroBatches(
                 "`finish` ends a step of `part`s; after `gather` use `climb_gathered`",
             ));
         }
         let sam = &mut *self.guard.0;
-        let Some(sum) = sam.sums.total(&sam.context, &sam.found_inf)? else {
+        let Some(Total { gradients, node }) = sam.total_and_buffers()? else {
             return Err(Error::MicroBatches("no part of this step was finished"));
         };
-        let gradients = sum.gradients(sam.parameters.vars());
         let squares = sam.memory.squares;
         sam.descend_along_first(&gradients, squares)?;
-        sam.sums.give_back(Some(sum));
+        sam.sums.give_back(node);
         Ok(())
+    }
+
+    /// Takes what the first pass of a micro-batch made of the buffers, such as running statistics, and puts them back as they
+    /// were before the step. At the end of the first passes they become the mean over the micro-batches of all ranks, each
+    /// weighted by its share; a buffer of an integer type, which counts passes, grows by the sum. So one step moves running
+    /// statistics once, towards the mean of the micro-batches', whatever their number and whoever has which.
+    ///
+    /// To be called after each first pass, which moves the buffers as if it were the step's only one, and before
+    /// [`part`](Self::part) or [`gather`](Self::gather).
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn pool_buffers(&mut self, share: f64) -> Result<()> {
+        check_share(share)?;
+        self.guard.0.buffers.pool(share)
     }
 
     /// Adds `share` times the gradients of one micro-batch at w, to climb once along the whole batch's: after the last comes
@@ -144,14 +161,15 @@ impl<'a, O: Optimizer> Step<'a, O> {
     /// Those of [`climb`](Self::climb); [`Error::MicroBatches`] where nothing was gathered.
     pub fn climb_gathered(self) -> Result<Option<Perturbed<'a, O>>> {
         let sam = &mut *self.guard.0;
-        if self.batches != Batches::Gathered {
+        // A rank may have no micro-batch in a step.
+        let several = sam.together.are_several();
+        if self.batches != Batches::Gathered && !(several && self.batches == Batches::None) {
             return Err(Error::MicroBatches("`climb_gathered` comes after `gather`"));
         }
-        let Some(sum) = sam.sums.total(&sam.context, &sam.found_inf)? else {
+        let Some(Total { gradients, node }) = sam.total_and_buffers()? else {
             return Err(Error::MicroBatches("nothing was gathered"));
         };
-        let gradients = sum.gradients(sam.parameters.vars());
-        self.climb_along(&gradients, Some(sum))
+        self.climb_along(&gradients, node)
     }
 }
 
@@ -171,11 +189,10 @@ impl<O: Optimizer> Perturbed<'_, O> {
     /// Those of [`descend`](Self::descend); [`Error::MicroBatches`] where nothing was gathered.
     pub fn finish(self) -> Result<()> {
         let sam = &mut *self.guard.0;
-        let Some(sum) = sam.sums.total(&sam.context, &sam.found_inf)? else {
+        let Some(Total { gradients, node }) = sam.total()? else {
             return Err(Error::MicroBatches("nothing was gathered"));
         };
-        let gradients = sum.gradients(sam.parameters.vars());
-        self.descend_along(&gradients, Some(sum))
+        self.descend_along(&gradients, node)
     }
 }
 

@@ -37,6 +37,11 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// What was added for a parameter.
+    pub(super) fn get(&self, index: usize) -> Option<&Var> {
+        self.vars[index].as_ref().filter(|_| self.present[index])
+    }
+
     /// The sum as gradients of the parameters.
     pub(super) fn gradients(&self, parameters: &[Var]) -> GradStore {
         let mut store = GradStore::default();

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use wrn_sam_collective::Precision;
 use wrn_sam_data::{Origin, Source, Variant};
 
 /// Which images a run trains on.
@@ -159,4 +160,24 @@ pub enum Ascent {
     Batch,
     /// Over each part by itself: m-sharpness.
     Micro,
+}
+
+/// How gradients travel between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exchange {
+    /// Every bit: results do not depend on the number of ranks.
+    #[default]
+    F32,
+    /// Rounded to bfloat16, which is half of the bytes. Results depend on the number of ranks.
+    Bf16,
+}
+
+impl From<Exchange> for Precision {
+    fn from(exchange: Exchange) -> Self {
+        match exchange {
+            Exchange::F32 => Self::Exact,
+            Exchange::Bf16 => Self::Bf16,
+        }
+    }
 }

@@ -103,8 +103,9 @@ impl Recipe {
         OutOfRange::check("adaptive", self.adaptive, plain, "false with the method asam, which is adaptive")?;
         let (momentum, moves) = (self.momentum, self.method != Method::Msam || self.momentum > 0.0);
         OutOfRange::check("momentum", momentum, moves, "above 0 with the method msam")?;
-        let fits = (1..=self.batch_size).contains(&micro_batches);
-        OutOfRange::check("micro_batches", micro_batches, fits, "from 1 to `batch_size`")?;
+        let divides = micro_batches.is_power_of_two() && self.batch_size.is_multiple_of(micro_batches);
+        let range = "a power of two that divides `batch_size`";
+        OutOfRange::check("micro_batches", micro_batches, divides, range)?;
         let whole = match self.method {
             Method::Msam | Method::Looksam | Method::Fsam | Method::Vasso => true,
             Method::Wsam => self.wsam_decoupled,

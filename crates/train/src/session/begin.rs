@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use candle_nn::Optimizer;
-use wrn_sam_data::{Augmentation, Loader, LoaderConfig, Split, Statistics};
+use wrn_sam_data::{Augmentation, Loader, LoaderConfig, Share, Split, Statistics};
 use wrn_sam_kernels::Cpu;
 use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::Parameters;
@@ -28,10 +28,12 @@ use crate::{fingerprint, lengthen};
 impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M, O> {
     /// Begins a run; the first checkpoint shows at once whether there is room for one.
     pub(crate) fn begin(trainer: Trainer<'a, M, O>, folder: RunFolder) -> Result<Self> {
+        let images = fingerprint::of_images(&trainer.run.data);
+        trainer.run.together.check_alike(&trainer.run.recipe, &images)?;
         let progress = Progress {
             recipe: trainer.run.recipe.to_toml()?,
-            images: fingerprint::of_images(&trainer.run.data),
-            initial_weights: initial_weights(&trainer.run, &folder)?,
+            images,
+            initial_weights: shared_initial_weights(&trainer.run, &folder)?,
             ..Progress::default()
         };
         let mut session = Self::new(trainer, folder, progress)?;
@@ -39,8 +41,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             session.parameters.load(path)?;
             session.parameters.check_values()?;
         }
-        session.folder.write_recipe(&session.run.recipe)?;
-        session.write_source()?;
+        session.write_recipe_and_source()?;
         session.announce(None)?;
         session.write_checkpoint()?;
         Ok(session)
@@ -53,6 +54,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         let theirs = Recipe::from_toml(&progress.recipe)?;
         let lengthen = lengthen::check(&path, &trainer.run, &theirs, Some(&progress))?;
         let expected = fingerprint::of_images(&trainer.run.data);
+        trainer.run.together.check_alike(&trainer.run.recipe, &expected)?;
         if progress.images != expected {
             return Err(Error::OtherData { path, found: progress.images, expected });
         }
@@ -67,8 +69,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             average.load_state(&checkpoint.average)?;
         }
         let state = session.state()?;
-        session.folder.write_recipe(&session.run.recipe)?;
-        session.write_source()?;
+        session.write_recipe_and_source()?;
         session.announce(Some((&path, &skipped)))?;
         if let Some(warning) = lengthen.warning {
             session.warn(&warning)?;
@@ -76,7 +77,9 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         if lengthened {
             session.write_checkpoint()?;
         }
-        if let Some(epoch) = session.results.write_missing(&session.progress, &state)? {
+        if session.run.together.writes()
+            && let Some(epoch) = session.results.write_missing(&session.progress, &state)?
+        {
             session.warn(&Warning::BestWeightsLost { epoch })?;
         }
         Ok(session)
@@ -100,13 +103,15 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             threads => Cpu::new(threads),
         };
         let config = LoaderConfig::default()
-            .with_batch_size(recipe.batch_size)
+            .with_batch_size(recipe.batch_size / recipe.micro_batches)
             .with_threads(cpu.threads())
             .with_seed(recipe.seed);
         let (images, augmentation) =
             (limited(&data.train, recipe.train_limit), recipe.augmentation(statistics));
         let train = Loader::new(&images, augmentation, config)?.with_mix(recipe.mix())?.with_device(device);
-        let config = config.with_shuffle(false);
+        let ranks = run.together.ranks();
+        let share = Share::of_rank(recipe.micro_batches, ranks.rank(), ranks.world())?;
+        let config = config.with_batch_size(recipe.batch_size).with_shuffle(false);
         let unchanged = |images| {
             Ok::<_, Error>(Loader::new(&images, Augmentation::none(statistics), config)?.with_device(device))
         };
@@ -132,13 +137,13 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             Perturb::Norms => sam.perturbing(&parameters.norms())?,
         };
         let sam = sam.with_buffers(parameters.buffers())?.with_cpu(cpu.clone());
+        let sam = sam.with_ranks(ranks.clone(), recipe.exchange.into());
         let average = average::of(recipe, &parameters, &cpu)?;
         let smoothing = recipe.label_smoothing;
         let smoothed =
             move |logits: &Tensor, labels: &Tensor| Ok(smooth_cross_entropy(logits, labels, smoothing)?);
         let provenance = Provenance::new(model.name(), data, statistics, &progress.images, recipe);
         let results = Results::new(folder.path(), provenance);
-        let meter = Meter::from(progress.tally);
         let guess = run.loss.is_none().then(|| (model.classes() as f64).ln());
         let loss = run.loss.take().unwrap_or_else(|| Box::new(smoothed));
         Ok(Self {
@@ -147,9 +152,11 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             results,
             logs: None,
             train,
+            share,
             validation,
             test,
-            meter,
+            meter: Meter::default(),
+            counted: Vec::new(),
             parameters,
             model,
             sam,
@@ -161,7 +168,11 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         })
     }
 
-    fn write_source(&self) -> Result<()> {
+    fn write_recipe_and_source(&self) -> Result<()> {
+        if !self.run.together.writes() {
+            return Ok(());
+        }
+        self.folder.write_recipe(&self.run.recipe)?;
         let Progress { images, initial_weights, lengthened, .. } = &self.progress;
         let mut source = RunSource::new(&self.run.data.source, images);
         (source.initial_weights, source.lengthened) = (initial_weights.clone(), lengthened.clone());
@@ -169,6 +180,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
     }
 
     fn announce(&mut self, resumed: Option<(&Path, &[Error])>) -> Result<()> {
+        let steps = self.steps();
         let Self { run, progress, .. } = self;
         let resumed = resumed.map(|(checkpoint, skipped)| Resumed {
             checkpoint,
@@ -186,10 +198,12 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
             train_images: self.train.len(),
             validation_images: self.validation.as_ref().map_or(0, Loader::len),
             test_images: self.test.len(),
-            steps: self.train.batches_per_epoch(),
+            steps,
             resumed,
         };
-        self.logs = Some(Logs::start(self.folder.path(), &start, run.tensorboard)?);
+        if run.together.writes() {
+            self.logs = Some(Logs::start(self.folder.path(), &start, run.tensorboard)?);
+        }
         run.observer.on_start(&start);
         let source = &run.data.source;
         if source.is_unknown() {
@@ -203,6 +217,12 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
 /// The first `limit` images, or all where it is 0.
 fn limited(split: &Split, limit: usize) -> Split {
     split.truncated(if limit == 0 { split.len() } else { limit })
+}
+
+/// [`initial_weights`], as rank 0 finds them.
+fn shared_initial_weights(run: &Run<'_>, folder: &RunFolder) -> Result<Option<InitialWeights>> {
+    let own = if run.together.writes() { initial_weights(run, folder)? } else { None };
+    run.together.of_first(own)
 }
 
 /// The weights that a run which begins was given: by the trainer, or, where it was killed before its first checkpoint, as

@@ -72,7 +72,7 @@ impl<M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'_, M, O>
     /// Measures the weights in force, named and of an epoch, on the test images.
     pub(super) fn test(&mut self, weights: &str, epoch: usize) -> Result<Option<(FinalTest, Answers)>> {
         let mut answers = Answers::default();
-        let Some(tally) = self.evaluate(EvalSplit::Test, Some(&mut answers))? else { return Ok(None) };
+        let Some(tally) = self.evaluate(EvalSplit::Test, false, Some(&mut answers))? else { return Ok(None) };
         Ok(Some((FinalTest::new(weights, epoch, &tally), answers)))
     }
 

@@ -161,7 +161,7 @@ fn keys_that_do_not_fit_are_named() {
         ("ema = 1", "ema = 1"),
         ("rho_min = 0.2", "rho_min = 0.2: must be from 0 to `rho`"),
         ("micro_batches = 0", "micro_batches = 0"),
-        ("micro_batches = 129", "micro_batches = 129: must be from 1 to `batch_size`"),
+        ("micro_batches = 129", "micro_batches = 129: must be a power of two that divides `batch_size`"),
         ("swa_epochs = 201", "swa_epochs = 201: must be at most `epochs`"),
         ("ema = 0.9\nswa_epochs = 1", "swa_epochs = 1: must be 0 where `ema` is above 0"),
         ("method = 'asam'\nadaptive = true", "adaptive = true: must be false"),
