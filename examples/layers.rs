@@ -7,12 +7,19 @@
 //! Prints a line of JSON for each convolution: the least milliseconds of a forward pass, and of a forward and a backward pass
 //! in which input and weight take gradients.
 
+#[path = "support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{CpuStorage, Device, Storage, Tensor, Var};
+use clap::Parser;
 use wrn_sam::kernels::autograd::{Backward, node};
 use wrn_sam::kernels::conv2d::{Conv2dConfig, conv2d};
 use wrn_sam::kernels::{Cpu, backward};
+
+use support::{AnyError, say};
 
 /// Name; input `[N, C, H, W]`; output channels, kernel, stride, padding, groups.
 type Layer = (&'static str, [usize; 4], [usize; 5]);
@@ -51,21 +58,29 @@ impl Backward for Given {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut threads, mut rounds, mut names) = (2, 10, Vec::new());
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|text| text.parse().ok()).ok_or("a number is missing");
-        match argument.as_str() {
-            "--threads" => threads = number()?,
-            "--rounds" => rounds = number()?,
-            _ => names.push(argument),
-        }
-    }
+/// Time layers on tensors, forward and backward.
+#[derive(Parser)]
+struct Args {
+    /// Only layers whose name contains one of these
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Threads
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: u32,
+    /// Rounds, of which the fastest counts
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+fn main() -> ExitCode {
+    support::end(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), AnyError> {
     wrn_sam::kernels::keep_memory();
-    let cpu = Cpu::new(threads);
+    let cpu = Cpu::new(args.threads as usize);
     for (name, input, [outputs, kernel, stride, padding, groups]) in LAYERS {
-        if !names.is_empty() && !names.iter().any(|wanted| name.contains(wanted.as_str())) {
+        if !args.names.is_empty() && !args.names.iter().any(|wanted| name.contains(wanted.as_str())) {
             continue;
         }
         // As a layer before it leaves them: with the channels last.
@@ -77,7 +92,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let forward = || conv2d(&cpu, &x, &w, None, config);
         let gradient = forward()?.detach();
         let (mut least, mut least_both) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..=rounds {
+        for _ in 0..=args.rounds {
             let start = Instant::now();
             let y = forward()?;
             least = least.min(start.elapsed().as_secs_f64());
@@ -85,12 +100,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             backward(&node(loss, (), &[&y], Given(gradient.clone()))?)?;
             least_both = least_both.min(start.elapsed().as_secs_f64());
         }
-        println!(
+        say(format_args!(
             "{{\"name\": \"{name}\", \"input\": {input:?}, \"outputs\": {outputs}, \"kernel\": {kernel}, \"stride\": {stride}, \
              \"padding\": {padding}, \"groups\": {groups}, \"forward_ms\": {:.4}, \"both_ms\": {:.4}}}",
             1e3 * least,
             1e3 * least_both
-        );
+        ));
     }
     Ok(())
 }

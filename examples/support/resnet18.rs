@@ -1,8 +1,11 @@
-//! ResNet-18 (He et al., <https://arxiv.org/abs/1512.03385>) as torchvision has it, built from this workspace's layers. Its
-//! values have torchvision's names, so its weights are read as they are.
+//! ResNet-18 (He et al., <https://arxiv.org/abs/1512.03385>) as torchvision has it, built from this workspace's layers, on the
+//! CPU. Its values have torchvision's names, so its weights are read as they are.
 
 use wrn_sam::candle::{Result, Tensor};
 use wrn_sam::candle_nn::{Linear, Module, VarBuilder, linear};
+use wrn_sam::kernels::Cpu;
+use wrn_sam::kernels::elementwise::add_relu;
+use wrn_sam::kernels::pool::{global_avg_pool2d, max_pool2d};
 use wrn_sam::models::{BatchNorm, Conv2d, Mode};
 
 /// Two 3x3 convolutions beside a shortcut, which is projected where the shape changes.
@@ -39,7 +42,7 @@ impl Block {
             Some((convolution, norm)) => norm.forward(&convolution.forward(x)?, mode)?,
             None => x.clone(),
         };
-        (y + shortcut)?.relu()
+        Ok(add_relu(Cpu::shared(), &y, &shortcut)?)
     }
 }
 
@@ -69,24 +72,8 @@ impl ResNet18 {
     /// Logits [N, classes].
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let x = self.bn1.forward_relu(&self.conv1.forward(images)?, mode)?;
-        let x = self.blocks.iter().try_fold(max_pool(&x)?, |x, block| block.forward(&x, mode))?;
-        self.fc.forward(&x.flatten_from(2)?.contiguous()?.mean(2)?)
+        let x = max_pool2d(Cpu::shared(), &x, 3, 2, 1)?;
+        let x = self.blocks.iter().try_fold(x, |x, block| block.forward(&x, mode))?;
+        self.fc.forward(&global_avg_pool2d(Cpu::shared(), &x)?)
     }
-}
-
-/// The largest of each 3x3 pixels, at every second of them, with padding 1. All values are at least 0, so zeros pad as well as
-/// what is smaller than every number.
-fn max_pool(x: &Tensor) -> Result<Tensor> {
-    largest_of_three(&largest_of_three(x, 2)?, 3)
-}
-
-/// The largest of each three neighbors along a dimension, at every second of them.
-fn largest_of_three(x: &Tensor, dim: usize) -> Result<Tensor> {
-    let padded = x.pad_with_zeros(dim, 1, 1)?.contiguous()?;
-    let every_second = |first: u32| {
-        let last = x.dim(dim)? as u32 - 1;
-        let indices: Vec<u32> = (0..=last / 2).map(|i| first + 2 * i).collect();
-        padded.index_select(&Tensor::new(indices, x.device())?, dim)
-    };
-    every_second(0)?.maximum(&every_second(1)?)?.maximum(&every_second(2)?)
 }

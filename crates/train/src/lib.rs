@@ -65,6 +65,6 @@ pub use recipe::{
 };
 pub use run_folder::check_new_folder;
 pub use run_source::{InitialWeights, Lengthened, RunSource, SourceFile};
-pub use step::{MicroBatches, StepOutcome, step, step_parts};
+pub use step::{StepOutcome, step};
 pub use tally::{Meter, Tally};
 pub use trainer::{Outcome, Setup, Trainer};

@@ -3,13 +3,13 @@
 use candle_core::Tensor;
 use candle_nn::Optimizer;
 use wrn_sam_data::{Batch, Mixed};
-use wrn_sam_kernels::{OutOfRange, backward};
+use wrn_sam_kernels::OutOfRange;
 use wrn_sam_models::Mode;
 use wrn_sam_optim::{AscentOver, Sam};
 
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
-use crate::step::{StepOutcome, batch_loss, mean};
+use crate::step::{Passes, StepOutcome};
 
 /// One of a step's micro-batches.
 #[derive(Debug, Clone)]
@@ -87,8 +87,9 @@ where
 {
     let (seed, pass) = model.dropout_position();
     sam.add_buffers(model.buffers())?;
-    let loss = |logits: &Tensor, labels: &Tensor| Ok(loss(logits, labels)?);
-    let outcome = all_passes(model, sam, micro_batches, over, loss);
+    let passes =
+        Passes { model, seed, loss_of: |logits: &Tensor, labels: &Tensor| Ok(loss(logits, labels)?) };
+    let outcome = all_passes(&passes, sam, micro_batches, over);
     if outcome.is_err() {
         model.seek_dropout(seed, pass);
     }
@@ -96,32 +97,27 @@ where
 }
 
 fn all_passes<M: Classifier + ?Sized, O: Optimizer>(
-    model: &M,
+    passes: &Passes<'_, M, impl Fn(&Tensor, &Tensor) -> Result<Tensor>>,
     sam: &mut Sam<O>,
     micro_batches: &[MicroBatch],
     over: AscentOver,
-    loss_of: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
 ) -> Result<Vec<StepOutcome>> {
-    let (seed, _) = model.dropout_position();
-    let pass = |micro_batch: &MicroBatch, mode: Mode| {
-        model.seek_dropout(seed, micro_batch.number); // both passes drop the same
-        let logits = model.forward(&micro_batch.batch.images, mode)?;
-        let loss = batch_loss(&logits, &micro_batch.batch, &loss_of)?;
-        let gradients = backward(&mean(&loss)?)?;
-        Ok::<_, Error>((logits.detach(), loss.detach(), gradients))
+    let second = |MicroBatch { batch, number, .. }: &MicroBatch| {
+        passes.take(batch, *number, Mode::TrainFrozenStatistics, None).map(|(gradients, ..)| gradients)
     };
-
     let mut step = sam.begin()?;
+    let read = step.reads_only();
     let mut seen = Vec::new();
     for micro_batch in micro_batches {
-        let (logits, loss, gradients) = pass(micro_batch, Mode::Train)?;
-        step.pool_buffers(micro_batch.share)?;
+        let MicroBatch { batch, share, number } = micro_batch;
+        let (gradients, logits, loss) = passes.take(batch, *number, Mode::Train, read.as_deref())?;
+        step.pool_buffers(*share)?;
         match over {
-            AscentOver::Batch => step.gather(micro_batch.share, &gradients)?,
+            AscentOver::Batch => step.gather(*share, &gradients)?,
             AscentOver::MicroBatch => {
-                if let Some(perturbed) = step.part(micro_batch.share, &gradients)? {
+                if let Some(perturbed) = step.part(*share, &gradients)? {
                     drop(gradients); // the second pass needs the memory
-                    perturbed.descend(&pass(micro_batch, Mode::TrainFrozenStatistics)?.2)?;
+                    perturbed.descend(&second(micro_batch)?)?;
                 }
             }
         }
@@ -132,8 +128,7 @@ fn all_passes<M: Classifier + ?Sized, O: Optimizer>(
         AscentOver::Batch => {
             if let Some(mut perturbed) = step.climb_gathered()? {
                 for micro_batch in micro_batches {
-                    let (.., gradients) = pass(micro_batch, Mode::TrainFrozenStatistics)?;
-                    perturbed.gather(micro_batch.share, &gradients)?;
+                    perturbed.gather(micro_batch.share, &second(micro_batch)?)?;
                 }
                 perturbed.finish()?;
             }

@@ -6,7 +6,6 @@ use wrn_sam_optim::{Along, AscentOver, Descent, Proportional, SamConfig, Scale, 
 use super::keys::{keyed, renamed};
 use super::{Ascent, Method, Recipe, RhoSchedule};
 use crate::error::Result;
-use crate::step::MicroBatches;
 
 impl Recipe {
     /// The configuration of SAM around the base optimizer, at the radius `rho`.
@@ -56,13 +55,12 @@ impl Recipe {
         }
     }
 
-    /// How each step divides its batch.
-    pub fn parts(&self) -> MicroBatches {
-        let over = match self.ascent {
+    /// Over which images each step's ascent is taken.
+    pub fn ascent_over(&self) -> AscentOver {
+        match self.ascent {
             Ascent::Batch => AscentOver::Batch,
             Ascent::Micro => AscentOver::MicroBatch,
-        };
-        MicroBatches { count: self.micro_batches, over }
+        }
     }
 
     /// How many gradients a training takes of each image, on average over its epochs: 1 for SGD and MSAM, 2 for SAM.

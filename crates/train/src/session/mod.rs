@@ -243,7 +243,7 @@ impl<'a, M: Classifier, O: Optimizer + OptimizerState + Variables> Session<'a, M
         };
         let own: Vec<_> = own.into_iter().enumerate().map(micro_batch).collect();
         model.seek_dropout(recipe.seed, 0);
-        let outcomes = step_micro_batches(model, sam, &own, recipe.parts().over, &*loss)?;
+        let outcomes = step_micro_batches(model, sam, &own, recipe.ascent_over(), &*loss)?;
         for (outcome, MicroBatch { batch, .. }) in outcomes.iter().zip(&own) {
             count(outcome, batch)?;
         }

@@ -8,7 +8,7 @@ use wrn_sam_data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, Mixed, St
 use wrn_sam_losses::smooth_cross_entropy;
 use wrn_sam_models::{Kind, Mode, Parameters, WideResNet};
 use wrn_sam_optim::{AscentOver, OptimizerState, Sam, Sgd};
-use wrn_sam_train::{Classifier, MicroBatches, Recipe, evaluate, step, step_parts};
+use wrn_sam_train::{Classifier, MicroBatch, Recipe, evaluate, step, step_micro_batches};
 
 fn network() -> (Recipe, Parameters, WideResNet) {
     let recipe = Recipe::reference().with(|recipe| {
@@ -342,8 +342,7 @@ impl Classifier for Watched {
     }
 }
 
-/// Both passes of a micro-batch drop the same; the running statistics move once, towards the mean of the parts; and the next
-/// step begins at the next pass, in however many parts.
+/// Both passes of a micro-batch drop the same, by the number that the micro-batch has in its run.
 #[test]
 fn a_step_in_micro_batches_is_one_step() {
     let recipe = Recipe::from_toml("depth = 10\nwidth_factor = 1\ndropout = 0.2").unwrap();
@@ -354,10 +353,13 @@ fn a_step_in_micro_batches_is_one_step() {
         leave_zero(&parameters);
         model.seek_dropout(3, 7);
         let (model, mut sam) = (Watched(model, Default::default()), sam(&recipe, &parameters));
-        let micro_batches = MicroBatches { count, over };
-        let outcome = step_parts(&model, &mut sam, &batch, micro_batches, smoothed).unwrap();
-        assert_eq!((outcome.logits.dims(), outcome.loss.dims()), (&[10, 100][..], &[10][..]));
-        assert_eq!((model.dropout_position(), sam.steps()), ((3, 8), 1));
+        let parts = MicroBatch::split(&batch, count, 7).unwrap();
+        let outcomes = step_micro_batches(&model, &mut sam, &parts, over, smoothed).unwrap();
+        assert_eq!((outcomes.len(), sam.steps()), (count, 1));
+        for outcome in outcomes {
+            let images = 10 / count;
+            assert_eq!((outcome.logits.dims(), outcome.loss.dims()), (&[images, 100][..], &[images][..]));
+        }
         let counted = parameters.named().into_iter().find(|(name, ..)| name.ends_with("num_batches_tracked"));
         assert_eq!(counted.unwrap().2.to_scalar::<i64>().unwrap(), count as i64);
         (model.1.into_inner(), weights(&parameters))
@@ -365,19 +367,15 @@ fn a_step_in_micro_batches_is_one_step() {
     let (passes, whole) = run(1, AscentOver::MicroBatch);
     assert_eq!(passes, [(Mode::Train, 7), (Mode::TrainFrozenStatistics, 7)]);
 
-    let (one, two, frozen) = (Mode::part(0, 2), Mode::part(1, 2), Mode::TrainFrozenStatistics);
-    let second = 7 + (1 << 40);
+    let (train, frozen) = (Mode::Train, Mode::TrainFrozenStatistics);
     let (passes, each) = run(2, AscentOver::MicroBatch);
-    assert_eq!(passes, [(one, 7), (frozen, 7), (two, second), (frozen, second)]);
+    assert_eq!(passes, [(train, 7), (frozen, 7), (train, 8), (frozen, 8)]);
     let (passes, all) = run(2, AscentOver::Batch);
-    assert_eq!(passes, [(one, 7), (two, second), (frozen, 7), (frozen, second)]);
+    assert_eq!(passes, [(train, 7), (train, 8), (frozen, 7), (frozen, 8)]);
     assert!(each != all && all != whole);
 
-    let (_, parameters, model) = network();
-    let mut sam = sam(&recipe, &parameters);
     for count in [0, 11] {
-        let parts = MicroBatches { count, over: AscentOver::Batch };
-        let error = step_parts(&model, &mut sam, &batch, parts, smoothed).unwrap_err().to_string();
+        let error = MicroBatch::split(&batch, count, 0).unwrap_err().to_string();
         assert_eq!(error, format!("micro_batches = {count}: must be from 1 to the images of a batch"));
     }
 }
@@ -393,8 +391,8 @@ fn micro_batches_under_one_ascent_are_the_batch() {
         let (recipe, parameters, model) = network();
         leave_zero(&parameters);
         let mut sam = sam(&recipe, &parameters);
-        let parts = MicroBatches { count, over: AscentOver::Batch };
-        step_parts(&model, &mut sam, &batch, parts, smoothed).unwrap();
+        let parts = MicroBatch::split(&batch, count, 0).unwrap();
+        step_micro_batches(&model, &mut sam, &parts, AscentOver::Batch, smoothed).unwrap();
         let floats = parameters.named().into_iter().filter(|(name, ..)| !name.ends_with("tracked"));
         floats
             .map(|(name, _, var)| (name, var.flatten_all().unwrap().to_vec1::<f32>().unwrap()))
