@@ -270,7 +270,7 @@ impl Recipe {
     /// Checks every value against its range. What a part of the workspace has a range for is asked of that part.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], which names the key, the value and the range, for the first value out of range.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange), which names the key, the value and the range, for the first value out of range.
     pub fn validate(&self) -> Result<()> {
         let Self { epochs, batch_size, learning_rate, warmup_epochs, seed, threads, .. } = *self;
         let Self { mixup_alpha, cutmix_alpha, mix_probability: p, .. } = *self;
@@ -303,7 +303,7 @@ impl Recipe {
     /// this is for asking before any data are read.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`].
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange).
     pub fn check_device(&self, device: &Device) -> Result<()> {
         let fits = self.precision == Precision::F32 || device.is_cuda();
         Ok(OutOfRange::check("precision", self.precision, fits, "f32 on any device but an NVIDIA GPU")?)
