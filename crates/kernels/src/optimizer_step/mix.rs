@@ -222,6 +222,7 @@ pub fn combine_all(
 ) -> Result<()> {
     let checked = rows.iter().map(|&(v, x, y)| Ok((v, operand(v, x, &[])?, operand(v, y, &[])?)));
     let rows = checked.collect::<Result<Vec<_>>>()?;
+    let Some((first, ..)) = rows.first() else { return Ok(()) };
     #[cfg(feature = "cuda")]
     if let Some(device) = cuda::device_of(rows.iter().map(|(v, ..)| v.as_tensor()))? {
         let elements = rows.iter().map(|(v, ..)| v.elem_count()).sum();
@@ -229,8 +230,7 @@ pub fn combine_all(
         return cuda::combine(&device, &combination, &rows, found_inf);
     }
     let Some(factors) = combination.factors_here() else {
-        let found =
-            rows.first().map_or("nothing".to_string(), |(v, ..)| format!("{:?}", v.device().location()));
+        let found = format!("{:?}", first.device().location());
         let expected = "variables on the GPU that has the factors";
         return Err(Error::Unsupported { operation: "combine", expected, found });
     };

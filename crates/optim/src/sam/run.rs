@@ -50,7 +50,7 @@ impl<O: Optimizer> Sam<O> {
     ///
     /// # Errors
     /// Whatever the closure reports, [`Error::LossShape`] for a loss that is not a single number, and the errors
-    /// of [`begin`](Self::begin), [`Step::climb`] and [`Perturbed::descend`]. Nothing has changed then.
+    /// of [`begin`](Self::begin), [`Step::climb`] and [`Perturbed::descend`](super::Perturbed::descend). Nothing has changed then.
     ///
     /// ```
     /// # use candle_core::{Device, Var};
