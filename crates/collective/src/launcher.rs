@@ -17,7 +17,7 @@ const LAUNCHERS: [(&str, &str); 4] = [
 ///
 /// # Errors
 /// [`Error::Launcher`] where there are several ranks and no way to talk to them: the program was built without the feature,
-/// or with another MPI than the launcher's; those of [`Ranks::mpi`](crate::Ranks::mpi).
+/// or with another MPI than the launcher's; those of `Ranks::mpi`.
 pub fn from_environment() -> Result<Arc<dyn Collective>> {
     let Some((launcher, world)) = announced(|name| std::env::var(name).ok()) else {
         return Ok(Arc::new(Solo));

@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// How often a waiting rank looks whether the deadline has passed.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// One of several ranks: processes under MPI ([`Ranks::mpi`]) or threads of this process ([`Ranks::threads`]).
+/// One of several ranks: processes under MPI (`Ranks::mpi`, with the feature `mpi`) or threads of this process ([`Ranks::threads`]).
 ///
 /// The sums follow one tree over the ranks (see [`Collective::all_reduce`]), and their messages are exchanged by a thread of
 /// their own. The thread sleeps while it waits, so that it takes little time from a network on the same core.
