@@ -257,7 +257,8 @@ on_every_device! {
                     sam.step_parts(&[0.5, 0.25, 0.25], over, |part, _| {
                         let terms = vars.iter().enumerate().map(|(index, var)| {
                             let factors = numbers(100 * seed + 10 * part + index, var.dims()).to_device(device)?;
-                            (var.as_tensor() * factors)?.sum_all()? + var.sqr()?.sum_all()?
+                            // Of unequal curvature: otherwise LookSAM would keep what rounding leaves of zero.
+                            (var.as_tensor() * &factors)?.sum_all()? + (var.sqr()? * factors.sqr()?)?.sum_all()?
                         });
                         terms.reduce(|sum, term| sum? + term?).unwrap()
                     })
@@ -267,7 +268,8 @@ on_every_device! {
                 vars
             };
             for (found, expected) in after(device).iter().zip(after(&Device::Cpu)) {
-                assert_close(&format!("{config:?}"), found, &expected, 1e-4);
+                // LookSAM keeps a small difference of large vectors, which has fewer digits.
+                assert_close(&format!("{config:?}"), found, &expected, 1e-3);
             }
         }
     }

@@ -23,7 +23,7 @@ fn has_mpirun() -> bool {
 /// `mpirun` with `world` ranks of the program of `command`, all on this machine.
 fn mpirun(world: usize, command: &Command) -> Command {
     let mut all = Command::new("mpirun");
-    all.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]);
+    all.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", &world.to_string()]);
     all.arg(command.get_program()).args(command.get_args());
     all
 }
@@ -52,7 +52,9 @@ fn said(output: &Output) -> String {
 }
 
 /// The weights, the metrics without the times, and all tensors of the newest checkpoint.
-fn results(out: &Path) -> (Vec<Vec<u8>>, Vec<String>, Vec<(String, String)>) {
+type Results = (Vec<Vec<u8>>, Vec<String>, Vec<(String, String)>);
+
+fn results(out: &Path) -> Results {
     let weights =
         ["model.safetensors", "best.safetensors"].map(|name| std::fs::read(out.join(name)).unwrap());
     let metrics = std::fs::read_to_string(out.join("metrics.csv")).unwrap();
