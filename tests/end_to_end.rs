@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use support::{Ended, rows, spawn, tiny, wait_until};
+use support::{Ended, metrics, resume, rows, spawn, tiny, wait_until};
 use tempfile::TempDir;
 
 const EPOCHS: &str = "3";
@@ -18,12 +18,6 @@ const EPOCHS: &str = "3";
 fn run(out: &Path) -> Command {
     let mut command = tiny();
     command.args(["--epochs", EPOCHS, "--checkpoint-every", "1", "--dropout", "0.1", "--out"]).arg(out);
-    command
-}
-
-fn resume(out: &Path) -> Command {
-    let mut command = support::example("cifar100");
-    command.arg("--resume").arg(out);
     command
 }
 
@@ -41,19 +35,6 @@ fn uninterrupted() -> &'static Path {
 
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// metrics.csv without its two columns of time.
-fn metrics(out: &Path) -> Vec<String> {
-    let text = String::from_utf8(read(&out.join("metrics.csv"))).expect("UTF-8");
-    let times = ["seconds", "images_per_second"];
-    let names: Vec<&str> = text.lines().next().expect("a header").split(',').collect();
-    assert!(times.iter().all(|time| names.contains(time)), "{names:?}");
-    let kept = |line: &str| {
-        let columns = names.iter().zip(line.split(',')).filter(|(name, _)| !times.contains(name));
-        columns.map(|(_, value)| value).collect::<Vec<_>>().join(",")
-    };
-    text.lines().map(kept).collect()
 }
 
 /// The same weights to the byte, and the same figures.

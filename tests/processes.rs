@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use tempfile::tempdir;
 use wrn_sam::train::checkpoint;
 
+use support::{metrics, resume};
+
 /// Whether there is an `mpirun`.
 fn has_mpirun() -> bool {
     let found = Command::new("mpirun").arg("--version").output().is_ok();
@@ -34,12 +36,6 @@ fn training(out: &Path) -> Command {
     command
 }
 
-fn resumed(out: &Path) -> Command {
-    let mut command = support::example("cifar100");
-    command.arg("--resume").arg(out);
-    command
-}
-
 #[track_caller]
 fn succeeds(mut command: Command) -> Output {
     let output = command.output().expect("the program starts");
@@ -57,13 +53,11 @@ type Results = (Vec<Vec<u8>>, Vec<String>, Vec<(String, String)>);
 fn results(out: &Path) -> Results {
     let weights =
         ["model.safetensors", "best.safetensors"].map(|name| std::fs::read(out.join(name)).unwrap());
-    let metrics = std::fs::read_to_string(out.join("metrics.csv")).unwrap();
-    let without_times = |row: &str| row.split(',').take(7).collect::<Vec<_>>().join(",");
     let newest = checkpoint::newest(&out.join("checkpoints")).unwrap().unwrap().checkpoint;
     let tensors = newest.model.into_iter().chain(newest.optimizer);
     let mut tensors: Vec<_> = tensors.map(|(name, tensor)| (name, format!("{tensor:?} {tensor}"))).collect();
     tensors.sort();
-    (weights.into(), metrics.lines().map(without_times).collect(), tensors)
+    (weights.into(), metrics(out), tensors)
 }
 
 /// One process, whose results all others must have.
@@ -140,7 +134,7 @@ fn a_killed_process_ends_all_and_any_number_goes_on_to_the_same_files() {
         assert!(text.contains(&format!("process rank {killed} ")) && text.contains("signal 9"), "{text}");
         // All others would otherwise wait for ten minutes.
         assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
-        succeeds(if go_on == 1 { resumed(&out) } else { mpirun(go_on, &resumed(&out)) });
+        succeeds(if go_on == 1 { resume(&out) } else { mpirun(go_on, &resume(&out)) });
         assert!(results(&out) == expected, "rank {killed} killed, {go_on} processes went on");
     }
 }
@@ -160,7 +154,7 @@ fn a_signal_to_one_process_stops_all_after_the_same_step() {
     let output = run.wait_with_output().unwrap();
     let text = said(&output);
     assert!(!output.status.success() && text.contains("interrupted; wrote"), "{text}");
-    succeeds(mpirun(4, &resumed(&out)));
+    succeeds(mpirun(4, &resume(&out)));
     assert!(results(&out) == expected);
 }
 

@@ -48,6 +48,26 @@ pub fn tiny() -> Command {
     command
 }
 
+/// The program, to go on with the run in `out`.
+pub fn resume(out: &Path) -> Command {
+    let mut command = example("cifar100");
+    command.arg("--resume").arg(out);
+    command
+}
+
+/// metrics.csv without its two columns of time.
+pub fn metrics(out: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(out.join("metrics.csv")).expect("metrics.csv");
+    let times = ["seconds", "images_per_second"];
+    let names: Vec<&str> = text.lines().next().expect("a header").split(',').collect();
+    assert!(times.iter().all(|time| names.contains(time)), "{names:?}");
+    let kept = |line: &str| {
+        let columns = names.iter().zip(line.split(',')).filter(|(name, _)| !times.contains(name));
+        columns.map(|(_, value)| value).collect::<Vec<_>>().join(",")
+    };
+    text.lines().map(kept).collect()
+}
+
 /// Starts a command whose output [`Ended`] will hold.
 pub fn spawn(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
